@@ -1,0 +1,30 @@
+//! What a version of an image *is*: its name, its blocks and their hashes, its manifest, the
+//! statement its publisher signs, and the ids by which a mount shows it.
+//!
+//! Everything here is a pure value: no I/O, no clock, no async, no randomness. Bytes that come from
+//! a disk or a network become values of this crate through one checking function each
+//! ([`Head::parse`], [`Page::verify`], [`VerifiedBlock::check`], [`SignedStatement::decode`]);
+//! past that edge nothing is checked again. FORMAT.md describes every byte.
+
+mod block;
+mod key;
+mod listing;
+mod manifest;
+mod name;
+mod node_id;
+mod state;
+mod statement;
+mod time;
+
+pub use block::{BLOCK_BYTES, Hash, HashMismatch, Root, Run, VerifiedBlock, block_count, block_len, is_zero};
+pub use key::{KeyError, KeyId, PublicKey, SecretKey};
+pub use listing::{ImageRecord, Listing, RepositoryId, VersionRecord};
+pub use manifest::{
+    Entry, FileHashes, FileIndex, Head, HeadBuilder, HeadError, INLINE_BLOCKS_MAX, Kind, Metadata, Node, PAGE_BLOCKS,
+    Page, PageError, PagesBuilder, Xattr,
+};
+pub use name::{ImageName, ImageRef, NameError, VersionId, VersionNumber};
+pub use node_id::{NodeId, Serial};
+pub use state::VersionState;
+pub use statement::{SignedStatement, Statement, StatementError, Trust};
+pub use time::Timestamp;
