@@ -1,1 +1,18 @@
+//! How a version *travels*: codecs and frames of blocks, the grammar of URLs, the listing as JSON,
+//! and the one handler that answers "give me these blocks".
+//!
+//! Everything here is a pure function of bytes: no socket, no file, no async, and nothing of HTTP but
+//! its paths. What comes from a network is checked here for its *form* only; whether a block is the
+//! right one, its hash says (`icbd_image::VerifiedBlock`). FORMAT.md describes every byte.
 
+mod answer;
+mod codec;
+mod frame;
+pub mod listing;
+mod url;
+
+pub use answer::encode_run;
+pub use codec::{Codec, CodecError};
+pub use frame::{FRAME_BLOCKS_MAX, FrameDecoder, FrameEncoder, FrameError, HEADER_BYTES};
+pub use listing::{LISTING_BYTES_MAX, ListingError};
+pub use url::{RUN_BLOCKS_MAX, Resource, UrlError};

@@ -1,0 +1,50 @@
+//! Frames: 1 to 16 consecutive blocks of one file, packed together.
+//!
+//! A frame is a header of 8 bytes (number of blocks, packing, two zero bytes, length as a
+//! little-endian `u32`) and that many bytes. What is packed is the blocks one behind the other; their
+//! lengths are not written, both sides know the file's size. Zero blocks have frames of their own,
+//! without bytes; what a codec does not shrink is sent as it is.
+//!
+//! A frame is the smallest thing that can be unpacked, so it bounds memory on both sides to 1 MiB;
+//! larger frames would save 1 to 4 % of the bytes and cost latency.
+
+mod decode;
+mod encode;
+
+pub use decode::{FrameDecoder, FrameError};
+pub use encode::FrameEncoder;
+
+/// Blocks in a full frame: 1 MiB.
+pub const FRAME_BLOCKS_MAX: usize = 16;
+
+/// Bytes of a frame's header.
+pub const HEADER_BYTES: usize = 8;
+
+/// How the bytes of one frame are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    /// All zeros, and no bytes.
+    Zero,
+    /// As they are.
+    Raw,
+    Lz4,
+    Zstd,
+}
+
+impl Packing {
+    fn to_u8(self) -> u8 {
+        match self {
+            Packing::Zero => 0,
+            Packing::Raw => 1,
+            Packing::Lz4 => 2,
+            Packing::Zstd => 3,
+        }
+    }
+
+    fn from_u8(number: u8) -> Option<Packing> {
+        [Packing::Zero, Packing::Raw, Packing::Lz4, Packing::Zstd].into_iter().find(|p| p.to_u8() == number)
+    }
+}
+
+#[cfg(test)]
+mod tests {}

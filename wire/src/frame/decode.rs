@@ -1,0 +1,208 @@
+//! Frames into blocks, out of whatever pieces a network delivers.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use bytes::{Buf, Bytes, BytesMut};
+use icbd_image::{BLOCK_BYTES, block_count, block_len};
+
+use super::{FRAME_BLOCKS_MAX, HEADER_BYTES, Packing};
+
+/// Why bytes are not the frames that were asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    #[error("the answer ended before block {next}, after {pending} bytes of its frame")]
+    Cut { next: u64, pending: usize },
+    #[error("the frame of block {block} claims {found} blocks; 1 to {most} are possible there")]
+    Blocks { block: u64, found: u8, most: u64 },
+    #[error("the frame of block {block} has packing {found}, which this icbd does not know")]
+    Packing { block: u64, found: u8 },
+    #[error("a reserved field in the frame of block {block} is not zero")]
+    Reserved { block: u64 },
+    #[error("the frame of block {block} claims {found} bytes for blocks of {plain}")]
+    Length { block: u64, found: u32, plain: usize },
+    #[error("the frame of block {block} cannot be unpacked to {plain} bytes")]
+    Unpack { block: u64, plain: usize },
+    #[error("bytes follow the last block that was asked for")]
+    Trailing,
+}
+
+impl FrameError {
+    /// Whether the same source would most likely answer the same again.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            FrameError::Cut { .. } => false,
+            FrameError::Blocks { .. }
+            | FrameError::Packing { .. }
+            | FrameError::Reserved { .. }
+            | FrameError::Length { .. }
+            | FrameError::Unpack { .. }
+            | FrameError::Trailing => true,
+        }
+    }
+}
+
+/// Unpacks the frames of one answer.
+///
+/// [`push`](FrameDecoder::push) what has arrived, then take blocks with [`next`](FrameDecoder::next)
+/// until it has none; so at most one frame (1 MiB) and one piece are held. No length is believed before
+/// it was compared with what the blocks can need. Blocks are not verified yet.
+pub struct FrameDecoder {
+    /// The block whose frame comes next.
+    next_block: u64,
+    /// The block after the last that was asked for.
+    end: u64,
+    file_bytes: u64,
+    pending: BytesMut,
+    /// Unpacked blocks that nobody has taken yet: the rest of one frame.
+    ready: VecDeque<(u64, Bytes)>,
+    zstd: Option<zstd::bulk::Decompressor<'static>>,
+    /// Once wrong, always wrong: there is no way to find the next frame.
+    failed: Option<FrameError>,
+}
+
+/// A checked header.
+struct Header {
+    blocks: u64,
+    packing: Packing,
+    /// Bytes that follow the header.
+    packed_bytes: usize,
+    /// Bytes that they unpack to.
+    plain_bytes: usize,
+}
+
+impl FrameDecoder {
+    /// For the answer to a request for `count` blocks from `first` of a file of `file_bytes`.
+    ///
+    /// Blocks past the file's end are not expected.
+    pub fn new(first: u64, count: u32, file_bytes: u64) -> FrameDecoder {
+        let end = first.saturating_add(u64::from(count)).min(block_count(file_bytes)).max(first);
+        FrameDecoder {
+            next_block: first,
+            end,
+            file_bytes,
+            pending: BytesMut::new(),
+            ready: VecDeque::new(),
+            zstd: None,
+            failed: None,
+        }
+    }
+
+    /// Takes the next bytes of the answer, cut anywhere.
+    pub fn push(&mut self, chunk: &[u8]) {
+        if self.failed.is_none() {
+            self.pending.extend_from_slice(chunk);
+        }
+    }
+
+    /// The next block and its number; `None` when more bytes are needed or all blocks were taken.
+    ///
+    /// Blocks of one frame share its memory (at most 1 MiB) until the last of them is dropped.
+    #[expect(clippy::should_implement_trait, reason = "None does not end anything here: more bytes may come")]
+    pub fn next(&mut self) -> Result<Option<(u64, Bytes)>, FrameError> {
+        if self.ready.is_empty() {
+            if let Some(failed) = &self.failed {
+                return Err(failed.clone());
+            }
+            if let Err(error) = self.unpack_frame() {
+                self.pending = BytesMut::new();
+                self.failed = Some(error.clone());
+                return Err(error);
+            }
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    /// To be called at the end of the answer: whether all blocks came and were taken, and nothing else.
+    pub fn finish(mut self) -> Result<(), FrameError> {
+        match self.next()? {
+            None if self.next_block == self.end => Ok(()),
+            None => Err(FrameError::Cut { next: self.next_block, pending: self.pending.len() }),
+            Some((block, _)) => Err(FrameError::Cut { next: block, pending: self.pending.len() }),
+        }
+    }
+
+    /// Moves one whole frame, if it is here, from `pending` to `ready`.
+    fn unpack_frame(&mut self) -> Result<(), FrameError> {
+        if self.next_block == self.end {
+            return if self.pending.is_empty() { Ok(()) } else { Err(FrameError::Trailing) };
+        }
+        let Some(header) = self.pending.first_chunk().map(|bytes| self.check(bytes)).transpose()? else {
+            return Ok(());
+        };
+        if self.pending.len() - HEADER_BYTES < header.packed_bytes {
+            // Known to be at most a frame's size.
+            self.pending.reserve(HEADER_BYTES + header.packed_bytes - self.pending.len());
+            return Ok(());
+        }
+        self.pending.advance(HEADER_BYTES);
+        let packed = self.pending.split_to(header.packed_bytes).freeze();
+        let mut plain = self.unpack(&header, packed)?;
+        for block in self.next_block..self.next_block + header.blocks {
+            self.ready.push_back((block, plain.split_to(block_len(self.file_bytes, block))));
+        }
+        self.next_block += header.blocks;
+        Ok(())
+    }
+
+    fn check(&self, bytes: &[u8; HEADER_BYTES]) -> Result<Header, FrameError> {
+        let block = self.next_block;
+        let [blocks, packing, reserved @ .., l0, l1, l2, l3] = *bytes;
+        let most = (self.end - block).min(FRAME_BLOCKS_MAX as u64);
+        if !(1..=most).contains(&u64::from(blocks)) {
+            return Err(FrameError::Blocks { block, found: blocks, most });
+        }
+        let packing = Packing::from_u8(packing).ok_or(FrameError::Packing { block, found: packing })?;
+        if reserved != [0, 0] {
+            return Err(FrameError::Reserved { block });
+        }
+        let blocks = u64::from(blocks);
+        let plain = (block..block + blocks).map(|block| block_len(self.file_bytes, block)).sum();
+        let found = u32::from_le_bytes([l0, l1, l2, l3]);
+        let packed = found as usize;
+        let possible = match packing {
+            Packing::Zero => packed == 0,
+            Packing::Raw => packed == plain,
+            Packing::Lz4 | Packing::Zstd => (1..plain).contains(&packed),
+        };
+        if !possible {
+            return Err(FrameError::Length { block, found, plain });
+        }
+        Ok(Header { blocks, packing, packed_bytes: packed, plain_bytes: plain })
+    }
+
+    fn unpack(&mut self, header: &Header, packed: Bytes) -> Result<Bytes, FrameError> {
+        let refuse = FrameError::Unpack { block: self.next_block, plain: header.plain_bytes };
+        let (plain, found) = match header.packing {
+            Packing::Zero => return Ok(zeros(header.plain_bytes)),
+            Packing::Raw => return Ok(packed),
+            Packing::Lz4 => {
+                let mut plain = vec![0; header.plain_bytes];
+                let found = lz4_flex::block::decompress_into(&packed, &mut plain).map_err(|_| refuse.clone())?;
+                (plain, found)
+            }
+            Packing::Zstd => {
+                if self.zstd.is_none() {
+                    self.zstd = zstd::bulk::Decompressor::new().ok();
+                }
+                let mut plain = vec![0; header.plain_bytes];
+                let zstd = self.zstd.as_mut().ok_or(refuse.clone())?;
+                let found = zstd.decompress_to_buffer(&packed, plain.as_mut_slice()).map_err(|_| refuse.clone())?;
+                (plain, found)
+            }
+        };
+        if found == header.plain_bytes { Ok(plain.into()) } else { Err(refuse) }
+    }
+}
+
+impl fmt::Debug for FrameDecoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FrameDecoder(block {} of {}, {} bytes pending)", self.next_block, self.end, self.pending.len())
+    }
+}
+
+/// Zeros that cost no memory of their own.
+fn zeros(len: usize) -> Bytes {
+    static ZEROS: [u8; FRAME_BLOCKS_MAX * BLOCK_BYTES as usize] = [0; FRAME_BLOCKS_MAX * BLOCK_BYTES as usize];
+    Bytes::from_static(&ZEROS[..len])
+}
