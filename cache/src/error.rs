@@ -1,0 +1,82 @@
+//! What can go wrong in a cache, as its users (fs, daemon, people) are told.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use icbd_fetch::FetchError;
+use icbd_image::{FileIndex, Serial, VersionId};
+
+/// Why the cache could not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CacheError {
+    #[error(
+        "the store {} is in use by the process {owner}; stop that daemon first, or give this one a store of its own",
+        store.display()
+    )]
+    InUse { store: PathBuf, owner: String },
+    #[error(
+        "the store {} has format {found}, made by a newer icbd; this one reads up to format {ours}: install the newer \
+         icbd again, or use an empty store",
+        store.display()
+    )]
+    NewerStore { store: PathBuf, found: u32, ours: u32 },
+    #[error("cannot {doing} {}: {error}; see that the disk is there, healthy and writable", path.display())]
+    Disk { doing: &'static str, path: PathBuf, error: Arc<io::Error> },
+    #[error("the catalogue of the store failed: {0}; it is rebuilt at the next start if it is damaged")]
+    Catalogue(Arc<rusqlite::Error>),
+    #[error("no version has the serial {0}")]
+    UnknownSerial(Serial),
+    #[error("there is no version {0} here; `icbd image list` shows those that are")]
+    UnknownVersion(VersionId),
+    #[error("{version} has no regular file with the index {file}")]
+    NotAFile { version: VersionId, file: FileIndex },
+    #[error("there is no prefetch job {0}; `icbd prefetch list` shows them")]
+    UnknownJob(i64),
+    /// No source gave what a reader waited for in time.
+    #[error(
+        "{version}: {what} could not be had within {} s: {cause}; it is asked for again at the next read",
+        waited.as_secs()
+    )]
+    Unavailable { version: VersionId, what: String, waited: Duration, cause: Arc<FetchError> },
+    #[error(transparent)]
+    Fetch(Arc<FetchError>),
+    #[error("the cache is stopping")]
+    Closed,
+}
+
+impl CacheError {
+    /// Whether the same request cannot succeed later without somebody's doing.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            CacheError::InUse { .. }
+            | CacheError::NewerStore { .. }
+            | CacheError::UnknownSerial(_)
+            | CacheError::UnknownVersion(_)
+            | CacheError::NotAFile { .. }
+            | CacheError::UnknownJob(_)
+            | CacheError::Closed => true,
+            CacheError::Fetch(error) => error.is_permanent(),
+            CacheError::Unavailable { .. } | CacheError::Disk { .. } | CacheError::Catalogue(_) => false,
+        }
+    }
+
+    /// For `map_err` on what was done to a file of the store.
+    pub(crate) fn disk(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> CacheError {
+        let path = path.into();
+        move |error| CacheError::Disk { doing, path, error: Arc::new(error) }
+    }
+}
+
+impl From<rusqlite::Error> for CacheError {
+    fn from(error: rusqlite::Error) -> CacheError {
+        CacheError::Catalogue(Arc::new(error))
+    }
+}
+
+impl From<FetchError> for CacheError {
+    fn from(error: FetchError) -> CacheError {
+        CacheError::Fetch(Arc::new(error))
+    }
+}

@@ -1,0 +1,37 @@
+//! What a cache is told at its start, with the reason of each default.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use icbd_wire::Codec;
+
+/// Settings of one cache.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The store's directory; made when it is missing, mode 0700.
+    pub store: PathBuf,
+    /// Memory for blocks that are being fetched or wait to be written: the one budget of the daemon.
+    pub in_flight_bytes: u64,
+    /// How long a read waits for a source before it fails, from the first failure on.
+    pub offline_wait: Duration,
+    /// How blocks travel.
+    pub codec: Codec,
+    /// Memory for hash pages; a page is 64 KiB for 128 MiB of data.
+    pub pages_memory_bytes: u64,
+    /// Memory for heads and bitmaps of versions that nobody has open.
+    pub versions_memory_bytes: u64,
+}
+
+impl Settings {
+    /// The defaults, for the store at `store`.
+    pub fn new(store: impl Into<PathBuf>) -> Settings {
+        Settings {
+            store: store.into(),
+            in_flight_bytes: 64 << 20,
+            offline_wait: Duration::from_secs(120),
+            codec: Codec::Lz4,
+            pages_memory_bytes: 16 << 20,
+            versions_memory_bytes: 32 << 20,
+        }
+    }
+}
