@@ -47,4 +47,4 @@ impl Packing {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -185,4 +185,4 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

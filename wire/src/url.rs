@@ -210,4 +210,4 @@ fn shown(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

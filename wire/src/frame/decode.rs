@@ -122,6 +122,17 @@ impl FrameDecoder {
         }
     }
 
+    /// Bytes that are allocated for what has arrived.
+    #[cfg(test)]
+    pub(super) fn pending_capacity(&self) -> usize {
+        self.pending.capacity()
+    }
+
+    #[cfg(test)]
+    pub(super) fn ready_blocks(&self) -> usize {
+        self.ready.len()
+    }
+
     /// Moves one whole frame, if it is here, from `pending` to `ready`.
     fn unpack_frame(&mut self) -> Result<(), FrameError> {
         if self.next_block == self.end {

@@ -1,0 +1,264 @@
+//! Runs packed and unpacked again in any pieces, and answers that must be refused.
+
+use bytes::Bytes;
+use icbd_image::{BLOCK_BYTES, FileIndex, Root, Run, block_count, block_len, is_zero};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{Codec, encode_run};
+
+/// What a block of a test's file contains.
+#[derive(Debug, Clone, Copy)]
+enum Content {
+    Zero,
+    Text,
+    Noise,
+}
+
+fn block(content: Content, len: usize, mut seed: u64) -> Bytes {
+    match content {
+        Content::Zero => vec![0; len].into(),
+        Content::Text => format!("block {seed} of a file, ").into_bytes().into_iter().cycle().take(len).collect(),
+        Content::Noise => {
+            seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let noise = || {
+                seed ^= seed << 13;
+                seed ^= seed >> 7;
+                seed ^= seed << 17;
+                // Never zero: a short block of noise must not become a zero block.
+                (seed >> 32) as u8 | 1
+            };
+            std::iter::repeat_with(noise).take(len).collect()
+        }
+    }
+}
+
+/// A file of these blocks, the last of them `short` bytes shorter.
+fn file(contents: &[Content], short: u64) -> (u64, Vec<Bytes>) {
+    let file_bytes = contents.len() as u64 * BLOCK_BYTES - short;
+    let blocks = (0..).zip(contents).map(|(i, content)| block(*content, block_len(file_bytes, i), i)).collect();
+    (file_bytes, blocks)
+}
+
+fn run(first: u64, count: u32) -> Run {
+    Run { root: Root::of(b""), file: FileIndex::ROOT, first, count }
+}
+
+fn encode(blocks: &[Bytes], run: &Run, demanded: u64, codec: Codec) -> Vec<Bytes> {
+    let mut frames = Vec::new();
+    let read = |block: u64| Ok::<_, std::convert::Infallible>(blocks[block as usize].clone());
+    let Ok(()) = encode_run(run, demanded, codec, read, |frame| {
+        frames.push(frame);
+        Ok(())
+    });
+    frames
+}
+
+/// Decodes `answer` in pieces of `piece` bytes; holds the decoder to its promise about memory.
+fn decode(run: &Run, file_bytes: u64, answer: &[u8], piece: usize) -> Result<Vec<(u64, Bytes)>, FrameError> {
+    let frame_max = HEADER_BYTES + FRAME_BLOCKS_MAX * BLOCK_BYTES as usize;
+    let mut decoder = FrameDecoder::new(run.first, run.count, file_bytes);
+    let mut blocks = Vec::new();
+    for chunk in answer.chunks(piece) {
+        decoder.push(chunk);
+        while let Some(next) = decoder.next()? {
+            blocks.push(next);
+            assert!(decoder.ready_blocks() < FRAME_BLOCKS_MAX);
+        }
+        // What a growing buffer may have is twice what it needs.
+        assert!(decoder.pending_capacity() <= 2 * (frame_max + piece), "{}", decoder.pending_capacity());
+    }
+    decoder.finish()?;
+    Ok(blocks)
+}
+
+fn contents() -> impl Strategy<Value = Vec<Content>> {
+    let run_of = |content| (Just(content), 1usize..20);
+    let pieces = prop_oneof![run_of(Content::Zero), run_of(Content::Text), run_of(Content::Noise)];
+    prop::collection::vec(pieces, 1..5).prop_map(|pieces| {
+        pieces.into_iter().flat_map(|(content, count)| std::iter::repeat_n(content, count)).collect()
+    })
+}
+
+fn codec() -> impl Strategy<Value = Codec> {
+    prop::sample::select(&Codec::ALL)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn runs_round_trip_in_any_pieces(
+        contents in contents(),
+        short in 0..BLOCK_BYTES,
+        codec in codec(),
+        from: prop::sample::Index,
+        demanded: prop::sample::Index,
+        piece in prop_oneof![Just(1usize << 14), 500..3_000_000usize, Just(usize::MAX >> 8)],
+    ) {
+        let (file_bytes, blocks) = file(&contents, short);
+        let first = from.index(blocks.len());
+        let run = run(first as u64, (blocks.len() - first) as u32);
+        let demanded = (first + demanded.index(blocks.len() - first)) as u64;
+        let frames = encode(&blocks, &run, demanded, codec);
+        let mut next = run.first;
+        for frame in &frames {
+            let count = u64::from(frame[0]);
+            let kinds = (next..next + count).filter(|block| is_zero(&blocks[*block as usize])).count() as u64;
+            prop_assert!(kinds == 0 || (kinds == count && frame.len() == HEADER_BYTES));
+            prop_assert!(!(next..next + count).contains(&demanded) || count == 1, "the demanded block is not alone");
+            next += count;
+        }
+        prop_assert_eq!(next, run.end());
+        let decoded = decode(&run, file_bytes, &frames.concat(), piece.min(1 << 24)).unwrap();
+        let expected: Vec<_> = run.blocks().map(|block| (block, blocks[block as usize].clone())).collect();
+        prop_assert!(decoded == expected);
+    }
+
+    #[test]
+    fn damage_never_panics_and_never_yields_a_block_of_another_length(
+        contents in contents(),
+        codec in codec(),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..6),
+        cut in any::<Option<prop::sample::Index>>(),
+        piece in 1000..100_000usize,
+    ) {
+        let (file_bytes, blocks) = file(&contents, 17);
+        let run = run(0, blocks.len() as u32);
+        let mut answer = encode(&blocks, &run, 0, codec).concat();
+        for (at, byte, in_first_frame) in edits {
+            let within = if in_first_frame { answer.len().min(64) } else { answer.len() };
+            answer[at.index(within)] = byte;
+        }
+        if let Some(cut) = cut {
+            answer.truncate(cut.index(answer.len()));
+        }
+        if let Ok(decoded) = decode(&run, file_bytes, &answer, piece) {
+            prop_assert_eq!(decoded.len(), blocks.len());
+            for (index, (number, bytes)) in (0..).zip(&decoded) {
+                prop_assert_eq!((*number, bytes.len()), (index, block_len(file_bytes, index)));
+            }
+        }
+    }
+}
+
+#[test]
+fn an_answer_arrives_byte_by_byte() {
+    let (file_bytes, blocks) = file(&[Content::Text, Content::Zero, Content::Text], 9);
+    let run = run(0, 3);
+    let answer = encode(&blocks, &run, 0, Codec::Zstd).concat();
+    let decoded = decode(&run, file_bytes, &answer, 1).unwrap();
+    assert!(decoded.iter().map(|(_, bytes)| bytes).eq(&blocks));
+}
+
+#[test]
+fn what_a_codec_shrinks_is_packed_and_the_rest_goes_as_it_is() {
+    let check = |content, codec, packing: u8, at_most: usize| {
+        let mut frame = Vec::new();
+        FrameEncoder::new().encode(&[block(content, 65536, 1)], codec, &mut frame);
+        assert_eq!(frame[..4], [1, packing, 0, 0], "{content:?} {codec}");
+        assert!(frame.len() <= at_most, "{content:?} {codec}: {} bytes", frame.len());
+    };
+    check(Content::Text, Codec::None, 1, 65544);
+    check(Content::Text, Codec::Lz4, 2, 1000);
+    check(Content::Text, Codec::Zstd, 3, 200);
+    check(Content::Noise, Codec::Lz4, 1, 65544);
+    check(Content::Zero, Codec::Zstd, 0, 8);
+    // All 256 values, each equally often and never twice near: nothing to gain.
+    let counter: Vec<u8> = (0..64u32).flat_map(|i| i.wrapping_mul(0x9e37_79b9).to_be_bytes()).collect();
+    for codec in Codec::ALL {
+        let mut frame = Vec::new();
+        FrameEncoder::new().encode(&[&counter], codec, &mut frame);
+        assert_eq!((frame[1], frame.len()), (1, 8 + 256), "{codec}");
+    }
+}
+
+#[test]
+fn an_encoder_leaves_nothing_of_a_frame_in_the_next() {
+    let mut encoder = FrameEncoder::new();
+    for codec in Codec::ALL {
+        for content in [Content::Text, Content::Noise, Content::Text] {
+            let blocks = [block(content, 65536, 5), block(content, 77, 6)];
+            let (mut reused, mut fresh) = (Vec::new(), Vec::new());
+            encoder.encode(&blocks, codec, &mut reused);
+            FrameEncoder::new().encode(&blocks, codec, &mut fresh);
+            assert!(reused == fresh, "{codec} {content:?}");
+        }
+    }
+}
+
+#[test]
+fn headers_that_claim_too_much_are_refused_at_once() {
+    // A file of 20 blocks and a byte; the run begins at block 4.
+    let file_bytes = 20 * BLOCK_BYTES + 1;
+    let check = |header: [u8; 8], says: &str| {
+        let mut decoder = FrameDecoder::new(4, 1024, file_bytes);
+        decoder.push(&header);
+        let error = decoder.next().unwrap_err();
+        assert!(error.is_permanent() && error.to_string().contains(says), "{header:?}: {error}");
+        assert_eq!(decoder.pending_capacity(), 0, "nothing was kept or allocated for it");
+        decoder.push(&[0; 100]);
+        assert_eq!(decoder.next().unwrap_err(), error, "and it stays so");
+        assert_eq!(decoder.finish().unwrap_err(), error);
+    };
+    check([0, 1, 0, 0, 0, 0, 0, 0], "claims 0 blocks; 1 to 16");
+    check([17, 0, 0, 0, 0, 0, 0, 0], "claims 17 blocks");
+    check([1, 9, 0, 0, 0, 0, 0, 0], "packing 9");
+    check([1, 1, 1, 0, 0, 0, 1, 0], "reserved");
+    check([1, 1, 0, 0, 255, 255, 255, 255], "claims 4294967295 bytes for blocks of 65536");
+    check([1, 1, 0, 0, 255, 255, 0, 0], "claims 65535 bytes");
+    check([1, 3, 0, 0, 0, 0, 1, 0], "claims 65536 bytes");
+    check([1, 2, 0, 0, 0, 0, 0, 0], "claims 0 bytes");
+    check([1, 0, 0, 0, 1, 0, 0, 0], "claims 1 bytes");
+}
+
+#[test]
+fn a_run_past_the_end_of_its_file_ends_with_the_file() {
+    let (file_bytes, blocks) = file(&[Content::Text; 3], 60_000);
+    let answer = encode(&blocks, &run(1, 2), 1, Codec::Lz4).concat();
+    assert_eq!(decode(&run(1, 500), file_bytes, &answer, 4096).unwrap().len(), 2);
+    assert_eq!(decode(&run(3, 1), file_bytes, &[], 1).unwrap(), []);
+    assert_eq!(decode(&run(u64::MAX, u32::MAX), file_bytes, &[], 1).unwrap(), []);
+    assert_eq!(decode(&run(0, 1), u64::MAX, &[1, 0, 0, 0, 0, 0, 0, 0], 1).unwrap().len(), 1);
+}
+
+#[test]
+fn an_answer_that_ends_early_or_late_is_noticed() {
+    let (file_bytes, blocks) = file(&[Content::Text; 18], 0);
+    let run = run(0, 18);
+    let answer = encode(&blocks, &run, 0, Codec::Lz4).concat();
+    for len in (0..answer.len()).step_by(23) {
+        let error = decode(&run, file_bytes, &answer[..len], 4096).unwrap_err();
+        assert!(matches!(error, FrameError::Cut { .. }) && !error.is_permanent(), "cut at {len}: {error}");
+    }
+    let more = [answer.as_slice(), b"x"].concat();
+    assert_eq!(decode(&run, file_bytes, &more, 4096), Err(FrameError::Trailing));
+    let mut decoder = FrameDecoder::new(0, 18, file_bytes);
+    decoder.push(&answer);
+    assert!(matches!(decoder.finish(), Err(FrameError::Cut { next: 0, .. })), "blocks that nobody took");
+}
+
+#[test]
+fn zero_blocks_cost_no_memory_of_their_own() {
+    let (file_bytes, blocks) = file(&[Content::Zero; 16], 0);
+    let run = run(0, 16);
+    let decoded = decode(&run, file_bytes, &encode(&blocks, &run, 15, Codec::Zstd).concat(), 8).unwrap();
+    let addresses: Vec<_> = decoded.iter().map(|(_, bytes)| bytes.as_ptr()).collect();
+    assert_eq!(addresses[0], addresses[15], "both are the start of the same static zeros");
+    assert_eq!(block_count(file_bytes), decoded.len() as u64);
+}
+
+#[test]
+fn an_error_ends_a_run_after_good_frames() {
+    let (file_bytes, blocks) = file(&[Content::Text; 40], 0);
+    let mut answer = Vec::new();
+    let read = |block: u64| if block < 30 { Ok(blocks[block as usize].clone()) } else { Err(block) };
+    let failed = encode_run(&run(0, 40), 0, Codec::None, read, |frame| {
+        answer.push(frame);
+        Ok(())
+    });
+    assert_eq!((failed, answer.len()), (Err(30), 2), "one block, and 16");
+    assert_eq!(decode(&run(0, 17), file_bytes, &answer.concat(), 4096).unwrap().len(), 17);
+    let closed = encode_run(&run(0, 40), 0, Codec::None, read, |_| Err(99));
+    assert_eq!(closed, Err(99), "the first frame that nobody wants ends it");
+}
