@@ -1,1 +1,38 @@
+//! The harness of the whole-system scenarios: it starts the real binary, mounts real mounts and boots real machines.
+//!
+//! Nothing here uses icbd's own crates: what a scenario compares with is made by other means, or a fault shared by
+//! both sides would go unseen. Everything a scenario starts is ended by its owner's `Drop`, by process id, and
+//! everything it mounts is unmounted, also when it fails. All traffic is on loopback.
+//!
+//! Needs root, FUSE and the packages that `tests/lab/packages.sh` installs.
 
+mod cache;
+mod daemon;
+mod lab;
+mod master;
+mod program;
+
+mod content;
+mod random;
+mod tree;
+mod volume;
+
+mod http;
+mod proxy;
+
+mod debian;
+mod vm;
+
+pub use cache::{CacheServer, CacheSettings, Residency, wait_for};
+pub use content::{MIB, block_of, fill, pattern, write_sparse};
+pub use daemon::Daemon;
+pub use debian::{BOOT_DEADLINE, debian_image, touched_blocks};
+pub use http::{Answer, get, get_with};
+pub use lab::Lab;
+pub use master::Master;
+pub use program::{Output, icbd, icbd_path, run_bounded};
+pub use proxy::{Fault, Proxy};
+pub use random::Random;
+pub use tree::{compare_trees, files_below, sample_tree};
+pub use vm::{Vm, disk_argument};
+pub use volume::{FileSystem, Volume};

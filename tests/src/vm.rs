@@ -1,0 +1,110 @@
+//! A virtual machine in QEMU, watched over its serial line.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::Lab;
+
+/// Emulation, whatever /dev/kvm promises: stock kernels hang under it on some machines.
+const MACHINE: &[&str] = &[
+    "-nodefaults",
+    "-display",
+    "none",
+    "-no-reboot",
+    "-machine",
+    "pc",
+    "-accel",
+    "tcg,thread=multi,tb-size=64",
+    "-cpu",
+    "max",
+    "-m",
+    "512",
+    "-serial",
+    "stdio",
+];
+
+/// A running machine; dropping it kills it.
+#[derive(Debug)]
+pub struct Vm {
+    child: Child,
+    serial: ChildStdout,
+    said: Vec<u8>,
+    errors: PathBuf,
+    started: Instant,
+}
+
+impl Vm {
+    /// Boots by BIOS from `disk`, a path or a QEMU block URL of raw format. What the machine writes is thrown away.
+    pub fn boot(lab: &Lab, disk: &str) -> Result<Vm> {
+        let mut command = Command::new("qemu-system-x86_64");
+        command.args(arguments(disk));
+        Vm::spawn(lab, command)
+    }
+
+    /// Runs `command`, which starts a machine with its serial line as standard output.
+    pub(crate) fn spawn(lab: &Lab, mut command: Command) -> Result<Vm> {
+        let errors = lab.unique("qemu.err");
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&errors)?)
+            .process_group(0)
+            .spawn()
+            .context("starting QEMU")?;
+        let serial = child.stdout.take().expect("it was asked for");
+        Ok(Vm { child, serial, said: Vec::new(), errors, started: Instant::now() })
+    }
+
+    /// Waits until the serial line has said `words`; returns how long that took since the start.
+    pub fn wait_for(&mut self, words: &str, deadline: Duration) -> Result<Duration> {
+        let mut chunk = [0; 4096];
+        while !self.said.windows(words.len()).any(|window| window == words.as_bytes()) {
+            let left = deadline.saturating_sub(self.started.elapsed());
+            let mut fds = [PollFd::new(self.serial.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))? == 0 {
+                bail!("the machine did not say {words:?} within {deadline:?}; {}", self.last_words());
+            }
+            match self.serial.read(&mut chunk)? {
+                0 => bail!("the machine ended before it said {words:?}; {}", self.last_words()),
+                count => self.said.extend(&chunk[..count]),
+            }
+        }
+        Ok(self.started.elapsed())
+    }
+
+    fn last_words(&self) -> String {
+        let said = String::from_utf8_lossy(&self.said);
+        let tail: Vec<&str> = said.lines().rev().take(20).collect();
+        let errors = std::fs::read_to_string(&self.errors).unwrap_or_default();
+        format!("its last lines: {}\n{errors}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"))
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let _ = killpg(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
+        drop(self.child.wait());
+    }
+}
+
+/// QEMU's arguments for a machine that boots from `disk`.
+pub(crate) fn arguments(disk: &str) -> Vec<String> {
+    let drive = format!("file={disk},format=raw,if=virtio,snapshot=on");
+    MACHINE.iter().map(|arg| arg.to_string()).chain(["-drive".to_owned(), drive]).collect()
+}
+
+/// The path of a disk as QEMU wants it.
+pub fn disk_argument(path: &Path) -> String {
+    // A comma would end the option's value.
+    path.display().to_string().replace(',', ",,")
+}
