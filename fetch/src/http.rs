@@ -1,0 +1,154 @@
+//! A master, mirror or peer that speaks HTTP.
+//!
+//! HTTP/1.1 with kept connections; no proxies from the environment, no redirects, no TLS yet. Bodies
+//! are bounded, and what does not look like an icbd answer is refused before it is read.
+
+mod answer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::StatusCode;
+use http::header::{ETAG, IF_NONE_MATCH};
+use icbd_image::{FileIndex, Hash, Head, Listing, PAGE_BLOCKS, Root};
+use icbd_wire::{FrameDecoder, LISTING_BYTES_MAX, Resource, listing};
+use reqwest::{Client, Url, redirect};
+
+use crate::error::SourceError;
+use crate::settings::TimeOuts;
+use crate::source::{BlockRequest, BlockStream, ListingTag, Source};
+use answer::{Answer, JSON, OCTETS};
+
+/// Idle connections that are kept: as many as there are requests in flight by default.
+const CONNECTIONS_IDLE_MAX: usize = 16;
+
+/// A source at a URL such as `http://img.example:7070`.
+#[derive(Debug)]
+pub struct HttpSource {
+    /// Without a slash at its end.
+    base: String,
+    client: Client,
+    time_outs: TimeOuts,
+    /// Shared with the streams, which outlive a borrow of the source.
+    received_bytes: Arc<AtomicU64>,
+}
+
+/// Why a text cannot be a source's URL.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceUrlError {
+    #[error("source URL {0:?} is not a URL ({1}); write http://HOST:PORT")]
+    Malformed(String, String),
+    #[error("source URL {0:?} needs TLS, which icbd does not speak yet; use http:// on a network you trust")]
+    Tls(String),
+    #[error("source URL {0:?} must begin with http:// and have no user, query or fragment; write http://HOST:PORT")]
+    Shape(String),
+    #[error("no HTTP client can be made: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+impl SourceUrlError {
+    /// The same URL will never be taken.
+    pub fn is_permanent(&self) -> bool {
+        true
+    }
+}
+
+impl HttpSource {
+    /// For a source at `url`; nothing is asked of it yet.
+    pub fn new(url: &str, time_outs: TimeOuts) -> Result<HttpSource, SourceUrlError> {
+        let parsed = Url::parse(url).map_err(|error| SourceUrlError::Malformed(url.to_owned(), error.to_string()))?;
+        let plain = parsed.query().is_none() && parsed.fragment().is_none();
+        let nobody = parsed.username().is_empty() && parsed.password().is_none();
+        match parsed.scheme() {
+            "https" => return Err(SourceUrlError::Tls(url.to_owned())),
+            "http" if plain && nobody && parsed.has_host() => {}
+            _ => return Err(SourceUrlError::Shape(url.to_owned())),
+        }
+        let client = Client::builder()
+            .user_agent(concat!("icbd/", env!("CARGO_PKG_VERSION")))
+            .http1_only()
+            .tcp_nodelay(true)
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .connect_timeout(time_outs.connect)
+            .pool_max_idle_per_host(CONNECTIONS_IDLE_MAX)
+            .build()?;
+        let base = parsed.as_str().trim_end_matches('/').to_owned();
+        Ok(HttpSource { base, client, time_outs, received_bytes: Arc::default() })
+    }
+
+    /// Asks for a resource; the answer's head has come and is that of an icbd.
+    async fn get(
+        &self,
+        resource: &Resource,
+        content_type: &'static str,
+        known: Option<&ListingTag>,
+    ) -> Result<Answer, SourceError> {
+        let mut request = self.client.get(format!("{}{resource}", self.base));
+        if let Some(tag) = known {
+            request = request.header(IF_NONE_MATCH, &tag.0);
+        }
+        let first_byte = self.time_outs.first_byte;
+        let response = match tokio::time::timeout(first_byte, request.send()).await {
+            Ok(response) => response.map_err(|error| answer::refused(error, &self.time_outs))?,
+            Err(_) => return Err(SourceError::Timeout { what: "it answered nothing", after: first_byte }),
+        };
+        Answer::accept(response, content_type, self.time_outs.stall, self.received_bytes.clone()).await
+    }
+}
+
+#[async_trait]
+impl Source for HttpSource {
+    fn name(&self) -> &str {
+        &self.base
+    }
+
+    fn received_bytes(&self) -> u64 {
+        self.received_bytes.load(Ordering::Relaxed)
+    }
+
+    async fn listing(&self, known: Option<&ListingTag>) -> Result<Option<(Listing, ListingTag)>, SourceError> {
+        let answer = self.get(&Resource::Images, JSON, known).await?;
+        if answer.status() == StatusCode::NOT_MODIFIED {
+            return Ok(None);
+        }
+        let tag = answer.header(ETAG).ok_or_else(|| SourceError::Foreign("sends a list without an ETag".to_owned()))?;
+        let tag = ListingTag(tag.to_owned());
+        let bytes = answer.whole(LISTING_BYTES_MAX).await?;
+        let listing = listing::decode(&bytes).map_err(|error| SourceError::Malformed(error.to_string()))?;
+        Ok(Some((listing, tag)))
+    }
+
+    async fn head(&self, root: Root) -> Result<Bytes, SourceError> {
+        self.get(&Resource::Head(root), OCTETS, None).await?.whole(Head::BYTES_MAX).await
+    }
+
+    async fn page(&self, root: Root, file: FileIndex, page: u64) -> Result<Bytes, SourceError> {
+        let resource = Resource::Page { root, file, page };
+        self.get(&resource, OCTETS, None).await?.whole(PAGE_BLOCKS as usize * Hash::BYTES).await
+    }
+
+    async fn blocks(&self, request: &BlockRequest) -> Result<BlockStream, SourceError> {
+        let BlockRequest { run, file_bytes, codec } = *request;
+        let answer = self.get(&Resource::Blocks { run, codec }, OCTETS, None).await?;
+        let decoder = FrameDecoder::new(run.first, run.count, file_bytes);
+        let blocks = stream::try_unfold((answer, decoder), |(mut answer, mut decoder)| async move {
+            loop {
+                let block = decoder.next().map_err(|error| SourceError::Malformed(error.to_string()))?;
+                if let Some(block) = block {
+                    return Ok(Some((block, (answer, decoder))));
+                }
+                match answer.chunk().await? {
+                    Some(chunk) => decoder.push(&chunk),
+                    None => break,
+                }
+            }
+            decoder.finish().map_err(|error| SourceError::Interrupted(error.to_string()))?;
+            Ok(None)
+        });
+        Ok(blocks.boxed())
+    }
+}

@@ -1,0 +1,57 @@
+//! The seam to the network: what one source can be asked.
+//!
+//! A source gives bytes and checks their form only; [`Sources`](crate::Sources) compares them with
+//! the manifest. It answers, or fails with [`SourceError::Timeout`], within its own time-outs.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use icbd_image::{FileIndex, Listing, Root, Run};
+use icbd_wire::Codec;
+
+use crate::error::SourceError;
+
+/// Decoded blocks of a run with their numbers, in order, not yet verified.
+pub type BlockStream = BoxStream<'static, Result<(u64, Bytes), SourceError>>;
+
+/// Something blocks can be fetched from.
+///
+/// Every future and stream may be dropped at any time: that cancels the request and leaks nothing.
+#[async_trait]
+pub trait Source: Send + Sync + fmt::Debug + 'static {
+    /// For logs and status.
+    fn name(&self) -> &str;
+
+    /// Bytes taken from the network or disk so far, as they travel: encoded, with frame headers.
+    fn received_bytes(&self) -> u64;
+
+    /// What the source offers; `None` when that is still what `known` stands for.
+    async fn listing(&self, known: Option<&ListingTag>) -> Result<Option<(Listing, ListingTag)>, SourceError>;
+
+    /// The head with this root, at most [`Head::BYTES_MAX`](icbd_image::Head::BYTES_MAX) bytes.
+    async fn head(&self, root: Root) -> Result<Bytes, SourceError>;
+
+    /// One hash page of a file, at most 64 KiB.
+    async fn page(&self, root: Root, file: FileIndex, page: u64) -> Result<Bytes, SourceError>;
+
+    /// The blocks of a run, each of the length that it has in its file.
+    ///
+    /// The stream is to be polled to its end, after the last block too: only then can an HTTP
+    /// connection be used again.
+    async fn blocks(&self, request: &BlockRequest) -> Result<BlockStream, SourceError>;
+}
+
+/// Which blocks to fetch, and how they shall travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockRequest {
+    pub run: Run,
+    /// Size of the whole file: it tells the length of the last block.
+    pub file_bytes: u64,
+    pub codec: Codec,
+}
+
+/// A source's mark of one state of its listing (HTTP's ETag). Means nothing to another source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListingTag(pub(crate) String);

@@ -1,0 +1,182 @@
+//! The ordered list of sources: fail-over, fail-back, retries, limits, and the check of every byte.
+
+mod member;
+mod round;
+mod run;
+
+use std::sync::{Arc, Mutex};
+
+use futures_util::stream::BoxStream;
+use icbd_image::{FileIndex, Hash, Head, Listing, Page, Root, VerifiedBlock};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+
+pub use member::{SourceHealth, SourceState};
+
+use crate::error::{FetchError, SourceError, Wanted};
+use crate::settings::Settings;
+use crate::source::{BlockRequest, ListingTag, Source};
+use member::Member;
+use round::Round;
+
+/// The sources in the order in which they are preferred.
+///
+/// Each request makes one round: the first source that is not known to be down is asked, with a few
+/// tries; then the next. All futures and streams are cancel-safe: dropping one cancels its request
+/// and gives its place among the requests in flight back.
+#[derive(Debug)]
+pub struct Sources {
+    members: Vec<Arc<Member>>,
+    settings: Settings,
+    changes: watch::Sender<u64>,
+    /// Whose listing was returned last, and its tag.
+    listed: Mutex<Option<(usize, ListingTag)>>,
+}
+
+/// A listing and the source it is of. The first source is the authority; what another one lists may
+/// be older, or of another repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourcedListing {
+    pub source: String,
+    pub listing: Listing,
+}
+
+impl Sources {
+    pub fn new(sources: Vec<Arc<dyn Source>>, settings: Settings) -> Sources {
+        let changes = watch::Sender::new(0);
+        let member = |source| Arc::new(Member::new(source, settings, changes.clone()));
+        let members = sources.into_iter().map(member).collect();
+        Sources { members, settings, changes, listed: Mutex::new(None) }
+    }
+
+    /// What the first source that answers offers; `None` when it is what the last call returned.
+    /// This is also what notices that a silent source is back: call it regularly.
+    pub async fn listing(&self) -> Result<Option<SourcedListing>, FetchError> {
+        let ask = async |place: usize, source: &dyn Source| {
+            let listed = self.listed().clone();
+            let known = listed.filter(|(of, _)| *of == place).map(|(_, tag)| tag);
+            let answer = source.listing(known.as_ref()).await?;
+            Ok(answer.map(|(listing, tag)| {
+                *self.listed() = Some((place, tag));
+                SourcedListing { source: source.name().to_owned(), listing }
+            }))
+        };
+        self.ask(Wanted::Listing, ask).await
+    }
+
+    /// The verified head of a version.
+    pub async fn head(&self, root: Root) -> Result<Head, FetchError> {
+        let ask = async |_, source: &dyn Source| Ok(Head::parse_expecting(source.head(root).await?, &root)?);
+        self.ask(Wanted::Head(root), ask).await
+    }
+
+    /// A verified hash page of a file. A page of zeros is known without asking.
+    ///
+    /// # Panics
+    /// When the head has no such page.
+    pub async fn page(&self, head: &Head, file: FileIndex, page: u64) -> Result<Page, FetchError> {
+        let node = head.node(file).filter(|node| page < node.pages()).expect("a page that the head has");
+        if let Some(zero) = Page::zero(&node, page) {
+            return Ok(zero);
+        }
+        let root = head.root();
+        let ask = async |_, source: &dyn Source| {
+            let bytes = source.page(root, file, page).await?;
+            Ok(Page::verify(&node, page, bytes)?)
+        };
+        self.ask(Wanted::Page { root, file, page }, ask).await
+    }
+
+    /// The verified blocks of a run, in order, `hashes[0]` being the hash of its first.
+    ///
+    /// When a source fails on the way, the next one goes on where it stopped. An error ends the
+    /// stream. Poll it to its end, after the last block too, or its connection is not used again.
+    ///
+    /// # Panics
+    /// When there is not one hash for each block.
+    pub fn blocks(
+        self: &Arc<Self>,
+        request: BlockRequest,
+        hashes: Vec<Hash>,
+    ) -> BoxStream<'static, Result<VerifiedBlock, FetchError>> {
+        run::stream(self.clone(), request, hashes)
+    }
+
+    /// How each source is, in order. Never waits.
+    pub fn health(&self) -> Vec<SourceHealth> {
+        self.members.iter().map(|member| member.health()).collect()
+    }
+
+    /// Changes whenever a source goes offline, comes back, or was probed in vain.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Waits until another round is worth making, after `rounds` rounds (1, 2, …) failed: until a
+    /// source is back or may be probed; if one is online, its answer was the trouble, and a back-off
+    /// of at most 30 s passes, or until a source changes. For ever without any source.
+    pub async fn pause(&self, rounds: u32) {
+        let mut changes = self.changed();
+        if self.members.iter().any(|member| member.is_online()) {
+            let most = Settings { back_off_max: self.settings.cool_down_max, ..self.settings };
+            tokio::select! {
+                () = sleep(round::back_off(&most, rounds)) => return,
+                _ = changes.changed() => {}
+            }
+        }
+        loop {
+            changes.borrow_and_update();
+            if self.members.iter().any(|member| member.is_online()) {
+                return;
+            }
+            // A member that is being probed has no time; the probe's verdict is a change.
+            let probe_at: Option<Instant> = self.members.iter().filter_map(|member| member.probe_at()).min();
+            let changed = changes.changed();
+            match probe_at {
+                None => _ = changed.await,
+                Some(at) => tokio::select! {
+                    () = sleep_until(at) => return,
+                    _ = changed => {}
+                },
+            }
+        }
+    }
+
+    /// One round for something that comes in one piece.
+    async fn ask<T>(
+        &self,
+        wanted: Wanted,
+        ask: impl AsyncFn(usize, &dyn Source) -> Result<T, SourceError>,
+    ) -> Result<T, FetchError> {
+        let mut round = Round::default();
+        loop {
+            let member = round.choose(self, wanted, |_| false)?;
+            let permit = member.permit().await;
+            let started = Instant::now();
+            let place = round.place().expect("just chosen");
+            let answer = match round.revoked() {
+                None => ask(place, &*member.source).await,
+                Some(offline) => Err(offline),
+            };
+            drop(permit);
+            match answer {
+                Ok(thing) => {
+                    let ms = started.elapsed().as_millis() as u64;
+                    tracing::debug!(source = member.name(), what = %wanted, ms, "fetched");
+                    round.progressed();
+                    return Ok(thing);
+                }
+                Err(error) => {
+                    if let SourceError::WrongContent(_) = error {
+                        tracing::warn!(source = member.name(), what = %wanted, %error, "source gave wrong content");
+                    }
+                    round.failed(&self.settings, error).await;
+                }
+            }
+        }
+    }
+
+    fn listed(&self) -> std::sync::MutexGuard<'_, Option<(usize, ListingTag)>> {
+        self.listed.lock().expect("no panic under this lock")
+    }
+}
