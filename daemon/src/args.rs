@@ -1,0 +1,236 @@
+//! The command line as it is typed. [`crate::settings`] turns it, with the configuration file, into what is done.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use icbd_image::{ImageName, ImageRef, VersionId};
+use ipnet::IpNet;
+
+/// Boots virtual-machine images from a master far away as fast as from local disks.
+#[derive(Debug, Parser)]
+#[command(name = "icbd", version)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 no such thing, 4 refused by state or use, \
+    6 peer unreachable, 7 verification failed, 8 partly done, 130 interrupted.")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub(crate) struct GlobalArgs {
+    /// Print JSON instead of tables and text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print nothing but results and errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// The configuration file [default: /etc/icbd/icbd.toml if there is one]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The daemon's control socket [default: /run/icbd/master.sock, /run/icbd/cache.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a master: publishes versions and serves them
+    Master(MasterArgs),
+    /// Run a cache server: mounts a master's images and keeps what is read
+    Cache(CacheArgs),
+    /// Show how the daemon on this machine is
+    Status {
+        /// List every version, also those of which nothing is here
+        #[arg(long)]
+        all: bool,
+    },
+    /// Images and their versions
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Fetch before somebody reads (on a cache)
+    #[command(subcommand)]
+    Prefetch(PrefetchCommand),
+    /// Keys that sign versions, and whose signatures are believed
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// The configuration file
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the audit log: who changed what, when
+    Log,
+    /// Write a tar file for those who help; works while something hangs
+    SupportBundle {
+        /// The file to write [default: icbd-support-TIME.tar here]
+        #[arg(value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct MasterArgs {
+    /// The repository; created if the directory is missing or empty
+    #[arg(long, value_name = "DIR")]
+    pub repo: Option<PathBuf>,
+    /// Serve on this address, read-only; may be repeated [default: 127.0.0.1:7070]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Vec<SocketAddr>,
+    /// Let this network connect, besides this machine; may be repeated
+    #[arg(long, value_name = "CIDR")]
+    pub allow: Vec<IpNet>,
+}
+
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct CacheArgs {
+    /// Where versions come from, in order of preference; may be repeated
+    #[arg(long, value_name = "URL")]
+    pub master: Vec<String>,
+    /// Where blocks are kept [default: /var/lib/icbd]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+    /// Where the images are mounted [default: /icbd]
+    #[arg(long, value_name = "DIR")]
+    pub mount: Option<PathBuf>,
+    /// Read complete files through the daemon, too
+    #[arg(long)]
+    pub no_passthrough: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Publish a directory or a file as the next version of an image (on a master)
+    Publish(PublishArgs),
+    /// List images, or the versions of one
+    List { image: Option<ImageName> },
+    /// Show one version
+    Show {
+        #[arg(value_name = "IMAGE[@N]")]
+        version: ImageRef,
+    },
+    /// Read every block that is here and compare it with the manifest
+    Verify {
+        #[arg(value_name = "IMAGE[@N]")]
+        version: ImageRef,
+    },
+    /// Make a version the one that `current` means (on a master)
+    Deploy {
+        #[arg(value_name = "IMAGE@N")]
+        version: VersionId,
+        #[command(flatten)]
+        repo: RepoArgs,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PublishArgs {
+    pub image: ImageName,
+    /// A directory (disk.raw, vmlinuz, initrd …) or one file
+    pub path: PathBuf,
+    /// A note about this version
+    #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true)]
+    pub message: String,
+    /// Make it the version that `current` means
+    #[arg(long)]
+    pub deploy: bool,
+    /// Sign with this secret key [default: the configuration's sign.key]
+    #[arg(long, value_name = "KEY")]
+    pub sign: Option<PathBuf>,
+    #[command(flatten)]
+    pub repo: RepoArgs,
+}
+
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct RepoArgs {
+    /// Work on this repository, when no daemon serves it
+    #[arg(long, value_name = "DIR")]
+    pub repo: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PrefetchCommand {
+    /// Fetch a version before it is read
+    Add {
+        #[arg(value_name = "IMAGE[@N]")]
+        version: ImageRef,
+        /// Every block of it
+        #[arg(long, required = true)]
+        all: bool,
+        /// Wait until it is done, and show how far it is
+        #[arg(long)]
+        wait: bool,
+    },
+    /// List what is fetched or waits to be
+    List,
+    /// Stop a job; what it fetched stays
+    Cancel {
+        #[arg(value_name = "ID")]
+        job: u64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key pair: FILE (keep it secret) and FILE.pub
+    Create {
+        file: PathBuf,
+        /// Who or what the key is for
+        #[arg(long, default_value = "", value_name = "TEXT", hide_default_value = true)]
+        comment: String,
+    },
+    /// List the keys whose signatures are believed
+    List,
+    /// Believe signatures of this public key
+    Trust {
+        #[arg(value_name = "PUBFILE")]
+        file: PathBuf,
+    },
+    /// No longer believe signatures of the key with this fingerprint
+    Revoke {
+        #[arg(value_name = "FINGERPRINT")]
+        key: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say whether the configuration file is right, and if not, where
+    Check,
+    /// Show the configuration
+    Show {
+        /// With all defaults filled in
+        #[arg(long, required = true)]
+        effective: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_anywhere() {
+        let args = Args::try_parse_from(["icbd", "image", "list", "--json", "--socket", "/s"]).unwrap();
+        assert!(args.global.json && args.global.socket.is_some());
+    }
+
+    #[test]
+    fn names_are_checked_with_a_reason() {
+        let check = |line: &[&str], says: &str| {
+            let message = Args::try_parse_from(line).unwrap_err().to_string();
+            assert!(message.contains(says), "{message}");
+        };
+        check(&["icbd", "image", "publish", "a/b", "x"], "contains '/'");
+        check(&["icbd", "image", "publish", "..", "x"], "begin and end");
+        check(&["icbd", "image", "deploy", "debian-lab"], "write IMAGE@N");
+        check(&["icbd", "prefetch", "add", "debian-lab"], "--all");
+        check(&["icbd", "imag", "list"], "image");
+    }
+}

@@ -1,0 +1,105 @@
+//! The audit log: one JSON line for each change, with who asked for it, appended and never rewritten.
+//!
+//! It lies beside what it speaks of: in the repository, the store or the folder of trusted keys.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use crate::control::Peer;
+use crate::output;
+
+/// The audit log's name in its folder.
+const FILE_NAME: &str = "audit.jsonl";
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    pub time: String,
+    pub user: String,
+    pub uid: u32,
+    pub pid: i32,
+    /// The verb and what it was done to: `image publish debian-lab`.
+    pub what: String,
+    /// `done`, or why not.
+    pub result: String,
+}
+
+/// An open audit log.
+#[derive(Debug)]
+pub(crate) struct Audit {
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+impl Audit {
+    /// Opens the log in `folder`, which exists.
+    pub(crate) fn open(folder: &Path) -> anyhow::Result<Audit> {
+        let path = folder.join(FILE_NAME);
+        let file = OpenOptions::new().append(true).create(true).mode(0o640).open(&path);
+        let file = file.with_context(|| format!("cannot open the audit log {}", path.display()))?;
+        Ok(Audit { path, file: Mutex::new(file) })
+    }
+
+    /// Appends one change. A log that cannot be written is said loudly; the change has happened already.
+    pub(crate) fn record<T>(&self, peer: &Peer, what: &str, result: &anyhow::Result<T>) {
+        let result = result.as_ref().map_or_else(|error| format!("{error:#}"), |_| "done".to_owned());
+        tracing::info!(user = %peer.user, pid = peer.pid, what, result, "change");
+        let entry = Entry {
+            time: output::time(output::now()),
+            user: peer.user.clone(),
+            uid: peer.uid,
+            pid: peer.pid,
+            what: what.to_owned(),
+            result,
+        };
+        if let Err(error) = self.append(&entry) {
+            tracing::error!(path = %self.path.display(), %error, "cannot write the audit log");
+        }
+    }
+
+    fn append(&self, entry: &Entry) -> anyhow::Result<()> {
+        let mut line = serde_json::to_vec(entry)?;
+        line.push(b'\n');
+        let mut file = self.file.lock().expect("nobody panics with this lock");
+        // One write: lines of two processes do not mix.
+        file.write_all(&line)?;
+        file.sync_data()?;
+        Ok(())
+    }
+
+    /// The last changes, oldest first, at most `entries_max`.
+    pub(crate) fn last(&self, entries_max: usize) -> anyhow::Result<Vec<Entry>> {
+        let text = std::fs::read_to_string(&self.path)
+            .with_context(|| format!("cannot read the audit log {}", self.path.display()))?;
+        let mut entries: Vec<Entry> =
+            text.lines().rev().take(entries_max).filter_map(|line| serde_json::from_str(line).ok()).collect();
+        entries.reverse();
+        Ok(entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_kept_in_order_with_their_author() {
+        let dir = tempfile::tempdir().unwrap();
+        let peer = Peer { uid: 0, user: "root".into(), pid: 7 };
+        let audit = Audit::open(dir.path()).unwrap();
+        audit.record(&peer, "image publish a", &Ok(()));
+        audit.record::<()>(&peer, "image deploy a@9", &Err(anyhow::anyhow!("no such version")));
+        drop(audit);
+        let audit = Audit::open(dir.path()).unwrap();
+        audit.record(&peer, "image deploy a@1", &Ok(()));
+        let whats: Vec<_> = audit.last(2).unwrap().into_iter().map(|e| (e.what, e.result, e.user)).collect();
+        let line = |what: &str, result: &str| (what.to_owned(), result.to_owned(), "root".to_owned());
+        assert_eq!(whats, [line("image deploy a@9", "no such version"), line("image deploy a@1", "done")]);
+    }
+}

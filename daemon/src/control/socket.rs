@@ -1,0 +1,97 @@
+//! The socket's file: made with the right owner, a dead daemon's replaced, a live one's respected.
+
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use nix::unistd::{Gid, Group, Uid};
+
+use crate::failure::{Exit, Failure};
+
+/// Members of this group may control the daemon.
+const GROUP: &str = "icbd";
+/// The longest path that fits into a `sockaddr_un`.
+const PATH_BYTES_MAX: usize = 107;
+
+/// A listening socket, whose file goes when it is dropped.
+#[derive(Debug)]
+pub(super) struct BoundSocket {
+    path: PathBuf,
+}
+
+/// Listens at `path`.
+pub(super) fn bind(path: &Path) -> anyhow::Result<(UnixListener, BoundSocket)> {
+    let shown = path.display();
+    if path.as_os_str().len() > PATH_BYTES_MAX {
+        let message = format!("the socket's path {shown} is longer than {PATH_BYTES_MAX} bytes; pass a shorter --socket");
+        return Err(Failure::new(Exit::Usage, message).into());
+    }
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    remove_dead(path)?;
+    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen at {shown}"))?;
+    let socket = BoundSocket { path: path.to_owned() };
+    let group = Group::from_name(GROUP).ok().flatten().map_or(Gid::from_raw(0), |group| group.gid);
+    // Not root: the socket stays ours alone, which is as strict.
+    if Uid::effective().is_root() {
+        nix::unistd::chown(path, None, Some(group)).with_context(|| format!("cannot give {shown} to {GROUP}"))?;
+    }
+    let mode = std::fs::Permissions::from_mode(0o660);
+    std::fs::set_permissions(path, mode).with_context(|| format!("cannot set the mode of {shown}"))?;
+    listener.set_nonblocking(true)?;
+    Ok((listener, socket))
+}
+
+/// Removes the socket of a daemon that is gone; refuses where somebody answers, or where no socket is.
+fn remove_dead(path: &Path) -> anyhow::Result<()> {
+    let shown = path.display();
+    let Ok(metadata) = path.symlink_metadata() else { return Ok(()) };
+    if !metadata.file_type().is_socket() {
+        let message = format!("{shown} exists and is no socket; remove it or pass another --socket");
+        return Err(Failure::new(Exit::Refused, message).into());
+    }
+    if UnixStream::connect(path).is_ok() {
+        let message = format!("a daemon answers at {shown} already; stop it first, or pass another --socket");
+        return Err(Failure::new(Exit::Refused, message).into());
+    }
+    std::fs::remove_file(path).with_context(|| format!("cannot remove the dead socket {shown}"))
+}
+
+impl Drop for BoundSocket {
+    fn drop(&mut self) {
+        // Gone already, or the folder is: either way nobody connects any more.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/x.sock");
+        let (listener, socket) = bind(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o660);
+        assert!(bind(&path).unwrap_err().to_string().contains("answers at"));
+        drop(listener);
+        std::mem::forget(socket);
+        let (_listener, socket) = bind(&path).unwrap();
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn other_files_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "precious").unwrap();
+        assert!(bind(&path).unwrap_err().to_string().contains("no socket"));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        let long = dir.path().join("x".repeat(120));
+        assert!(bind(&long).unwrap_err().to_string().contains("shorter --socket"));
+    }
+}

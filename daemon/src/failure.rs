@@ -1,0 +1,90 @@
+//! How a command ends: the exit codes that scripts rely on, and an error that carries one.
+//!
+//! An error without a [`Failure`] in its chain ends with code 1.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The exit codes of `icbd`. Their meaning never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    Failed,
+    Usage,
+    Absent,
+    Refused,
+    Unreachable,
+    Verification,
+    Partly,
+    Interrupted,
+}
+
+impl Exit {
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Absent => 3,
+            Exit::Refused => 4,
+            Exit::Unreachable => 6,
+            Exit::Verification => 7,
+            Exit::Partly => 8,
+            Exit::Interrupted => 130,
+        }
+    }
+
+    /// The HTTP status with which the control plane reports such a failure.
+    pub fn status(self) -> http::StatusCode {
+        match self {
+            Exit::Usage => http::StatusCode::BAD_REQUEST,
+            Exit::Absent => http::StatusCode::NOT_FOUND,
+            Exit::Refused => http::StatusCode::CONFLICT,
+            Exit::Unreachable => http::StatusCode::BAD_GATEWAY,
+            Exit::Failed | Exit::Verification | Exit::Partly | Exit::Interrupted => {
+                http::StatusCode::INTERNAL_SERVER_ERROR
+            }
+        }
+    }
+}
+
+/// An error for people, with the exit code it means. Travels over the control socket as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub exit: Exit,
+    /// What failed, on what, why, and what to do.
+    pub message: String,
+}
+
+impl Failure {
+    pub fn new(exit: Exit, message: impl Into<String>) -> Failure {
+        Failure { exit, message: message.into() }
+    }
+
+    /// What `error` means for the command: the failure in its chain, or plain failure.
+    pub fn of(error: &anyhow::Error) -> Failure {
+        let exit = error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map_or(Exit::Failed, |f| f.exit);
+        Failure { exit, message: format!("{error:#}") }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn the_code_is_found_below_any_context() {
+        let error = Err::<(), _>(Failure::new(Exit::Absent, "no image")).context("cannot show").unwrap_err();
+        assert_eq!(Failure::of(&error), Failure::new(Exit::Absent, "cannot show: no image"));
+        assert_eq!(Failure::of(&anyhow::anyhow!("x")).exit.code(), 1);
+    }
+}

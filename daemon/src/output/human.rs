@@ -1,0 +1,82 @@
+//! Numbers as people read them.
+
+use icbd_image::Timestamp;
+
+/// `312 GiB`, `1.5 MiB`, `0 B`.
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut value = count as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        if value < 1000.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    // Three figures: enough to see a change, few enough to read.
+    if unit == "B" || value >= 99.95 { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
+}
+
+/// `61 %`: rounded down, so that 100 % means all of it.
+pub(crate) fn percent(part: u64, whole: u64) -> String {
+    let percent = if whole == 0 { 100 } else { u128::from(part) * 100 / u128::from(whole) };
+    format!("{percent} %")
+}
+
+/// `9 s`, `3 min`, `5 h`, `12 d`.
+pub(crate) fn seconds(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds / 60),
+        7200..=172_799 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86400),
+    }
+}
+
+/// A time in UTC, to the second: `2026-03-01 08:50:12Z`. Far-off times too, for they come from outside.
+pub(crate) fn time(at: Timestamp) -> String {
+    let (days, second) = (at.seconds.div_euclid(86400), at.seconds.rem_euclid(86400));
+    let (year, month, day) = date(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Year, month and day of a day counted from 1970-01-01 (Howard Hinnant's `civil_from_days`).
+fn date(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (year + era * 400 + i64::from(month <= 2), month, day)
+}
+
+/// Now, for records and file names.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from(std::time::SystemTime::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!([bytes(0), bytes(999), bytes(1000), bytes(212 << 20)], ["0 B", "999 B", "1.0 KiB", "212 MiB"]);
+        assert_eq!([bytes(1536 << 10), bytes(u64::MAX)], ["1.5 MiB", "16.0 EiB"]);
+        assert_eq!([percent(999, 1000), percent(0, 0), percent(u64::MAX, u64::MAX)], ["99 %", "100 %", "100 %"]);
+        assert_eq!([seconds(9), seconds(540), seconds(86400 * 12)], ["9 s", "9 min", "12 d"]);
+    }
+
+    #[test]
+    fn times_are_utc() {
+        let check = |seconds, expected: &str| assert_eq!(time(Timestamp { seconds, nanoseconds: 0 }), expected);
+        check(0, "1970-01-01 00:00:00Z");
+        check(1_767_225_599, "2025-12-31 23:59:59Z");
+        check(1_709_208_000, "2024-02-29 12:00:00Z");
+        check(-1, "1969-12-31 23:59:59Z");
+    }
+}

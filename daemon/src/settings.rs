@@ -1,0 +1,227 @@
+//! What is to be done, resolved in one step from the configuration file and the command line, which wins.
+//!
+//! Nothing else reads the configuration file or knows a default.
+
+mod check;
+mod file;
+mod quantity;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::args::{CacheArgs, GlobalArgs, MasterArgs};
+use crate::failure::{Exit, Failure};
+pub(crate) use file::{File, LogLevel, Role};
+
+/// Where the configuration is when `--config` names no other place.
+const CONFIG_PATH: &str = "/etc/icbd/icbd.toml";
+/// Where the daemons' control sockets are.
+const RUN_DIR: &str = "/run/icbd";
+
+/// What every command needs to know.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub json: bool,
+    pub quiet: bool,
+    /// The configuration file that was read, if there was one.
+    pub config: Option<PathBuf>,
+    /// What it says, without defaults.
+    pub file: File,
+    socket: Option<PathBuf>,
+}
+
+/// What a master needs to know.
+#[derive(Debug, Clone)]
+pub(crate) struct MasterSettings {
+    pub repo: PathBuf,
+    pub listen: Vec<SocketAddr>,
+    pub allow: Vec<IpNet>,
+    pub sign_key: Option<PathBuf>,
+    pub socket: PathBuf,
+}
+
+/// What a cache server needs to know.
+#[derive(Debug, Clone)]
+pub(crate) struct CacheSettings {
+    pub sources: Vec<String>,
+    pub store: PathBuf,
+    pub mount: PathBuf,
+    pub passthrough: bool,
+    pub offline_wait: Duration,
+    pub in_flight_bytes: u64,
+    pub trust_keys: Vec<PathBuf>,
+    pub trust_require: bool,
+    pub socket: PathBuf,
+}
+
+impl Settings {
+    /// Reads the configuration file that `global` names, or the default one if there is one.
+    pub(crate) fn resolve(global: &GlobalArgs) -> Result<Settings, Failure> {
+        let default = Path::new(CONFIG_PATH);
+        let config = global.config.clone().or_else(|| default.exists().then(|| default.into()));
+        let file = config.as_deref().map(read).transpose()?.unwrap_or_default();
+        Ok(Settings { json: global.json, quiet: global.quiet, config, file, socket: global.socket.clone() })
+    }
+
+    /// The control sockets to try, the likeliest first.
+    pub(crate) fn sockets(&self, likely: Role) -> Vec<PathBuf> {
+        if let Some(socket) = &self.socket {
+            return vec![socket.clone()];
+        }
+        match (self.file.role, likely) {
+            (Some(role), _) => vec![default_socket(role)],
+            (None, Role::Master) => vec![default_socket(Role::Master), default_socket(Role::Cache)],
+            (None, Role::Cache) => vec![default_socket(Role::Cache), default_socket(Role::Master)],
+        }
+    }
+
+    pub(crate) fn log_level(&self) -> LogLevel {
+        self.file.log.level.unwrap_or(LogLevel::Info)
+    }
+
+    /// The patterns of the files that hold trusted keys.
+    pub(crate) fn trust_keys(&self) -> Vec<PathBuf> {
+        self.file.clone().with_defaults().trust.keys.unwrap_or_default()
+    }
+
+    pub(crate) fn master(&self, args: &MasterArgs) -> Result<MasterSettings, Failure> {
+        self.expect_role(Role::Master)?;
+        let mut file = self.file.clone();
+        file.master.repo = args.repo.clone().or(file.master.repo);
+        file.master.listen = or_file(&args.listen, file.master.listen);
+        file.master.allow = or_file(&args.allow, file.master.allow);
+        let repo = require(file.master.repo, "--repo DIR", "master.repo")?;
+        let file = File { master: file::Master { repo: Some(repo.clone()), ..file.master }, ..file }.with_defaults();
+        Ok(MasterSettings {
+            repo,
+            listen: file.master.listen.unwrap_or_default(),
+            allow: file.master.allow.unwrap_or_default(),
+            sign_key: file.sign.key,
+            socket: self.socket.clone().unwrap_or_else(|| default_socket(Role::Master)),
+        })
+    }
+
+    pub(crate) fn cache(&self, args: &CacheArgs) -> Result<CacheSettings, Failure> {
+        self.expect_role(Role::Cache)?;
+        let named = self.file.source.iter().map(|source| source.url.clone()).collect();
+        let sources = if args.master.is_empty() { named } else { args.master.clone() };
+        if sources.is_empty() {
+            let message = "no source is named; pass --master http://HOST:7070 or add a [[source]] with a url \
+                to the configuration";
+            return Err(Failure::new(Exit::Usage, message));
+        }
+        let sources = sources.iter().map(|url| check_url(url)).collect::<Result<_, _>>()?;
+        let file = self.file.clone().with_defaults();
+        let path = |given: &Option<PathBuf>, named: Option<PathBuf>| given.clone().or(named).unwrap_or_default();
+        Ok(CacheSettings {
+            sources,
+            store: path(&args.store, file.store.path),
+            mount: path(&args.mount, file.mount.path),
+            passthrough: !args.no_passthrough,
+            offline_wait: file.mount.offline_wait.map(|span| span.0).unwrap_or_default(),
+            in_flight_bytes: file.memory.in_flight.map(|bytes| bytes.0).unwrap_or_default(),
+            trust_keys: file.trust.keys.unwrap_or_default(),
+            trust_require: file.trust.require.unwrap_or_default(),
+            socket: self.socket.clone().unwrap_or_else(|| default_socket(Role::Cache)),
+        })
+    }
+
+    fn expect_role(&self, role: Role) -> Result<(), Failure> {
+        match (self.file.role, &self.config) {
+            (Some(other), Some(path)) if other != role => {
+                let (ours, theirs) = (role.as_str(), other.as_str());
+                let message = format!("{} says role = {theirs:?}; run `icbd {theirs}`, or name another \
+                    file with --config to run a {ours}", path.display());
+                Err(Failure::new(Exit::Usage, message))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn default_socket(role: Role) -> PathBuf {
+    Path::new(RUN_DIR).join(role.as_str()).with_extension("sock")
+}
+
+fn or_file<T: Clone>(given: &[T], named: Option<Vec<T>>) -> Option<Vec<T>> {
+    if given.is_empty() { named } else { Some(given.to_vec()) }
+}
+
+fn require<T>(value: Option<T>, argument: &str, key: &str) -> Result<T, Failure> {
+    let message = || format!("{key} is not set; pass {argument} or set it in the configuration");
+    value.ok_or_else(|| Failure::new(Exit::Usage, message()))
+}
+
+/// Reads and checks the configuration file at `path`.
+fn read(path: &Path) -> Result<File, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let message = format!("cannot read the configuration {}: {error}", path.display());
+        Failure::new(Exit::Usage, message)
+    })?;
+    check::read(&text).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(|problem| format!("{}:{problem}", path.display())).collect();
+        Failure::new(Exit::Usage, lines.join("\n"))
+    })
+}
+
+/// Takes `url` as the address of a source: `http://HOST[:PORT]`.
+fn check_url(url: &str) -> Result<String, Failure> {
+    let refuse = |why: &str| {
+        let message = format!("source {url:?} {why}; write http://HOST:PORT, for example http://img.example:7070");
+        Err(Failure::new(Exit::Usage, message))
+    };
+    let Ok(uri) = url.parse::<http::Uri>() else { return refuse("is not a URL") };
+    match (uri.scheme_str(), uri.authority(), uri.path(), uri.query()) {
+        (Some("http"), Some(_), "/", None) => Ok(url.trim_end_matches('/').to_owned()),
+        (Some("http"), Some(_), _, _) => refuse("has a path"),
+        (Some("https"), ..) => refuse("asks for https, which this version does not speak"),
+        _ => refuse("does not begin with http://"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(text: &str) -> Settings {
+        let file = check::read(text).unwrap();
+        Settings { json: false, quiet: false, config: Some("x.toml".into()), file, socket: None }
+    }
+
+    #[test]
+    fn the_command_line_wins() {
+        let settings = settings("[[source]]\nurl = \"http://a:1\"\n[store]\npath = \"/s\"\n[mount]\noffline_wait = \"3s\"\n");
+        let plain = settings.cache(&CacheArgs::default()).unwrap();
+        assert_eq!((plain.sources, plain.store), (vec!["http://a:1".to_owned()], "/s".into()));
+        assert_eq!((plain.offline_wait, plain.mount), (Duration::from_secs(3), "/icbd".into()));
+        let args = CacheArgs { master: vec!["http://b:2/".into()], store: Some("/t".into()), ..CacheArgs::default() };
+        let given = settings.cache(&args).unwrap();
+        assert_eq!((given.sources, given.store), (vec!["http://b:2".to_owned()], "/t".into()));
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        let check = |settings: Settings, args: CacheArgs, says: &str| {
+            let failure = settings.cache(&args).unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage);
+            assert!(failure.message.contains(says), "{failure}");
+        };
+        check(settings(""), CacheArgs::default(), "pass --master");
+        check(settings("role = \"master\""), CacheArgs::default(), "run `icbd master`");
+        let from = |url: &str| CacheArgs { master: vec![url.into()], ..CacheArgs::default() };
+        check(settings(""), from("https://a"), "does not speak");
+        check(settings(""), from("img:7070"), "does not begin");
+        check(settings(""), from("http://a/files"), "has a path");
+        assert!(settings("").master(&MasterArgs::default()).unwrap_err().message.contains("--repo DIR"));
+    }
+
+    #[test]
+    fn the_role_says_which_socket() {
+        let names = |text: &str, likely| settings(text).sockets(likely);
+        assert_eq!(names("role = \"cache\"", Role::Master), [PathBuf::from("/run/icbd/cache.sock")]);
+        assert_eq!(names("", Role::Master)[0], PathBuf::from("/run/icbd/master.sock"));
+    }
+}

@@ -1,0 +1,171 @@
+//! Reads a configuration file's text and says what is wrong with it: line, key, reason, nearest word.
+
+use std::fmt;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::file::File;
+use crate::near;
+
+/// What this version reads, by section; the first are the keys outside any section.
+const KNOWN: &[(&str, &[&str])] = &[
+    ("", &["role", "source", "trust", "store", "mount", "memory", "master", "sign", "log"]),
+    ("source", &["url"]),
+    ("trust", &["keys", "require"]),
+    ("store", &["path"]),
+    ("mount", &["path", "offline_wait"]),
+    ("memory", &["in_flight"]),
+    ("master", &["repo", "listen", "allow"]),
+    ("sign", &["key"]),
+    ("log", &["level"]),
+];
+
+/// What the documentation of icbd names and this version cannot do yet: silence would be a broken promise.
+const LATER: &[(&str, &[&str])] = &[
+    ("", &["window", "network", "export", "clone", "retain"]),
+    ("source", &["limit"]),
+    ("store", &["quota", "min_free", "seal_when"]),
+    ("log", &["audit_keep", "boots_keep"]),
+];
+
+/// One thing that is wrong with a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// Counted from 1.
+    pub line: usize,
+    /// What is wrong with which key, and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.line, self.message)
+    }
+}
+
+/// The file that `text` is, or everything that is wrong with it.
+pub(crate) fn read(text: &str) -> Result<File, Vec<Problem>> {
+    let document = DeTable::parse(text).map_err(|error| vec![syntax(text, &error)])?;
+    let mut problems = Vec::new();
+    unknown_keys(text, "", document.get_ref(), &mut problems);
+    if !problems.is_empty() {
+        problems.sort_by_key(|problem| problem.line);
+        return Err(problems);
+    }
+    toml::from_str(text).map_err(|error| vec![value(text, document.get_ref(), &error)])
+}
+
+fn keys_of(table: &'static [(&str, &[&str])], section: &str) -> &'static [&'static str] {
+    table.iter().find(|(name, _)| *name == section).map_or(&[], |(_, keys)| keys)
+}
+
+fn unknown_keys(text: &str, section: &str, table: &DeTable<'_>, problems: &mut Vec<Problem>) {
+    for (key, value) in table {
+        let name: &str = key.get_ref();
+        let line = line_of(text, key.span().start);
+        let place = if section.is_empty() { String::new() } else { format!(" in [{section}]") };
+        if keys_of(LATER, section).contains(&name) {
+            let message = format!("{name:?}{place} is not supported by this version of icbd; remove it");
+            problems.push(Problem { line, message });
+        } else if !keys_of(KNOWN, section).contains(&name) {
+            let hint = near::hint(name, keys_of(KNOWN, section).iter().copied());
+            problems.push(Problem { line, message: format!("unknown key {name:?}{place}{hint}") });
+        } else if section.is_empty() {
+            for table in tables(value) {
+                unknown_keys(text, name, table, problems);
+            }
+        }
+    }
+}
+
+/// The tables that a section's value is: one, or for `[[section]]` several.
+fn tables<'a, 'i>(value: &'a Spanned<DeValue<'i>>) -> Vec<&'a DeTable<'i>> {
+    match value.get_ref() {
+        DeValue::Table(table) => vec![table],
+        DeValue::Array(items) => items.iter().flat_map(tables).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn syntax(text: &str, error: &toml::de::Error) -> Problem {
+    let line = line_of(text, error.span().map_or(0, |span| span.start));
+    Problem { line, message: format!("not TOML: {}", error.message().trim()) }
+}
+
+fn value(text: &str, document: &DeTable<'_>, error: &toml::de::Error) -> Problem {
+    let at = error.span().map_or(0, |span| span.start);
+    let key = key_at(document, at).map_or(String::new(), |key| format!("{key}: "));
+    Problem { line: line_of(text, at), message: format!("{key}{}", error.message().trim()) }
+}
+
+/// The key, with its section, whose value byte `at` is part of.
+fn key_at(document: &DeTable<'_>, at: usize) -> Option<String> {
+    for (section, value) in document {
+        let section: &str = section.get_ref();
+        for table in tables(value) {
+            if let Some((key, _)) = table.iter().find(|(_, value)| value.span().contains(&at)) {
+                return Some(format!("{section}.{}", key.get_ref()));
+            }
+        }
+        if value.span().contains(&at) {
+            return Some(section.to_owned());
+        }
+    }
+    None
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> Vec<String> {
+        read(text).unwrap_err().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_problem_names_line_key_and_remedy() {
+        let check = |text: &str, says: &[&str]| assert_eq!(problems(text), says, "{text}");
+        check("[master]\nlisen = []\n", &["2: unknown key \"lisen\" in [master]; did you mean \"listen\"?"]);
+        check("role = \"cache\"\n[windows]\n", &["2: unknown key \"windows\""]);
+        check("[window]\nhours = \"\"\n", &["1: \"window\" is not supported by this version of icbd; remove it"]);
+        check("[store]\npath = \"/x\"\nquota = \"80%\"\n", &[
+            "3: \"quota\" in [store] is not supported by this version of icbd; remove it",
+        ]);
+        check("[mount]\noffline_wait = \"soon\"\n", &[
+            "2: mount.offline_wait: \"soon\" is not a length of time such as \"120s\" or \"5m\" (ms, s, m, h or d)",
+        ]);
+        check("[[source]]\nurl = \"http://a\"\n[[source]]\nur = \"\"\nx = 1\n", &[
+            "4: unknown key \"ur\" in [source]; did you mean \"url\"?",
+            "5: unknown key \"x\" in [source]",
+        ]);
+    }
+
+    #[test]
+    fn other_errors_name_the_line() {
+        assert!(problems("role = \n")[0].starts_with("1: not TOML: "));
+        assert!(problems("\nrole = \"boss\"\n")[0].starts_with("2: role: unknown variant `boss`"));
+        assert!(problems("[master]\nallow = [\"10.0.0.0/99\"]\n")[0].starts_with("2: master.allow: "));
+        assert!(problems("[[source]]\n")[0].contains("missing field `url`"));
+    }
+
+    #[test]
+    fn everything_known_is_read() {
+        let text = toml::to_string(&File::default().with_defaults()).unwrap();
+        let mut file = read(&text).unwrap();
+        assert_eq!(file, File::default().with_defaults());
+        let all = "role = \"cache\"\nsource = [{ url = \"http://a\" }]\nsign = { key = \"/k\" }\n";
+        file = read(all).unwrap();
+        assert_eq!(file.source[0].url, "http://a");
+        for (section, keys) in KNOWN.iter().filter(|(section, _)| !section.is_empty()) {
+            for key in *keys {
+                let message = problems(&format!("[{section}]\n{key} = {{ x = 1, x = 2 }}\n")).join("");
+                assert!(!message.contains("unknown key"), "{section}.{key}: {message}");
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The configuration file's shape: what [`File`] can hold is what this version supports.
+//!
+//! Every value is optional here; [`File::with_defaults`] is the one place that knows the defaults.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::quantity::{ByteCount, Span};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Role {
+    Master,
+    Cache,
+}
+
+impl Role {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Role::Master => "master",
+            Role::Cache => "cache",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// `icbd.toml`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct File {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    pub source: Vec<Source>,
+    pub trust: Trust,
+    pub store: Store,
+    pub mount: Mount,
+    pub memory: Memory,
+    pub master: Master,
+    pub sign: Sign,
+    pub log: Log,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Source {
+    pub url: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Trust {
+    pub keys: Option<Vec<PathBuf>>,
+    pub require: Option<bool>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Store {
+    pub path: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Mount {
+    pub path: Option<PathBuf>,
+    pub offline_wait: Option<Span>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Memory {
+    pub in_flight: Option<ByteCount>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Master {
+    pub repo: Option<PathBuf>,
+    pub listen: Option<Vec<SocketAddr>>,
+    pub allow: Option<Vec<IpNet>>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Sign {
+    pub key: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Log {
+    pub level: Option<LogLevel>,
+}
+
+/// The default of `mount.offline_wait`: long enough for a master's restart, short enough for a person to wait.
+const OFFLINE_WAIT: Duration = Duration::from_secs(120);
+/// The default of `memory.in_flight`.
+const IN_FLIGHT_BYTES: u64 = 64 << 20;
+const LISTEN_PORT: u16 = 7070;
+
+impl File {
+    /// The file with every value that has a default.
+    pub(crate) fn with_defaults(mut self) -> File {
+        let or = |value: &mut Option<PathBuf>, default: &str| {
+            value.get_or_insert_with(|| default.into());
+        };
+        self.trust.keys.get_or_insert_with(|| vec!["/etc/icbd/trusted/*.pub".into()]);
+        self.trust.require.get_or_insert(false);
+        or(&mut self.store.path, "/var/lib/icbd");
+        or(&mut self.mount.path, "/icbd");
+        self.mount.offline_wait.get_or_insert(Span(OFFLINE_WAIT));
+        self.memory.in_flight.get_or_insert(ByteCount(IN_FLIGHT_BYTES));
+        or(&mut self.master.repo, "/srv/icbd");
+        self.master.listen.get_or_insert_with(|| vec![([127, 0, 0, 1], LISTEN_PORT).into()]);
+        self.master.allow.get_or_insert_default();
+        self.log.level.get_or_insert(LogLevel::Info);
+        self
+    }
+}
