@@ -73,9 +73,9 @@ impl Sections {
         if format != FORMAT {
             return Err(HeadError::Format(format));
         }
-        let [node_count, entry_count, xattr_count, hash_count, text_bytes, reserved] =
-            [next()?, next()?, next()?, next()?, next()?, next()?];
-        if reserved != 0 {
+        let [node_count, entry_count, xattr_count, hash_count, text_bytes, reserved, also_reserved] =
+            [next()?, next()?, next()?, next()?, next()?, next()?, next()?];
+        if (reserved, also_reserved) != (0, 0) {
             return Err(HeadError::Damaged("a reserved field is not zero"));
         }
         if node_count > FileIndex::MAX {
