@@ -13,6 +13,7 @@ mod master;
 mod program;
 
 mod content;
+mod kernel;
 mod random;
 mod tree;
 mod volume;
@@ -28,6 +29,7 @@ pub use content::{MIB, block_of, fill, pattern, write_sparse};
 pub use daemon::Daemon;
 pub use debian::{BOOT_DEADLINE, debian_image, touched_blocks};
 pub use http::{Answer, get, get_with};
+pub use kernel::{Handle, read_mapped};
 pub use lab::Lab;
 pub use master::Master;
 pub use program::{Output, icbd, icbd_path, run_bounded};

@@ -58,6 +58,8 @@ struct State {
     /// Only requests whose path contains this suffer.
     filter: String,
     requests: Vec<String>,
+    /// A path and the body that is answered instead of the master's.
+    replaced: Option<(String, Vec<u8>)>,
     /// Of requests that stall now.
     stalled: usize,
     is_over: bool,
@@ -72,6 +74,7 @@ impl Proxy {
             fault: Fault::None,
             filter: String::new(),
             requests: Vec::new(),
+            replaced: None,
             stalled: 0,
             is_over: false,
         };
@@ -102,6 +105,11 @@ impl Proxy {
     /// From now on another server is behind it.
     pub fn set_upstream(&self, upstream: SocketAddr) {
         self.shared.update(|state| state.upstream = upstream);
+    }
+
+    /// From now on a request for exactly `path` is answered with `body`.
+    pub fn replace(&self, path: &str, body: Vec<u8>) {
+        self.shared.update(|state| state.replaced = Some((path.to_owned(), body)));
     }
 
     /// The paths of all requests so far.
@@ -170,12 +178,16 @@ fn serve(stream: TcpStream, shared: &Shared) -> Result<()> {
     let line = read_line(&mut reader)?;
     let path = line.split(' ').nth(1).context("not a request line")?.to_owned();
     let headers = read_headers(&mut reader)?;
-    let (upstream, fault) = {
+    let (upstream, fault, replaced) = {
         let mut state = shared.lock();
         state.requests.push(path.clone());
         let suffers = path.contains(&state.filter);
-        (state.upstream, if suffers { state.fault } else { Fault::None })
+        let replaced = state.replaced.as_ref().filter(|(of, _)| *of == path).map(|(_, body)| body.clone());
+        (state.upstream, if suffers { state.fault } else { Fault::None }, replaced)
     };
+    if let Some(body) = replaced {
+        return reply(&stream, "200 OK", "application/json", &body);
+    }
     match fault {
         Fault::Refuse => return Ok(stream.shutdown(Shutdown::Both)?),
         Fault::Stall => shared.stall(&path, fault),

@@ -1,0 +1,112 @@
+//! Reads that wait for a master that does not answer.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use icbd_tests::{CacheServer, CacheSettings, Fault, Lab, MIB, Master, Proxy, fill, pattern};
+
+const STUCK: u64 = 200;
+/// What must not wait takes far less than this even on a busy machine, and what waits takes for ever.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// 200 stuck misses in one image delay neither a resident read nor a lookup in another, and the status says at once
+/// which file and block they wait for.
+#[test]
+fn stuck_misses_delay_nobody_else() -> Result<()> {
+    let lab = Lab::new()?;
+    let (slow, fast, repo) = (lab.folder("slow")?, lab.folder("fast")?, lab.path("repo"));
+    fill(&slow.join("disk.raw"), 1, 256 * MIB)?;
+    fill(&fast.join("file"), 2, MIB)?;
+    fs::write(fast.join("other"), "x")?;
+    Master::publish_offline(&repo, "slow", &slow, &[])?;
+    Master::publish_offline(&repo, "fast", &fast, &[])?;
+    let master = Master::start(&lab, &repo)?;
+    let proxy = Proxy::start(master.address())?;
+    let cache = CacheServer::start(&lab, &proxy.url())?;
+    ensure!(fs::read(cache.path("fast/1/file"))? == pattern(2, 0, MIB as usize), "wrong bytes");
+    let stuck = File::open(cache.path("slow/1/disk.raw"))?;
+    stuck.read_exact_at(&mut [0; 1], 255 * MIB).context("the first page of hashes")?;
+    stuck.read_exact_at(&mut [0; 1], 0)?;
+    proxy.set(Fault::Stall, "/blocks/");
+    cache.daemon.allow_log("waiting");
+
+    std::thread::scope(|scope| -> Result<()> {
+        let readers: Vec<_> = (0..STUCK)
+            .map(|reader| {
+                let stuck = &stuck;
+                scope.spawn(move || -> Result<()> {
+                    let offset = (1 + reader) * MIB + 3;
+                    let mut bytes = [0; 100];
+                    stuck.read_exact_at(&mut bytes, offset)?;
+                    ensure!(bytes[..] == pattern(1, offset, 100), "wrong bytes at {offset}");
+                    Ok(())
+                })
+            })
+            .collect();
+        let checks = (|| -> Result<()> {
+            proxy.wait_stalled(1);
+            let status = cache.wait_status("200 waiting reads", |status| {
+                status["waiting"].as_array().is_some_and(|waiting| waiting.len() as u64 >= STUCK / 2)
+            })?;
+            let first = status["waiting"][0].to_string();
+            ensure!(first.contains("slow@1") && first.contains("disk.raw") && first.contains("block"), "{first}");
+            at_once("a resident read", || {
+                let mut bytes = vec![0; 70_000];
+                File::open(cache.path("fast/1/file"))?.read_exact_at(&mut bytes, 12_345)?;
+                ensure!(bytes == pattern(2, 12_345, 70_000), "wrong bytes");
+                Ok(())
+            })?;
+            at_once("a lookup", || Ok(drop(fs::metadata(cache.path("fast/1/other"))?)))?;
+            at_once("a listing", || Ok(drop(fs::read_dir(cache.path("slow/1"))?)))?;
+            at_once("the status", || Ok(drop(cache.command(&["status"])?.ok()?)))
+        })();
+        proxy.set(Fault::None, "");
+        for reader in readers {
+            reader.join().expect("readers return their failures")?;
+        }
+        checks
+    })
+}
+
+/// A demanded block that no source can give waits `offline_wait`, then the read fails; meanwhile the log and the
+/// status name file and block. What is resident stays readable.
+#[test]
+fn a_read_without_a_source_waits_and_then_fails() -> Result<()> {
+    let lab = Lab::new()?;
+    let (tree, repo) = (lab.folder("tree")?, lab.path("repo"));
+    fill(&tree.join("disk.raw"), 1, 8 * MIB)?;
+    Master::publish_offline(&repo, "lab", &tree, &["--deploy"])?;
+    let mut master = Master::start(&lab, &repo)?;
+    let settings = CacheSettings { config: "[mount]\noffline_wait = \"1500ms\"\n".to_owned(), ..Default::default() };
+    let cache = CacheServer::start_with(&lab, &[&master.url()], &settings)?;
+    for words in ["offline", "waiting", "unreachable", "disk.raw"] {
+        cache.daemon.allow_log(words);
+    }
+    let file = File::open(cache.path("lab/1/disk.raw"))?;
+    let mut bytes = [0; 10];
+    file.read_exact_at(&mut bytes, 70_000)?;
+    master.daemon.stop()?;
+
+    let started = Instant::now();
+    let error = file.read_exact_at(&mut bytes, 7 * MIB).expect_err("no source has the block");
+    let waited = started.elapsed();
+    assert_eq!(error.raw_os_error(), Some(nix::libc::EIO), "{error}");
+    ensure!(waited >= Duration::from_millis(1400), "it gave up after {waited:?}");
+    ensure!(waited < Duration::from_secs(20), "it gave up only after {waited:?}");
+    file.read_exact_at(&mut bytes, 70_000).context("a resident block")?;
+    ensure!(bytes[..] == pattern(1, 70_000, 10), "wrong bytes");
+    let log = cache.daemon.log();
+    ensure!(log.contains("disk.raw"), "the log does not name the file:\n{log}");
+    Ok(())
+}
+
+fn at_once(what: &str, act: impl FnOnce() -> Result<()>) -> Result<()> {
+    let started = Instant::now();
+    act().with_context(|| what.to_owned())?;
+    let took = started.elapsed();
+    println!("{what}: {took:?}");
+    ensure!(took < AT_ONCE, "{what} took {took:?}");
+    Ok(())
+}
