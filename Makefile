@@ -1,0 +1,45 @@
+# Everything a developer or a user of the source runs; `make help` lists it.
+# Needs Rust, and root for whatever mounts or installs packages.
+
+CARGO ?= cargo
+# Tests use the dev profile: it has the assertions, and its dependencies are optimised.
+BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
+LAB_IMAGE := target/lab/image
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test gate format lint packages image clean
+
+help: ## what there is
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+build: packages ## the program, target/release/icbd
+	$(CARGO) build --release --locked -p icbd-daemon
+
+demo: packages image ## boots a real Debian image from a cache's mount, cold and warm, and says how it went
+	$(CARGO) build --locked -p icbd-daemon -p icbd-tests
+	$(BUILT)/icbd-demo
+
+test: packages image ## every test
+	$(CARGO) build --locked -p icbd-daemon
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		$(CARGO) nextest run --locked --workspace --no-fail-fast && $(CARGO) test --locked --workspace --doc --quiet; \
+	else \
+		$(CARGO) test --locked --workspace --no-fail-fast; \
+	fi
+
+gate: format lint test ## what CI runs
+
+format: ## whether the source is formatted
+	$(CARGO) fmt --all --check
+
+lint: packages ## clippy, where a warning is an error
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+packages: ## installs the Debian packages that are missing
+	@tests/lab/packages.sh
+
+image: packages ## builds the Debian images that tests and demo boot, unless they are there
+	@tests/lab/build-image.sh $(LAB_IMAGE)
+
+clean: ## removes what was built
+	$(CARGO) clean
