@@ -1,1 +1,23 @@
+//! The read-only tree as FUSE shows it.
+//!
+//! `tree` says what is where, from the cache's view and the versions' heads; `edge` is the only part
+//! that speaks FUSE; `modes` decides how a file is opened; `mountpoint` mounts. A mount outlives its
+//! daemon: its descriptors and the open table form a [`Handover`] that a [`keeper`] (or systemd)
+//! holds, and [`mount`] adopts a mount that is live already.
+//!
+//! The daemon never opens a path under its own mount: it would wait for itself.
 
+mod errno;
+mod error;
+mod handover;
+pub mod keeper;
+mod modes;
+mod mountinfo;
+mod mountpoint;
+mod table;
+mod tree;
+
+pub use error::FsError;
+pub use handover::Handover;
+pub use modes::OpenHandles;
+pub use mountpoint::Unmounted;
