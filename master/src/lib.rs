@@ -1,1 +1,29 @@
+//! The master's repository: it publishes trees as versions, and it is the authority over which
+//! versions there are and which of them is deployed.
+//!
+//! A [`Repository`] is a directory that one process owns. It stores every version as a plain tree
+//! of files, byte for byte the publisher's, beside the manifest that describes it (FORMAT.md,
+//! "Repository on disk"). A version is whole or absent: the commit to the catalogue is the one
+//! moment at which it comes into being. What is read for somebody else is checked against the
+//! manifest first, so a stored file that was altered is noticed and never served.
+//!
+//! This crate knows nothing of sockets or async: its calls block, from any number of threads, and
+//! the daemon composes serving from them. It removes only what an interrupted publish of its own
+//! left behind, never a version.
 
+mod attributes;
+mod catalog;
+mod error;
+mod layout;
+mod publish;
+mod recover;
+mod repository;
+mod serve;
+mod tree;
+mod verify;
+
+pub use error::MasterError;
+pub use publish::{Phase, Progress, PublishRequest, Published, Skipped, SkippedKind};
+pub use repository::{Clock, Repository, Settings};
+pub use serve::{BlockReader, FileRead};
+pub use verify::{Fault, FaultKind, VerifyProgress, VerifyReport};

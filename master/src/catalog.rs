@@ -1,0 +1,243 @@
+//! The catalogue: which images and versions there are, in SQLite. A version exists when it is in here.
+//!
+//! Every change is one transaction, durable when it returns. The rest of the crate reads the
+//! listing that [`Catalogue::listing`] makes of it and never the tables.
+
+use std::path::{Path, PathBuf};
+
+use icbd_image::{
+    ImageName, ImageRecord, Listing, RepositoryId, Serial, SignedStatement, Timestamp, VersionId, VersionNumber,
+    VersionRecord, VersionState,
+};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use crate::MasterError;
+
+/// One step for each format; `PRAGMA user_version` counts the steps taken.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE repository (
+        only INTEGER PRIMARY KEY CHECK (only = 1),
+        uuid BLOB NOT NULL,
+        last_serial INTEGER
+    ) STRICT;
+    CREATE TABLE images (
+        name TEXT PRIMARY KEY,
+        serial INTEGER NOT NULL UNIQUE,
+        changed_seconds INTEGER NOT NULL,
+        changed_nanoseconds INTEGER NOT NULL,
+        deployed INTEGER,
+        last_number INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE versions (
+        image TEXT NOT NULL REFERENCES images (name),
+        number INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        data_bytes INTEGER NOT NULL,
+        note TEXT NOT NULL,
+        statement BLOB NOT NULL,
+        damage TEXT,
+        PRIMARY KEY (image, number)
+    ) STRICT;
+"];
+
+/// The open catalogue of one repository.
+#[derive(Debug)]
+pub(crate) struct Catalogue {
+    db: Connection,
+    path: PathBuf,
+}
+
+/// A version that is about to come into being.
+#[derive(Debug)]
+pub(crate) struct NewVersion<'a> {
+    pub(crate) record: &'a VersionRecord,
+    /// The serial of its image, which may be new too.
+    pub(crate) image_serial: Serial,
+    pub(crate) deploy: bool,
+}
+
+impl Catalogue {
+    /// Opens the catalogue, bringing an older (or empty) one to our format; a new one gets the id `fresh`.
+    pub(crate) fn open(path: &Path, fresh: RepositoryId) -> Result<Catalogue, MasterError> {
+        let failed = |source| MasterError::Catalogue { path: path.to_owned(), source };
+        let mut db = Connection::open(path).map_err(failed)?;
+        let found = prepare(&mut db, fresh).map_err(failed)?;
+        if found > MIGRATIONS.len() as u32 {
+            let repository = path.parent().unwrap_or(path).to_owned();
+            return Err(MasterError::Newer { path: repository, found, ours: MIGRATIONS.len() as u32 });
+        }
+        Ok(Catalogue { db, path: path.to_owned() })
+    }
+
+    /// Everything in the catalogue, and what is known to be wrong with which version.
+    pub(crate) fn listing(&self) -> Result<(Listing, Vec<(VersionId, String)>), MasterError> {
+        let (uuid, images, versions) = self.read_tables().map_err(|source| self.failed(source))?;
+        let repository = RepositoryId::from_bytes(uuid);
+        let mut listing = Listing { repository, images };
+        let mut damages = Vec::new();
+        for (image, number, record, damage) in versions {
+            let said = record.statement.statement();
+            if said.repository != repository || said.image.as_str() != image || said.number.get() != number {
+                return Err(self.damaged(format!("{image}@{number} carries the statement of {}", said.version())));
+            }
+            damages.extend(damage.map(|damage| (said.version(), damage)));
+            let at = listing.images.binary_search_by(|record| record.name.as_str().cmp(&image));
+            let at = at.map_err(|_| self.damaged(format!("{image}@{number} belongs to no image")))?;
+            listing.images[at].versions.push(record);
+        }
+        Ok((listing, damages))
+    }
+
+    /// The last number that image `image` gave, and the last serial of all.
+    pub(crate) fn last(&self, image: &ImageName) -> Result<(Option<VersionNumber>, Option<Serial>), MasterError> {
+        let number = "SELECT last_number FROM images WHERE name = ?1";
+        let number = self.db.query_row(number, [image.as_str()], |row| row.get(0)).optional();
+        let number: Option<u32> = number.map_err(|source| self.failed(source))?;
+        let serial = self.db.query_row("SELECT last_serial FROM repository", [], |row| row.get(0));
+        let serial: Option<i64> = serial.map_err(|source| self.failed(source))?;
+        let serial = serial.and_then(|serial| Serial::new(serial as u64));
+        Ok((number.and_then(VersionNumber::new), serial))
+    }
+
+    /// Brings a version into being: the one moment that decides whether it was published.
+    pub(crate) fn add(&mut self, new: &NewVersion<'_>) -> Result<(), MasterError> {
+        let record = new.record;
+        let said = record.statement.statement();
+        self.change(|tx| {
+            tx.execute("UPDATE repository SET last_serial = ?1", [said.serial.get() as i64])?;
+            tx.execute(
+                "INSERT INTO images VALUES (?1, ?2, ?3, ?4, NULL, ?5) ON CONFLICT (name) DO UPDATE SET last_number = ?5",
+                params![
+                    said.image.as_str(),
+                    new.image_serial.get() as i64,
+                    said.time.seconds,
+                    said.time.nanoseconds,
+                    said.number.get()
+                ],
+            )?;
+            tx.execute(
+                "INSERT INTO versions VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL)",
+                params![
+                    said.image.as_str(),
+                    said.number.get(),
+                    VersionState::Ready.to_string(),
+                    record.data_bytes as i64,
+                    record.note,
+                    record.statement.encode()
+                ],
+            )?;
+            touch(tx, &said.image, said.time)?;
+            if new.deploy { deploy(tx, &said.version()) } else { Ok(()) }
+        })
+    }
+
+    pub(crate) fn deploy(&mut self, version: &VersionId, now: Timestamp) -> Result<(), MasterError> {
+        self.change(|tx| {
+            touch(tx, &version.image, now)?;
+            deploy(tx, version)
+        })
+    }
+
+    /// Remembers what is wrong with a version; `None` when it was found whole.
+    pub(crate) fn set_damage(&mut self, version: &VersionId, damage: Option<&str>) -> Result<(), MasterError> {
+        let sql = "UPDATE versions SET damage = ?3 WHERE image = ?1 AND number = ?2";
+        self.change(|tx| tx.execute(sql, params![version.image.as_str(), version.number.get(), damage]).map(|_| ()))
+    }
+
+    fn change(&mut self, make: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>) -> Result<(), MasterError> {
+        let run = || {
+            let tx = self.db.transaction()?;
+            make(&tx)?;
+            tx.commit()
+        };
+        run().map_err(|source| MasterError::Catalogue { path: self.path.clone(), source })
+    }
+
+    #[expect(clippy::type_complexity, reason = "the rows of three tables, used in one place")]
+    fn read_tables(
+        &self,
+    ) -> rusqlite::Result<([u8; 16], Vec<ImageRecord>, Vec<(String, u32, VersionRecord, Option<String>)>)> {
+        let uuid = self.db.query_row("SELECT uuid FROM repository", [], |row| row.get(0))?;
+        let images = "SELECT name, serial, changed_seconds, changed_nanoseconds, deployed FROM images ORDER BY name";
+        let images = self.db.prepare(images)?.query_map([], image_record)?.collect::<Result<_, _>>()?;
+        let versions =
+            "SELECT image, number, state, data_bytes, note, statement, damage FROM versions ORDER BY image, number";
+        let mut versions = self.db.prepare(versions)?;
+        let versions =
+            versions.query_map([], |row| Ok((row.get(0)?, row.get(1)?, version_record(row)?, row.get(6)?)))?;
+        Ok((uuid, images, versions.collect::<Result<_, _>>()?))
+    }
+
+    fn failed(&self, source: rusqlite::Error) -> MasterError {
+        MasterError::Catalogue { path: self.path.clone(), source }
+    }
+
+    fn damaged(&self, what: String) -> MasterError {
+        MasterError::CatalogueDamaged { path: self.path.clone(), what }
+    }
+}
+
+/// Settings and migrations; the format that was found, which may be newer than ours.
+fn prepare(db: &mut Connection, fresh: RepositoryId) -> rusqlite::Result<u32> {
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    // In WAL mode only FULL makes a commit durable before it returns.
+    db.pragma_update(None, "synchronous", "FULL")?;
+    db.pragma_update(None, "foreign_keys", true)?;
+    let tx = db.transaction()?;
+    let found: u32 = tx.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    for migration in MIGRATIONS.iter().skip(found as usize) {
+        tx.execute_batch(migration)?;
+    }
+    if found == 0 {
+        tx.execute("INSERT INTO repository VALUES (1, ?1, NULL)", [fresh.as_bytes().as_slice()])?;
+    }
+    if (found as usize) < MIGRATIONS.len() {
+        tx.pragma_update(None, "user_version", MIGRATIONS.len() as u32)?;
+    }
+    tx.commit()?;
+    Ok(found)
+}
+
+/// An image's time never runs backwards, whatever the clock does.
+fn touch(tx: &Transaction<'_>, image: &ImageName, now: Timestamp) -> rusqlite::Result<()> {
+    let sql = "UPDATE images SET changed_seconds = ?2, changed_nanoseconds = ?3
+               WHERE name = ?1 AND (changed_seconds, changed_nanoseconds) < (?2, ?3)";
+    tx.execute(sql, params![image.as_str(), now.seconds, now.nanoseconds]).map(|_| ())
+}
+
+/// Makes `version` the deployed one; the one that was deployed stays ready, as the fallback.
+fn deploy(tx: &Transaction<'_>, version: &VersionId) -> rusqlite::Result<()> {
+    let (image, number) = (version.image.as_str(), version.number.get());
+    let [ready, deployed] = [VersionState::Ready, VersionState::Deployed].map(|state| state.to_string());
+    tx.execute("UPDATE versions SET state = ?2 WHERE image = ?1 AND state = ?3", params![image, ready, deployed])?;
+    tx.execute("UPDATE versions SET state = ?3 WHERE image = ?1 AND number = ?2", params![image, number, deployed])?;
+    tx.execute("UPDATE images SET deployed = ?2 WHERE name = ?1", params![image, number]).map(|_| ())
+}
+
+fn image_record(row: &rusqlite::Row<'_>) -> rusqlite::Result<ImageRecord> {
+    let (name, serial, deployed): (String, i64, Option<u32>) = (row.get(0)?, row.get(1)?, row.get(4)?);
+    Ok(ImageRecord {
+        name: name.parse().map_err(|error| invalid(0, error))?,
+        serial: Serial::try_from(serial as u64).map_err(|error| invalid(1, error))?,
+        changed: Timestamp { seconds: row.get(2)?, nanoseconds: row.get(3)? },
+        deployed: deployed.and_then(VersionNumber::new),
+        versions: Vec::new(),
+    })
+}
+
+fn version_record(row: &rusqlite::Row<'_>) -> rusqlite::Result<VersionRecord> {
+    let (state, statement): (String, Vec<u8>) = (row.get(2)?, row.get(5)?);
+    let states = [VersionState::Ready, VersionState::Deployed, VersionState::Retiring, VersionState::Archived];
+    let known = states.into_iter().find(|known| known.to_string() == state);
+    Ok(VersionRecord {
+        state: known.ok_or_else(|| invalid(2, format!("{state:?} is no state of a version")))?,
+        data_bytes: row.get::<_, i64>(3)? as u64,
+        note: row.get(4)?,
+        statement: SignedStatement::decode(&statement).map_err(|error| invalid(5, error))?,
+    })
+}
+
+/// A value that SQLite holds and we cannot take.
+fn invalid(column: usize, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Null, error.into())
+}

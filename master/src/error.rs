@@ -1,0 +1,150 @@
+//! Everything that can go wrong in a repository, in words for the person who must mend it.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use icbd_image::{FileIndex, HeadError, ImageName, PageError, Root, StatementError, VersionId, VersionState};
+
+/// Why a repository refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum MasterError {
+    #[error("repository {} is in use by process {}; stop it, or publish through it", path.display(), pid.map_or("(unknown)".to_owned(), |pid| pid.to_string()))]
+    Locked { path: PathBuf, pid: Option<u32> },
+    #[error("{} is not a repository; check the path, or publish into it once to create it", .0.display())]
+    NotARepository(PathBuf),
+    #[error("{} holds other files; a new repository needs an empty directory or one that does not exist", .0.display())]
+    NotEmpty(PathBuf),
+    #[error("repository {} has lost its catalogue, catalog.db, and still holds versions; restore catalog.db from a backup", .0.display())]
+    CatalogueMissing(PathBuf),
+    #[error("repository {} was made by a newer icbd (catalogue format {found}, this icbd knows {ours}); upgrade icbd", path.display())]
+    Newer { path: PathBuf, found: u32, ours: u32 },
+    #[error("the catalogue {} failed: {source}; if it is damaged, restore it from a backup (the versions are not touched)", path.display())]
+    Catalogue { path: PathBuf, source: rusqlite::Error },
+    #[error("the catalogue {} is damaged: {what}; restore it from a backup (the versions are not touched)", path.display())]
+    CatalogueDamaged { path: PathBuf, what: String },
+
+    #[error("there is no {} to publish", .0.display())]
+    SourceMissing(PathBuf),
+    #[error("{} is {what}; publish a directory or a regular file", path.display())]
+    SourceKind { path: PathBuf, what: &'static str },
+    #[error("{} holds nothing that can be published", .0.display())]
+    SourceEmpty(PathBuf),
+    #[error("{} and the repository {} lie inside each other; publish a tree that is apart from the repository", path.display(), repository.display())]
+    SourceOverlaps { path: PathBuf, repository: PathBuf },
+    #[error("{} changed while it was being published; publish a tree at rest (stop what writes to it, or take a snapshot)", .0.display())]
+    Changed(PathBuf),
+    #[error("{} lies too deep: a version holds paths of at most {bytes_max} bytes and {depth_max} directories", path.display())]
+    Deep { path: PathBuf, bytes_max: usize, depth_max: usize },
+    #[error("the file system of repository {} is full; free some space and publish again", .0.display())]
+    Full(PathBuf),
+    #[error("cannot keep {what} of {} in the repository: {source}; publish as root into a file system that can store it", path.display())]
+    Attribute { path: PathBuf, what: String, source: io::Error },
+    #[error("{} cannot be published: {source}", path.display())]
+    Unfit { path: PathBuf, source: HeadError },
+    #[error("publishing was cancelled")]
+    Cancelled,
+    #[error("image {0} has used up its version numbers")]
+    Numbers(ImageName),
+    #[error("the clock is at an impossible time, so no serial can be given; set the clock")]
+    Serials,
+
+    #[error("there is no image {0}")]
+    NoImage(ImageName),
+    #[error("there is no version {0}")]
+    NoVersion(VersionId),
+    #[error("no version of {0} is deployed; deploy one with `icbd image deploy {0}@N`")]
+    NotDeployed(ImageName),
+    #[error("{version} is {state} and cannot be deployed; restore it first with `icbd image restore {version}`")]
+    State { version: VersionId, state: VersionState },
+    #[error("no version here has root {0}")]
+    UnknownRoot(Root),
+    #[error("version {} has no file {file}", root.short())]
+    NoIndex { root: Root, file: FileIndex },
+    #[error("file {file} of version {} has no blocks {first} to {last}", root.short())]
+    NoBlocks { root: Root, file: FileIndex, first: u64, last: u64 },
+    #[error("{version} has no file {path}")]
+    NoFile { version: VersionId, path: String },
+
+    #[error("version altered on disk: {version}: {path}, block {block}; publish it again from a good copy")]
+    Altered { version: VersionId, path: String, block: u64 },
+    #[error("version altered on disk: {version}: {path}: {what}; publish it again from a good copy")]
+    Damaged { version: VersionId, path: String, what: String },
+    #[error("the manifest of {version} is damaged: {source}; restore {} from a backup", path.display())]
+    Head { version: VersionId, path: PathBuf, source: HeadError },
+    #[error("the manifest of {version} is damaged: {source}; restore {} from a backup", path.display())]
+    Page { version: VersionId, path: PathBuf, source: PageError },
+    #[error(transparent)]
+    Statement(#[from] StatementError),
+    /// The error of a look-up that several readers waited for.
+    #[error("{0}")]
+    Shared(Arc<MasterError>),
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+}
+
+impl MasterError {
+    /// Whether the same call would fail again although nobody mends anything.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            MasterError::Shared(error) => error.is_permanent(),
+            MasterError::Locked { .. }
+            | MasterError::Changed(_)
+            | MasterError::Full(_)
+            | MasterError::Cancelled
+            | MasterError::Catalogue { .. }
+            | MasterError::Io { .. } => false,
+            MasterError::NotARepository(_)
+            | MasterError::NotEmpty(_)
+            | MasterError::CatalogueMissing(_)
+            | MasterError::Newer { .. }
+            | MasterError::CatalogueDamaged { .. }
+            | MasterError::SourceMissing(_)
+            | MasterError::SourceKind { .. }
+            | MasterError::SourceEmpty(_)
+            | MasterError::SourceOverlaps { .. }
+            | MasterError::Deep { .. }
+            | MasterError::Attribute { .. }
+            | MasterError::Unfit { .. }
+            | MasterError::Numbers(_)
+            | MasterError::Serials
+            | MasterError::NoImage(_)
+            | MasterError::NoVersion(_)
+            | MasterError::NotDeployed(_)
+            | MasterError::State { .. }
+            | MasterError::UnknownRoot(_)
+            | MasterError::NoIndex { .. }
+            | MasterError::NoBlocks { .. }
+            | MasterError::NoFile { .. }
+            | MasterError::Altered { .. }
+            | MasterError::Damaged { .. }
+            | MasterError::Head { .. }
+            | MasterError::Page { .. }
+            | MasterError::Statement(_) => true,
+        }
+    }
+
+    /// Whether what was asked for is not here, as opposed to refused or broken (a 404).
+    pub fn is_absent(&self) -> bool {
+        match self {
+            MasterError::Shared(error) => error.is_absent(),
+            MasterError::NoImage(_)
+            | MasterError::NoVersion(_)
+            | MasterError::NotDeployed(_)
+            | MasterError::UnknownRoot(_)
+            | MasterError::NoIndex { .. }
+            | MasterError::NoBlocks { .. }
+            | MasterError::NoFile { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// For `map_err`: what was being done, on which path.
+    pub(crate) fn io<E: Into<io::Error>>(
+        doing: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(E) -> MasterError {
+        let path = path.into();
+        move |source| MasterError::Io { doing, path, source: source.into() }
+    }
+}

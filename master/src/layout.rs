@@ -1,0 +1,121 @@
+//! Where everything lies in a repository, and the lock that says whose it is.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use icbd_image::{ImageName, Root, VersionId};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+use crate::MasterError;
+
+/// The names at the top of a repository.
+const CATALOGUE: &str = "catalog.db";
+const LOCK: &str = "repository.lock";
+const VERSIONS: &str = "versions";
+const MANIFESTS: &str = "manifests";
+const PUBLISHING: &str = "publishing";
+
+/// The paths of one repository.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new(root: PathBuf) -> Layout {
+        Layout { root }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn catalogue(&self) -> PathBuf {
+        self.root.join(CATALOGUE)
+    }
+
+    pub(crate) fn versions(&self) -> PathBuf {
+        self.root.join(VERSIONS)
+    }
+
+    pub(crate) fn manifests(&self) -> PathBuf {
+        self.root.join(MANIFESTS)
+    }
+
+    pub(crate) fn publishing(&self) -> PathBuf {
+        self.root.join(PUBLISHING)
+    }
+
+    pub(crate) fn image(&self, image: &ImageName) -> PathBuf {
+        self.versions().join(image.as_str())
+    }
+
+    /// The version's tree itself.
+    pub(crate) fn version(&self, version: &VersionId) -> PathBuf {
+        self.image(&version.image).join(version.number.to_string())
+    }
+
+    pub(crate) fn head(&self, root: &Root) -> PathBuf {
+        self.manifests().join(format!("{root}.head"))
+    }
+
+    pub(crate) fn pages(&self, root: &Root) -> PathBuf {
+        self.manifests().join(format!("{root}.pages"))
+    }
+
+    /// Makes the repository's directory (in an existing one) if it is not there; refuses one that holds other things.
+    pub(crate) fn prepare(&self) -> Result<(), MasterError> {
+        create_directory(&self.root)?;
+        let entries = std::fs::read_dir(&self.root).map_err(MasterError::io("list", &self.root))?;
+        let ours = [LOCK, VERSIONS, MANIFESTS, PUBLISHING, "lost+found"];
+        for entry in entries {
+            let name = entry.map_err(MasterError::io("list", &self.root))?.file_name();
+            let name = name.to_string_lossy();
+            if !name.starts_with(CATALOGUE) && !ours.contains(&&*name) {
+                return Err(MasterError::NotEmpty(self.root.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn create_directories(&self) -> Result<(), MasterError> {
+        [self.versions(), self.manifests(), self.publishing()].iter().try_for_each(|path| create_directory(path))?;
+        sync_directory(&self.root)
+    }
+
+    /// Makes the repository ours until the returned file is closed, by whatever end.
+    pub(crate) fn lock(&self) -> Result<File, MasterError> {
+        let path = self.root.join(LOCK);
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let mut file = open.map_err(MasterError::io("open", &path))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let mut pid = String::new();
+                let read = file.take(20).read_to_string(&mut pid);
+                let pid = read.ok().and_then(|_| pid.trim().parse().ok());
+                return Err(MasterError::Locked { path: self.root.clone(), pid });
+            }
+            Err(error) => return Err(MasterError::io("lock", path)(error)),
+        }
+        let write = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        write.map_err(MasterError::io("write", path))?;
+        Ok(file)
+    }
+}
+
+/// Makes a directory that only its owner may enter, if it is not there: images hold secrets.
+pub(crate) fn create_directory(path: &Path) -> Result<(), MasterError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        other => other.map_err(MasterError::io("create", path)),
+    }
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_directory(path: &Path) -> Result<(), MasterError> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(MasterError::io("sync", path))
+}

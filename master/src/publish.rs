@@ -1,0 +1,215 @@
+//! Publishing: a tree of files becomes a version, whole or not at all.
+//!
+//! The tree is copied (reflinked where the file system can) into a directory under `publishing/`,
+//! hashed there, synced, renamed into its place, and then committed to the catalogue. The commit is
+//! the moment at which the version exists; whatever a kill leaves before it, [`crate::recover`]
+//! removes, because the staging directory, with a note of what was intended, goes last.
+
+mod piece;
+mod queue;
+mod staging;
+mod store;
+mod walk;
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, TryLockError};
+
+use icbd_image::{
+    Head, ImageName, Root, SecretKey, Serial, SignedStatement, Statement, VersionId, VersionNumber, VersionRecord,
+    VersionState,
+};
+
+use crate::catalog::NewVersion;
+use crate::{MasterError, Repository};
+pub(crate) use piece::{PIECE_BYTES, segments, touched_blocks};
+pub(crate) use staging::Intent;
+use staging::Staging;
+pub(crate) use store::threads;
+
+/// What to publish, and as what.
+#[derive(Debug, Clone)]
+pub struct PublishRequest {
+    pub image: ImageName,
+    /// A directory, or one regular file, which then is the only file of the version.
+    pub path: PathBuf,
+    /// What people shall read about the version.
+    pub note: String,
+    /// Whether it becomes the image's deployed version at once.
+    pub deploy: bool,
+    /// The publisher's key.
+    pub sign: Option<Arc<SecretKey>>,
+}
+
+/// How far a publish is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    pub phase: Phase,
+    /// Regular files found so far.
+    pub files: u64,
+    /// Bytes stored and hashed, holes included.
+    pub done_bytes: u64,
+    /// Bytes found; final when `walked`.
+    pub found_bytes: u64,
+    /// Whether the whole tree was seen.
+    pub walked: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Another publish has its turn.
+    Waiting,
+    Storing,
+    /// Everything is stored and being made durable.
+    Syncing,
+}
+
+/// A version that now exists.
+#[derive(Debug, Clone)]
+pub struct Published {
+    pub version: VersionId,
+    pub record: VersionRecord,
+    pub files: u64,
+    /// What of the tree is not in the version; at most [`Published::SKIPPED_MAX`] are named.
+    pub skipped: Vec<Skipped>,
+    pub skipped_count: u64,
+}
+
+impl Published {
+    /// Nobody reads more; all of them are counted.
+    pub const SKIPPED_MAX: usize = 1000;
+}
+
+/// Something that was left out of a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    pub path: PathBuf,
+    pub kind: SkippedKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SkippedKind {
+    /// A socket or FIFO: it means something only to the processes that hold it open.
+    SocketOrFifo,
+    /// Another file system is mounted here. The version has an empty directory in its place (of a mounted file, nothing).
+    Mount,
+}
+
+impl std::fmt::Display for Skipped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let path = self.path.display();
+        match self.kind {
+            SkippedKind::SocketOrFifo => write!(f, "{path}: a socket or FIFO, left out"),
+            SkippedKind::Mount => write!(f, "{path}: another file system is mounted here, its content is left out"),
+        }
+    }
+}
+
+/// What everybody who works on one publish shares.
+pub(crate) struct Watch<'a> {
+    progress: &'a (dyn Fn(Progress) + Sync),
+    cancel: &'a AtomicBool,
+}
+
+impl Repository {
+    /// Publishes a tree as the next version of its image; creates the image with its first version.
+    ///
+    /// Blocks until it is done, which may be long; `progress` is called on several threads, some times a
+    /// second, and setting `cancel` ends it soon. On any error nothing is published and nothing is left.
+    pub fn publish(
+        &self,
+        request: &PublishRequest,
+        progress: &(dyn Fn(Progress) + Sync),
+        cancel: &AtomicBool,
+    ) -> Result<Published, MasterError> {
+        let watch = Watch { progress, cancel };
+        let _turn = match self.publishing.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                let waiting = Phase::Waiting;
+                progress(Progress { phase: waiting, files: 0, done_bytes: 0, found_bytes: 0, walked: false });
+                crate::repository::guard(&self.publishing)
+            }
+        };
+        let staging = Staging::create(&self.layout)?;
+        let published = self.publish_staged(request, &staging, &watch);
+        // Asked again, since an error of the commit does not say whether it took effect.
+        match self.reload() {
+            Ok(snapshot) => staging.settle(&self.layout, &snapshot),
+            Err(error) => tracing::warn!(%error, "the remains of a publish stay until the next start"),
+        }
+        published
+    }
+
+    fn publish_staged(
+        &self,
+        request: &PublishRequest,
+        staging: &Staging,
+        watch: &Watch<'_>,
+    ) -> Result<Published, MasterError> {
+        let stored = store::store(&self.layout, &request.path, staging, watch)?;
+        let (statement, image_serial) = self.statement(&request.image, stored.head.root())?;
+        let version = statement.version();
+        (watch.progress)(stored.progress(Phase::Syncing));
+        staging.seal(&self.layout, &stored.head, &Intent { version: version.clone(), root: statement.root })?;
+        if watch.cancel.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(MasterError::Cancelled);
+        }
+        let record = record(request, statement, &stored.head);
+        staging.place(&self.layout, &version, &stored.head.root())?;
+        self.change(|catalogue| catalogue.add(&NewVersion { record: &record, image_serial, deploy: request.deploy }))?;
+        tracing::info!(%version, root = %stored.head.root().short(), files = stored.files, "version published");
+        Ok(Published {
+            record: self.version(&version)?,
+            version,
+            files: stored.files,
+            skipped: stored.skipped,
+            skipped_count: stored.skipped_count,
+        })
+    }
+
+    /// What is said of the image's next version, and the image's own serial.
+    fn statement(&self, image: &ImageName, root: Root) -> Result<(Statement, Serial), MasterError> {
+        let now = self.now();
+        let (last_number, last_serial) = self.catalogue(|catalogue| catalogue.last(image))?;
+        let snapshot = self.snapshot();
+        let existing = snapshot.listing.image(image);
+        let image_serial = match existing {
+            Some(image) => image.serial,
+            None => Serial::after(last_serial, now).ok_or(MasterError::Serials)?,
+        };
+        let last_serial = if existing.is_some() { last_serial } else { Some(image_serial) };
+        let mut number = last_number.map_or(Some(VersionNumber::FIRST), VersionNumber::next);
+        // A tree that an older catalogue (restored from a backup) does not know is not ours to overwrite.
+        while let Some(taken) = number.map(|number| VersionId { image: image.clone(), number }) {
+            if !self.layout.version(&taken).exists() {
+                break;
+            }
+            number = taken.number.next();
+        }
+        let statement = Statement {
+            repository: snapshot.listing.repository,
+            image: image.clone(),
+            number: number.ok_or_else(|| MasterError::Numbers(image.clone()))?,
+            serial: Serial::after(last_serial, now).ok_or(MasterError::Serials)?,
+            root,
+            parent: existing.and_then(|image| image.versions.last()).map(VersionRecord::root),
+            time: now,
+        };
+        Ok((statement, image_serial))
+    }
+}
+
+fn record(request: &PublishRequest, statement: Statement, head: &Head) -> VersionRecord {
+    let signed = SignedStatement::new(statement);
+    VersionRecord {
+        state: if request.deploy { VersionState::Deployed } else { VersionState::Ready },
+        data_bytes: head.data_bytes(),
+        note: request.note.clone(),
+        statement: match &request.sign {
+            Some(key) => signed.sign(key),
+            None => signed,
+        },
+    }
+}

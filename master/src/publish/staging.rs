@@ -1,0 +1,120 @@
+//! The directory in which one publish is put together, and the way it leaves it.
+//!
+//! `publishing/<random>/` holds `tree/`, `head`, `pages` and, once all of them are complete,
+//! `intent`: which version they are meant to become. It is removed after everything else, so that
+//! its presence tells [`crate::recover`] what may be unfinished.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use icbd_image::{Hash, Head, Root, VersionId};
+use rustix::fs::{CWD, RenameFlags};
+
+use crate::layout::{Layout, create_directory, sync_directory};
+use crate::repository::{Snapshot, random};
+use crate::{MasterError, recover};
+
+const INTENT: &str = "intent";
+
+/// What a staging directory is meant to become.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Intent {
+    pub(crate) version: VersionId,
+    pub(crate) root: Root,
+}
+
+impl Intent {
+    /// The intent in a staging directory; `None` when it was not written to its end, and so nothing left the directory.
+    pub(crate) fn read(directory: &Path) -> Option<Intent> {
+        let text = std::fs::read_to_string(directory.join(INTENT)).ok()?;
+        let (version, root) = text.strip_suffix('\n')?.split_once(' ')?;
+        Some(Intent { version: version.parse().ok()?, root: root.parse().ok()? })
+    }
+}
+
+/// One publish's directory.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    directory: PathBuf,
+}
+
+impl Staging {
+    pub(super) fn create(layout: &Layout) -> Result<Staging, MasterError> {
+        let name: String = random()?.iter().map(|byte| format!("{byte:02x}")).collect();
+        let directory = layout.publishing().join(name);
+        create_directory(&directory).map_err(|error| full_or(error, layout))?;
+        let staging = Staging { directory };
+        create_directory(&staging.tree()).map_err(|error| full_or(error, layout))?;
+        Ok(staging)
+    }
+
+    pub(super) fn tree(&self) -> PathBuf {
+        self.directory.join("tree")
+    }
+
+    /// The file that takes the hash pages; made when it is first asked for.
+    pub(super) fn pages(&self) -> Result<File, MasterError> {
+        let path = self.directory.join("pages");
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        open.map_err(MasterError::io("create", path))
+    }
+
+    /// Adds the manifest and the intent, and makes all of it durable.
+    pub(super) fn seal(&self, layout: &Layout, head: &Head, intent: &Intent) -> Result<(), MasterError> {
+        let write = |name: &str, bytes: &[u8]| {
+            let path = self.directory.join(name);
+            std::fs::write(&path, bytes).map_err(MasterError::io("write", path))
+        };
+        let seal = || {
+            write("head", head.bytes())?;
+            let pages = self.pages()?;
+            let pages_bytes = head.paged_blocks() * Hash::BYTES as u64;
+            pages.set_len(pages_bytes).map_err(MasterError::io("write", self.directory.join("pages")))?;
+            write(INTENT, format!("{} {}\n", intent.version, intent.root).as_bytes())?;
+            // One sync for all: fdatasync of every file costs 1.4 ms each.
+            rustix::fs::syncfs(&pages).map_err(MasterError::io("sync", &self.directory))
+        };
+        seal().map_err(|error| full_or(error, layout))
+    }
+
+    /// Moves everything to where the version will have it. Nothing of it exists for anybody before the commit.
+    pub(super) fn place(&self, layout: &Layout, version: &VersionId, root: &Root) -> Result<(), MasterError> {
+        let place = || {
+            create_directory(&layout.image(&version.image))?;
+            // The same root may be there already, from a version of the same content: the same bytes.
+            for (from, to) in [("head", layout.head(root)), ("pages", layout.pages(root))] {
+                std::fs::rename(self.directory.join(from), &to).map_err(MasterError::io("move the manifest to", to))?;
+            }
+            let to = layout.version(version);
+            rustix::fs::renameat_with(CWD, self.tree(), CWD, &to, RenameFlags::NOREPLACE)
+                .map_err(MasterError::io("move the version to", &to))?;
+            [layout.image(&version.image), layout.versions(), layout.manifests()]
+                .iter()
+                .try_for_each(|path| sync_directory(path))
+        };
+        place().map_err(|error| full_or(error, layout))
+    }
+
+    /// Clears away this directory and, unless `snapshot` has the version, everything that left it.
+    pub(super) fn settle(&self, layout: &Layout, snapshot: &Snapshot) {
+        if let Err(error) = recover::settle(layout, &self.directory, snapshot) {
+            // The next start tries again.
+            tracing::warn!(%error, "the remains of a publish could not be removed");
+        }
+    }
+}
+
+/// A full file system gets its own error, wherever it showed.
+pub(super) fn full_or(error: MasterError, layout: &Layout) -> MasterError {
+    match &error {
+        MasterError::Io { source, .. } | MasterError::Attribute { source, .. } if is_full(source) => {
+            MasterError::Full(layout.root().to_owned())
+        }
+        _ => error,
+    }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}

@@ -1,0 +1,275 @@
+//! An open repository: its lock, its catalogue and the listing everybody reads.
+//!
+//! Lock order: `publishing` before `catalogue` before `current`; each is held only inside one call.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use icbd_image::{
+    ImageName, Listing, RepositoryId, Root, Timestamp, VersionId, VersionNumber, VersionRecord, VersionState,
+};
+
+use crate::MasterError;
+use crate::catalog::Catalogue;
+use crate::layout::Layout;
+use crate::recover;
+use crate::serve::Serving;
+
+/// Says what time it is.
+pub type Clock = fn() -> SystemTime;
+
+/// What a repository may use of the machine.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Encoded runs kept in memory, in bytes: what a boot storm asks for again and again.
+    pub encoded_bytes_max: u64,
+    /// Heads of manifests kept in memory, in bytes.
+    pub head_bytes_max: u64,
+    /// Where times and serials come from.
+    pub clock: Clock,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { encoded_bytes_max: 256 << 20, head_bytes_max: 256 << 20, clock: SystemTime::now }
+    }
+}
+
+/// A directory of published versions that this process owns until it is dropped.
+pub struct Repository {
+    pub(crate) layout: Layout,
+    pub(crate) settings: Settings,
+    pub(crate) serving: Serving,
+    catalogue: Mutex<Catalogue>,
+    current: RwLock<Arc<Snapshot>>,
+    /// Publishes take turns.
+    pub(crate) publishing: Mutex<()>,
+    on_change: Mutex<Option<ChangeCallback>>,
+    _lock: File,
+}
+
+type ChangeCallback = Box<dyn Fn(u64) + Send + Sync>;
+
+/// What the catalogue says at one moment.
+pub(crate) struct Snapshot {
+    pub(crate) listing: Arc<Listing>,
+    roots: HashMap<Root, Vec<VersionId>>,
+    damages: BTreeMap<VersionId, String>,
+    revision: u64,
+}
+
+impl Snapshot {
+    fn new((listing, damages): (Listing, Vec<(VersionId, String)>), revision: u64) -> Snapshot {
+        let mut roots: HashMap<Root, Vec<VersionId>> = HashMap::new();
+        for version in listing.images.iter().flat_map(|image| &image.versions) {
+            roots.entry(version.root()).or_default().push(version.statement.statement().version());
+        }
+        Snapshot { listing: Arc::new(listing), roots, damages: damages.into_iter().collect(), revision }
+    }
+
+    pub(crate) fn has_root(&self, root: &Root) -> bool {
+        self.roots.contains_key(root)
+    }
+
+    /// A version with this root; one that is not known to be damaged, if there is one.
+    pub(crate) fn version_of(&self, root: &Root) -> Option<&VersionId> {
+        let versions = self.roots.get(root)?;
+        versions.iter().find(|version| !self.damages.contains_key(version)).or(versions.first())
+    }
+
+    pub(crate) fn record(&self, version: &VersionId) -> Result<&VersionRecord, MasterError> {
+        let image = self.listing.image(&version.image).ok_or_else(|| MasterError::NoImage(version.image.clone()))?;
+        image.version(version.number).ok_or_else(|| MasterError::NoVersion(version.clone()))
+    }
+}
+
+impl Repository {
+    /// Opens an existing repository and clears away what an interrupted publish left in it.
+    pub fn open(path: &Path, settings: Settings) -> Result<Repository, MasterError> {
+        let layout = Layout::new(std::path::absolute(path).map_err(MasterError::io("find", path))?);
+        if !layout.catalogue().exists() {
+            return Err(match holds_versions(&layout) {
+                true => MasterError::CatalogueMissing(path.to_owned()),
+                false => MasterError::NotARepository(path.to_owned()),
+            });
+        }
+        Repository::take(layout, settings)
+    }
+
+    /// Like [`Repository::open`]; makes a repository in a directory that is empty or not there yet.
+    pub fn open_or_create(path: &Path, settings: Settings) -> Result<Repository, MasterError> {
+        let layout = Layout::new(std::path::absolute(path).map_err(MasterError::io("find", path))?);
+        if !layout.catalogue().exists() {
+            if holds_versions(&layout) {
+                return Err(MasterError::CatalogueMissing(path.to_owned()));
+            }
+            layout.prepare()?;
+            let private = std::fs::Permissions::from_mode(0o700);
+            std::fs::set_permissions(path, private).map_err(MasterError::io("protect", path))?;
+        }
+        Repository::take(layout, settings)
+    }
+
+    fn take(layout: Layout, settings: Settings) -> Result<Repository, MasterError> {
+        let lock = layout.lock()?;
+        layout.create_directories()?;
+        let catalogue = Catalogue::open(&layout.catalogue(), RepositoryId::from_random(random()?))?;
+        let snapshot = Snapshot::new(catalogue.listing()?, 0);
+        recover::clean(&layout, &snapshot)?;
+        Ok(Repository {
+            serving: Serving::new(&settings),
+            layout,
+            settings,
+            catalogue: Mutex::new(catalogue),
+            current: RwLock::new(Arc::new(snapshot)),
+            publishing: Mutex::new(()),
+            on_change: Mutex::new(None),
+            _lock: lock,
+        })
+    }
+
+    pub fn id(&self) -> RepositoryId {
+        self.snapshot().listing.repository
+    }
+
+    pub fn path(&self) -> &Path {
+        self.layout.root()
+    }
+
+    /// What there is now. Cheap: a new listing is made when something changes.
+    pub fn listing(&self) -> Arc<Listing> {
+        self.snapshot().listing.clone()
+    }
+
+    /// Counts the changes of the listing since the repository was opened.
+    pub fn revision(&self) -> u64 {
+        self.snapshot().revision
+    }
+
+    /// Has `callback` called with the new revision after every change, in place of an earlier callback.
+    ///
+    /// It is called on the thread that made the change and must not call the repository.
+    pub fn on_change(&self, callback: impl Fn(u64) + Send + Sync + 'static) {
+        *guard(&self.on_change) = Some(Box::new(callback));
+    }
+
+    /// The versions of which stored bytes are known not to be what was published, and what was found.
+    pub fn damages(&self) -> BTreeMap<VersionId, String> {
+        self.snapshot().damages.clone()
+    }
+
+    /// One version's record.
+    pub fn version(&self, version: &VersionId) -> Result<VersionRecord, MasterError> {
+        self.snapshot().record(version).cloned()
+    }
+
+    /// The version that is meant by `number`, or by "deployed" where there is none.
+    pub fn resolve(&self, image: &ImageName, number: Option<VersionNumber>) -> Result<VersionId, MasterError> {
+        let snapshot = self.snapshot();
+        let record = snapshot.listing.image(image).ok_or_else(|| MasterError::NoImage(image.clone()))?;
+        let number = number.or(record.deployed).ok_or_else(|| MasterError::NotDeployed(image.clone()))?;
+        let version = VersionId { image: image.clone(), number };
+        snapshot.record(&version).map(|_| version)
+    }
+
+    /// Makes `version` the one that its image's bare name means. The one before stays, ready.
+    pub fn deploy(&self, version: &VersionId) -> Result<VersionRecord, MasterError> {
+        let state = self.version(version)?.state;
+        if !matches!(state, VersionState::Ready | VersionState::Deployed) {
+            return Err(MasterError::State { version: version.clone(), state });
+        }
+        if state == VersionState::Ready {
+            let now = self.now();
+            self.change(|catalogue| catalogue.deploy(version, now))?;
+        }
+        self.version(version)
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.settings.clock)().into()
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the catalogue says, read anew and shown to nobody.
+    pub(crate) fn reload(&self) -> Result<Snapshot, MasterError> {
+        Ok(Snapshot::new(self.catalogue(Catalogue::listing)?, self.revision()))
+    }
+
+    /// Reads from the catalogue itself.
+    pub(crate) fn catalogue<T>(
+        &self,
+        read: impl FnOnce(&Catalogue) -> Result<T, MasterError>,
+    ) -> Result<T, MasterError> {
+        read(&guard(&self.catalogue))
+    }
+
+    /// Changes the catalogue, then shows the change to everybody.
+    pub(crate) fn change(
+        &self,
+        make: impl FnOnce(&mut Catalogue) -> Result<(), MasterError>,
+    ) -> Result<(), MasterError> {
+        let revision = {
+            let mut catalogue = guard(&self.catalogue);
+            make(&mut catalogue)?;
+            let loaded = catalogue.listing()?;
+            let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+            let revision = current.revision + 1;
+            *current = Arc::new(Snapshot::new(loaded, revision));
+            revision
+        };
+        if let Some(callback) = &*guard(&self.on_change) {
+            callback(revision);
+        }
+        Ok(())
+    }
+
+    /// Remembers that a version is not what was published, once, and says so.
+    pub(crate) fn note_damage(&self, version: &VersionId, what: &str) {
+        if self.snapshot().damages.contains_key(version) {
+            return;
+        }
+        tracing::error!(%version, what, "a stored version was altered behind the master's back");
+        if let Err(error) = self.change(|catalogue| catalogue.set_damage(version, Some(what))) {
+            tracing::error!(%version, %error, "the damage could not be noted in the catalogue");
+        }
+    }
+
+    /// Forgets what was wrong with a version that was found whole again.
+    pub(crate) fn clear_damage(&self, version: &VersionId) -> Result<(), MasterError> {
+        if !self.snapshot().damages.contains_key(version) {
+            return Ok(());
+        }
+        tracing::info!(%version, "a damaged version is whole again");
+        self.change(|catalogue| catalogue.set_damage(version, None))
+    }
+}
+
+impl fmt::Debug for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Repository({})", self.layout.root().display())
+    }
+}
+
+fn holds_versions(layout: &Layout) -> bool {
+    std::fs::read_dir(layout.versions()).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// The data behind a mutex; a thread that panicked left it as whole as it was, since each change is one assignment.
+pub(crate) fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn random() -> Result<[u8; 16], MasterError> {
+    let mut bytes = [0; 16];
+    let filled = getrandom::fill(&mut bytes).map_err(|error| std::io::Error::other(error.to_string()));
+    filled.map_err(MasterError::io("read random numbers from", "the system"))?;
+    Ok(bytes)
+}

@@ -1,0 +1,238 @@
+//! Reading versions for somebody else: heads, hash pages, blocks, encoded runs, files.
+//!
+//! Every block is compared with its manifest after it was read and before it is handed out, each
+//! time: a stored file may be altered at any moment, and BLAKE3 is faster than any network. What
+//! does not match is an error that names the block, and the version is noted as damaged. Blocks
+//! that are all zeros by the manifest are answered without reading.
+
+mod file;
+mod version;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, PAGE_BLOCKS, Page, Root, Run, block_len};
+use icbd_wire::Codec;
+use moka::sync::Cache;
+
+pub use file::FileRead;
+pub(crate) use version::OpenVersion;
+
+use crate::{MasterError, Repository, Settings};
+
+/// Hash pages kept in memory: those of 128 GiB of disk images.
+const PAGE_BYTES_MAX: u64 = 64 << 20;
+/// Versions kept open: each holds three descriptors and 8 bytes a node.
+const VERSIONS_MAX: u64 = 256;
+/// Stored files kept open.
+const FILES_MAX: u64 = 512;
+/// Runs of at most so many blocks (1 MiB) are encoded whole, once for all who ask; longer ones as they are sent.
+const WHOLE_BLOCKS_MAX: u32 = 16;
+
+static ZERO_BLOCK: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
+
+/// What is kept in memory of what is served; everything bounded.
+pub(crate) struct Serving {
+    heads: Cache<Root, Head>,
+    pages: Cache<(Root, FileIndex, u64), Page>,
+    versions: Cache<Root, Arc<OpenVersion>>,
+    files: Cache<(Root, FileIndex), Arc<std::fs::File>>,
+    encoded: Cache<(Run, Codec), Bytes>,
+}
+
+impl Serving {
+    pub(crate) fn new(settings: &Settings) -> Serving {
+        let weight = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        Serving {
+            heads: Cache::builder()
+                .max_capacity(settings.head_bytes_max)
+                .weigher(move |_, head: &Head| weight(head.bytes().len()))
+                .build(),
+            pages: Cache::builder()
+                .max_capacity(PAGE_BYTES_MAX)
+                .weigher(move |_, page: &Page| weight(page.weight()))
+                .build(),
+            versions: Cache::new(VERSIONS_MAX),
+            files: Cache::new(FILES_MAX),
+            encoded: Cache::builder()
+                .max_capacity(settings.encoded_bytes_max)
+                .weigher(move |_, bytes: &Bytes| weight(bytes.len()))
+                .build(),
+        }
+    }
+
+    /// Forgets what is open of a version, so that the next reader looks at the disk again.
+    pub(crate) fn forget(&self, root: &Root) {
+        self.heads.invalidate(root);
+        self.versions.invalidate(root);
+    }
+}
+
+impl Repository {
+    /// The bytes of a version's head.
+    pub fn head_bytes(&self, root: Root) -> Result<Bytes, MasterError> {
+        self.head(root).map(|head| head.bytes().clone())
+    }
+
+    /// A version's head, as its bytes on disk prove it.
+    pub fn head(&self, root: Root) -> Result<Head, MasterError> {
+        let version = self.snapshot().version_of(&root).ok_or(MasterError::UnknownRoot(root))?.clone();
+        let read = || {
+            let path = self.layout.head(&root);
+            let bytes = std::fs::read(&path).map_err(MasterError::io("read", &path))?;
+            Head::parse_expecting(bytes.into(), &root).map_err(|source| {
+                self.note_damage(&version, "its manifest's head is damaged");
+                MasterError::Head { version: version.clone(), path, source }
+            })
+        };
+        self.serving.heads.try_get_with(root, read).map_err(shared)
+    }
+
+    /// The bytes of hash page `page` of `file`, verified; a page of zeros, which is stored nowhere, too.
+    pub fn page_bytes(&self, root: Root, file: FileIndex, page: u64) -> Result<Bytes, MasterError> {
+        let head = self.head(root)?;
+        let node = head.node(file).filter(|node| page < node.pages()).ok_or(MasterError::NoIndex { root, file })?;
+        let version = self.open_version(root)?;
+        Ok(match Page::zero(&node, page) {
+            Some(zero) => Bytes::from(vec![0; zero.blocks() as usize * Hash::BYTES]),
+            None => version.page_bytes(self, file, page)?.0,
+        })
+    }
+
+    /// A reader for the blocks of `run`, all of which the file must have.
+    pub fn blocks(&self, run: Run) -> Result<BlockReader<'_>, MasterError> {
+        let version = self.open_version(run.root)?;
+        let head = version.head();
+        let node = head.node(run.file).filter(|node| node.kind() == icbd_image::Kind::File);
+        let node = node.ok_or(MasterError::NoIndex { root: run.root, file: run.file })?;
+        if run.count == 0 || run.first.checked_add(run.count.into()).is_none_or(|end| end > node.blocks()) {
+            let (first, last) = (run.first, run.first.saturating_add(u64::from(run.count).saturating_sub(1)));
+            return Err(MasterError::NoBlocks { root: run.root, file: run.file, first, last });
+        }
+        let file_bytes = node.size();
+        Ok(BlockReader { repository: self, version, file: run.file, file_bytes })
+    }
+
+    /// Hands `out` the frames of `run`, its first block alone in the first one so that it can be sent at once.
+    ///
+    /// What was encoded lately comes from memory. An error of `out` ends it and is returned inside `Ok`.
+    pub fn stream_run<E>(
+        &self,
+        run: Run,
+        codec: Codec,
+        mut out: impl FnMut(Bytes) -> Result<(), E>,
+    ) -> Result<Result<(), E>, MasterError> {
+        let cached = self.serving.encoded.get(&(run, codec));
+        let whole = match cached {
+            None if run.count <= WHOLE_BLOCKS_MAX => Some(self.encoded_run(run, codec)?),
+            cached => cached,
+        };
+        if let Some(bytes) = whole {
+            return Ok(out(bytes));
+        }
+        let reader = self.blocks(run)?;
+        let mut kept = Vec::new();
+        let sent = icbd_wire::encode_run(
+            &run,
+            run.first,
+            codec,
+            |block| reader.read(block).map_err(Ended::Failed),
+            |frame: Bytes| {
+                kept.extend_from_slice(if codec == Codec::None { &[] } else { &frame });
+                out(frame).map_err(Ended::Refused)
+            },
+        );
+        match sent {
+            Ok(()) if codec != Codec::None => self.serving.encoded.insert((run, codec), kept.into()),
+            Ok(()) => {}
+            Err(Ended::Refused(error)) => return Ok(Err(error)),
+            Err(Ended::Failed(error)) => return Err(error),
+        }
+        Ok(Ok(()))
+    }
+
+    /// All frames of `run` in one piece of memory, encoded once however many ask at the same time.
+    pub fn encoded_run(&self, run: Run, codec: Codec) -> Result<Bytes, MasterError> {
+        let encode = || {
+            let reader = self.blocks(run)?;
+            let mut body = Vec::new();
+            icbd_wire::encode_run(
+                &run,
+                run.first,
+                codec,
+                |block| reader.read(block),
+                |frame| {
+                    body.extend_from_slice(&frame);
+                    Ok(())
+                },
+            )?;
+            Ok(body.into())
+        };
+        // Without a codec there is nothing to save: the kernel already keeps these bytes.
+        if codec == Codec::None {
+            encode()
+        } else {
+            self.serving.encoded.try_get_with((run, codec), encode).map_err(shared)
+        }
+    }
+
+    /// The open version with this root.
+    pub(crate) fn open_version(&self, root: Root) -> Result<Arc<OpenVersion>, MasterError> {
+        let head = self.head(root)?;
+        self.serving.versions.try_get_with(root, || OpenVersion::open(self, head).map(Arc::new)).map_err(shared)
+    }
+}
+
+/// Why the frames of a run ended early.
+enum Ended<E> {
+    Failed(MasterError),
+    Refused(E),
+}
+
+/// Reads the blocks of one file of one version; each comes verified.
+#[derive(Clone)]
+pub struct BlockReader<'r> {
+    repository: &'r Repository,
+    version: Arc<OpenVersion>,
+    file: FileIndex,
+    file_bytes: u64,
+}
+
+impl BlockReader<'_> {
+    /// The size of the file in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// Block `block`, which the file must have.
+    pub fn read(&self, block: u64) -> Result<Bytes, MasterError> {
+        let hash = self.hash(block)?;
+        if hash.is_zero() {
+            return Ok(Bytes::from_static(&ZERO_BLOCK[..block_len(self.file_bytes, block)]));
+        }
+        self.version.block(self.repository, self.file, block, &hash)
+    }
+
+    fn hash(&self, block: u64) -> Result<Hash, MasterError> {
+        let (head, root) = (self.version.head(), self.version.head().root());
+        let absent = MasterError::NoBlocks { root, file: self.file, first: block, last: block };
+        let Some(node) = head.node(self.file).filter(|node| block < node.blocks()) else { return Err(absent) };
+        if let Some(hash) = node.inline_hash(block) {
+            return Ok(hash);
+        }
+        let number = block / PAGE_BLOCKS;
+        let page = match Page::zero(&node, number) {
+            Some(zero) => zero,
+            None => {
+                let load = || self.version.page_bytes(self.repository, self.file, number).map(|(_, page)| page);
+                self.repository.serving.pages.try_get_with((root, self.file, number), load).map_err(shared)?
+            }
+        };
+        page.hash(block % PAGE_BLOCKS).ok_or(absent)
+    }
+}
+
+/// The error of a look-up that several threads may have waited for.
+fn shared(error: Arc<MasterError>) -> MasterError {
+    Arc::try_unwrap(error).unwrap_or_else(MasterError::Shared)
+}
