@@ -131,7 +131,10 @@ impl Source for DirectorySource {
 
     async fn blocks(&self, request: &BlockRequest) -> Result<BlockStream, SourceError> {
         let BlockRequest { run, file_bytes, .. } = *request;
-        let path = self.tree(run.root).await?.path(run.file).ok_or(SourceError::Absent)?;
+        let path = self.tree(run.root).await?.path(run.file, file_bytes).ok_or(SourceError::Absent)?;
+        if block_len(file_bytes, run.end() - 1) == 0 {
+            return Err(SourceError::Absent);
+        }
         let reader = self.reader();
         // As frames are cut: the demanded block, which is the first, does not wait for the others.
         let pieces = (0..).map_while(move |piece: u64| {

@@ -14,7 +14,7 @@ use futures_util::{StreamExt, stream};
 use http::StatusCode;
 use http::header::{ETAG, IF_NONE_MATCH};
 use icbd_image::{FileIndex, Hash, Head, Listing, PAGE_BLOCKS, Root};
-use icbd_wire::{FrameDecoder, LISTING_BYTES_MAX, Resource, listing};
+use icbd_wire::{FrameDecoder, FrameError, LISTING_BYTES_MAX, Resource, listing};
 use reqwest::{Client, Url, redirect};
 
 use crate::error::SourceError;
@@ -137,8 +137,7 @@ impl Source for HttpSource {
         let decoder = FrameDecoder::new(run.first, run.count, file_bytes);
         let blocks = stream::try_unfold((answer, decoder), |(mut answer, mut decoder)| async move {
             loop {
-                let block = decoder.next().map_err(|error| SourceError::Malformed(error.to_string()))?;
-                if let Some(block) = block {
+                if let Some(block) = decoder.next().map_err(misframed)? {
                     return Ok(Some((block, (answer, decoder))));
                 }
                 match answer.chunk().await? {
@@ -146,9 +145,17 @@ impl Source for HttpSource {
                     None => break,
                 }
             }
-            decoder.finish().map_err(|error| SourceError::Interrupted(error.to_string()))?;
+            decoder.finish().map_err(misframed)?;
             Ok(None)
         });
         Ok(blocks.boxed())
+    }
+}
+
+fn misframed(error: FrameError) -> SourceError {
+    if error.is_permanent() {
+        SourceError::Malformed(error.to_string())
+    } else {
+        SourceError::Interrupted(error.to_string())
     }
 }

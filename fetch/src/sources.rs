@@ -52,7 +52,7 @@ impl Sources {
     /// What the first source that answers offers; `None` when it is what the last call returned.
     /// This is also what notices that a silent source is back: call it regularly.
     pub async fn listing(&self) -> Result<Option<SourcedListing>, FetchError> {
-        let ask = async |place: usize, source: &dyn Source| {
+        let ask = |place, source: Arc<dyn Source>| async move {
             let listed = self.listed().clone();
             let known = listed.filter(|(of, _)| *of == place).map(|(_, tag)| tag);
             let answer = source.listing(known.as_ref()).await?;
@@ -66,7 +66,8 @@ impl Sources {
 
     /// The verified head of a version.
     pub async fn head(&self, root: Root) -> Result<Head, FetchError> {
-        let ask = async |_, source: &dyn Source| Ok(Head::parse_expecting(source.head(root).await?, &root)?);
+        let ask =
+            |_, source: Arc<dyn Source>| async move { Ok(Head::parse_expecting(source.head(root).await?, &root)?) };
         self.ask(Wanted::Head(root), ask).await
     }
 
@@ -80,7 +81,7 @@ impl Sources {
             return Ok(zero);
         }
         let root = head.root();
-        let ask = async |_, source: &dyn Source| {
+        let ask = |_, source: Arc<dyn Source>| async move {
             let bytes = source.page(root, file, page).await?;
             Ok(Page::verify(&node, page, bytes)?)
         };
@@ -143,10 +144,10 @@ impl Sources {
     }
 
     /// One round for something that comes in one piece.
-    async fn ask<T>(
+    async fn ask<T, F: Future<Output = Result<T, SourceError>>>(
         &self,
         wanted: Wanted,
-        ask: impl AsyncFn(usize, &dyn Source) -> Result<T, SourceError>,
+        ask: impl Fn(usize, Arc<dyn Source>) -> F,
     ) -> Result<T, FetchError> {
         let mut round = Round::default();
         loop {
@@ -155,7 +156,7 @@ impl Sources {
             let started = Instant::now();
             let place = round.place().expect("just chosen");
             let answer = match round.revoked() {
-                None => ask(place, &*member.source).await,
+                None => ask(place, member.source.clone()).await,
                 Some(offline) => Err(offline),
             };
             drop(permit);

@@ -27,9 +27,9 @@ impl Tree {
         Tree { folder, head, names }
     }
 
-    /// The path of a regular file.
-    pub(super) fn path(&self, file: FileIndex) -> Option<PathBuf> {
-        self.head.node(file).filter(|node| node.kind() == Kind::File)?;
+    /// The path of a regular file of this size.
+    pub(super) fn path(&self, file: FileIndex, file_bytes: u64) -> Option<PathBuf> {
+        self.head.node(file).filter(|node| node.kind() == Kind::File && node.size() == file_bytes)?;
         let mut names = Vec::new();
         let mut node = file;
         // The head was checked: its directories are a tree, so this ends at the root.

@@ -1,0 +1,9 @@
+//! The tests of fetching, in one program.
+
+mod conformance;
+mod http;
+mod parrot;
+mod runs;
+mod sources;
+mod support;
+mod throughput;
