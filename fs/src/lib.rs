@@ -7,17 +7,24 @@
 //!
 //! The daemon never opens a path under its own mount: it would wait for itself.
 
+mod edge;
 mod errno;
 mod error;
 mod handover;
+mod invalidate;
 pub mod keeper;
 mod modes;
+mod mounted;
 mod mountinfo;
 mod mountpoint;
+mod service;
+mod settings;
 mod table;
 mod tree;
 
 pub use error::FsError;
 pub use handover::Handover;
 pub use modes::OpenHandles;
+pub use mounted::{MountStatus, Mounted, mount};
 pub use mountpoint::Unmounted;
+pub use settings::MountSettings;

@@ -120,11 +120,21 @@ pub(crate) fn set_readahead(device: u32, kib: u32) {
     }
 }
 
+/// Whether the mount with `device` is what shows at `path`.
+pub(crate) fn shows(path: &Path, device: u32) -> Result<bool, FsError> {
+    Ok(on(path)?.is_some_and(|there| there.is_ours(device)))
+}
+
+impl MountEntry {
+    fn is_ours(&self, device: u32) -> bool {
+        self.kind == KIND && self.device == (ANONYMOUS_MAJOR, device)
+    }
+}
+
 /// Unmounts `path` if what shows there is the mount with `device`.
 pub(crate) fn detach(path: &Path, device: u32) -> Result<Unmounted, FsError> {
-    let ours = |there: &MountEntry| there.kind == KIND && there.device == (ANONYMOUS_MAJOR, device);
     match on(path)? {
-        Some(there) if ours(&there) => {}
+        Some(there) if there.is_ours(device) => {}
         Some(_) => return Err(FsError::NotOurs(path.to_owned())),
         None => return Ok(Unmounted::Already),
     }

@@ -46,6 +46,11 @@ impl<'a> Place<'a> {
         Ok(value.into_bytes())
     }
 
+    /// Whether `name` is one for which [`Place::xattr`] asks how much is held.
+    pub(crate) fn tells_fill(&self, name: &OsStr) -> bool {
+        [RESIDENT, COMPLETE].iter().any(|own| name == *own)
+    }
+
     /// The names of all extended attributes, each ended by a zero byte.
     pub(crate) fn xattr_names(&self) -> Vec<u8> {
         let Place::Inside(it) = self else { return Vec::new() };
