@@ -5,7 +5,6 @@
 //! The query is not part of a path: whoever has one cuts it off first.
 
 use std::fmt;
-use std::str::FromStr;
 
 use icbd_image::{FileIndex, ImageName, NameError, Root, Run, VersionId, VersionNumber};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
@@ -125,14 +124,6 @@ impl fmt::Display for Resource {
                 percent_encode(path, ENCODED).fmt(f)
             }
         }
-    }
-}
-
-impl FromStr for Resource {
-    type Err = UrlError;
-
-    fn from_str(path: &str) -> Result<Resource, UrlError> {
-        Resource::parse(path)
     }
 }
 
