@@ -136,29 +136,22 @@ impl Source for DirectorySource {
             return Err(SourceError::Absent);
         }
         let reader = self.reader();
-        // As frames are cut: the demanded block, which is the first, does not wait for the others.
-        let pieces = (0..).map_while(move |piece: u64| {
-            let first = run.first + if piece == 0 { 0 } else { 1 + (piece - 1) * FRAME_BLOCKS_MAX as u64 };
-            let end = (run.first + 1 + piece * FRAME_BLOCKS_MAX as u64).min(run.end());
-            (first < end).then_some((first, end))
-        });
-        let read = move |(first, end): (u64, u64)| {
-            let (path, reader) = (path.clone(), reader.clone());
-            async move {
-                let start = first * BLOCK_BYTES;
-                let bytes = (end * BLOCK_BYTES).min(file_bytes).saturating_sub(start) as usize;
-                let piece = reader.run(move || read_at(&open_regular(&path)?, start, bytes)).await?;
-                let cut = move |block: u64| {
-                    let at = ((block - first) * BLOCK_BYTES) as usize;
-                    Ok((block, piece.slice(at..at + block_len(file_bytes, block))))
-                };
-                Ok(stream::iter((first..end).map(cut)))
-            }
-        };
-        let blocks = stream::iter(pieces).then(read).flat_map(|piece: Result<_, SourceError>| match piece {
-            Ok(blocks) => blocks.left_stream(),
-            Err(error) => stream::iter([Err(error)]).right_stream(),
-        });
+        let (next, ready) = (run.first, VecDeque::new());
+        let blocks =
+            stream::try_unfold((next, ready, reader, path), move |(mut next, mut ready, reader, path)| async move {
+                if ready.is_empty() && next < run.end() {
+                    // As frames are cut: the demanded block, which is the first, does not wait for the others.
+                    let most = if next == run.first { 1 } else { FRAME_BLOCKS_MAX as u64 };
+                    let blocks = next..run.end().min(next + most);
+                    let start = next * BLOCK_BYTES;
+                    let bytes = blocks.clone().map(|block| block_len(file_bytes, block)).sum();
+                    let from: PathBuf = path.clone();
+                    let mut piece = reader.run(move || read_at(&open_regular(&from)?, start, bytes)).await?;
+                    ready.extend(blocks.clone().map(|block| (block, piece.split_to(block_len(file_bytes, block)))));
+                    next = blocks.end;
+                }
+                Ok(ready.pop_front().map(|block| (block, (next, ready, reader, path))))
+            });
         Ok(blocks.boxed())
     }
 }

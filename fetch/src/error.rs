@@ -8,10 +8,12 @@ use icbd_image::{FileIndex, HashMismatch, HeadError, PageError, Root, Run};
 /// Why one source did not give what it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
+    /// There is no connection, or it ended before the answer began.
     #[error("it cannot be reached: {0}")]
     Unreachable(String),
     #[error("{what} within {} s", after.as_secs_f32())]
     Timeout { what: &'static str, after: Duration },
+    /// The answer began and did not end.
     #[error("its answer broke off: {0}")]
     Interrupted(String),
     #[error("it is passed over for another {} s after an error: {error}", retry_after.as_secs_f32())]
@@ -77,14 +79,13 @@ impl SourceError {
     /// that is about one thing only must not take the source away from all others.
     pub(crate) fn blames_source(&self) -> bool {
         match self {
-            SourceError::Unreachable(_)
-            | SourceError::Timeout { .. }
-            | SourceError::Interrupted(_)
-            | SourceError::Foreign(_) => true,
+            SourceError::Unreachable(_) | SourceError::Timeout { .. } | SourceError::Foreign(_) => true,
             SourceError::Refused { status, .. } => matches!(*status, 401 | 403 | 407 | TOO_MANY_REQUESTS),
             // What a proxy says in the place of its master; a plain 500 is about one thing.
             SourceError::Broken { status, .. } => matches!(*status, 502..=504),
-            SourceError::CoolingDown { .. }
+            // A master that cannot read one block of a run can only break off.
+            SourceError::Interrupted(_)
+            | SourceError::CoolingDown { .. }
             | SourceError::Absent
             | SourceError::Malformed(_)
             | SourceError::WrongContent(_)

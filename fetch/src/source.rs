@@ -13,7 +13,7 @@ use icbd_wire::Codec;
 
 use crate::error::SourceError;
 
-/// Decoded blocks of a run with their numbers, in order, not yet verified.
+/// Decoded blocks of a run with their numbers, in order, not yet verified. An error ends it.
 pub type BlockStream = BoxStream<'static, Result<(u64, Bytes), SourceError>>;
 
 /// Something blocks can be fetched from.

@@ -56,18 +56,22 @@ impl Sources {
             let listed = self.listed().clone();
             let known = listed.filter(|(of, _)| *of == place).map(|(_, tag)| tag);
             let answer = source.listing(known.as_ref()).await?;
-            Ok(answer.map(|(listing, tag)| {
+            let listed = answer.map(|(listing, tag)| {
                 *self.listed() = Some((place, tag));
                 SourcedListing { source: source.name().to_owned(), listing }
-            }))
+            });
+            Ok((listed, None))
         };
         self.ask(Wanted::Listing, ask).await
     }
 
     /// The verified head of a version.
     pub async fn head(&self, root: Root) -> Result<Head, FetchError> {
-        let ask =
-            |_, source: Arc<dyn Source>| async move { Ok(Head::parse_expecting(source.head(root).await?, &root)?) };
+        let ask = |_, source: Arc<dyn Source>| async move {
+            let head = Head::parse_expecting(source.head(root).await?, &root)?;
+            let bytes = head.bytes().len();
+            Ok((head, Some(bytes)))
+        };
         self.ask(Wanted::Head(root), ask).await
     }
 
@@ -83,7 +87,8 @@ impl Sources {
         let root = head.root();
         let ask = |_, source: Arc<dyn Source>| async move {
             let bytes = source.page(root, file, page).await?;
-            Ok(Page::verify(&node, page, bytes)?)
+            let length = bytes.len();
+            Ok((Page::verify(&node, page, bytes)?, Some(length)))
         };
         self.ask(Wanted::Page { root, file, page }, ask).await
     }
@@ -143,8 +148,8 @@ impl Sources {
         }
     }
 
-    /// One round for something that comes in one piece.
-    async fn ask<T, F: Future<Output = Result<T, SourceError>>>(
+    /// One round for something that comes in one piece; `ask` also says of how many bytes, for the log.
+    async fn ask<T, F: Future<Output = Result<(T, Option<usize>), SourceError>>>(
         &self,
         wanted: Wanted,
         ask: impl Fn(usize, Arc<dyn Source>) -> F,
@@ -161,9 +166,9 @@ impl Sources {
             };
             drop(permit);
             match answer {
-                Ok(thing) => {
+                Ok((thing, bytes)) => {
                     let ms = started.elapsed().as_millis() as u64;
-                    tracing::debug!(source = member.name(), what = %wanted, ms, "fetched");
+                    tracing::debug!(source = member.name(), what = %wanted, bytes, ms, "fetched");
                     round.progressed();
                     return Ok(thing);
                 }

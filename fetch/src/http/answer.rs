@@ -122,10 +122,7 @@ pub(super) fn refused(error: reqwest::Error, time_outs: &TimeOuts) -> SourceErro
     if error.is_timeout() {
         return SourceError::Timeout { what: "no connection was made", after: time_outs.connect };
     }
-    if error.is_connect() {
-        return SourceError::Unreachable(cause(&error));
-    }
-    SourceError::Interrupted(cause(&error))
+    SourceError::Unreachable(cause(&error))
 }
 
 /// The innermost reason; those around it only say that a request failed.

@@ -100,7 +100,7 @@ impl FaultySource {
 
     /// Suffers what comes before an answer; returns the fault that the answer itself has.
     async fn begin(&self) -> Result<Option<Fault>, SourceError> {
-        let planned = self.plan().next();
+        let mut planned = self.plan().next();
         let mut changes = self.fault.subscribe();
         loop {
             let fault = planned.or(*changes.borrow_and_update());
@@ -114,8 +114,11 @@ impl FaultySource {
                     tokio::time::sleep(delay).await;
                     return Ok(None);
                 }
-                // The sender lives in self: no error can come of it.
-                Some(Fault::Held) => _ = changes.changed().await,
+                Some(Fault::Held) => {
+                    // The sender lives in self: no error can come of it.
+                    let _ = changes.changed().await;
+                    planned = None;
+                }
                 Some(Fault::Stall | Fault::HalfBody | Fault::WrongLength | Fault::WrongHash) | None => {
                     return Ok(fault);
                 }

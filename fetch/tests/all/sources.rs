@@ -200,7 +200,7 @@ async fn requests_in_flight_are_limited_and_given_back() {
 #[tokio::test(start_paused = true)]
 async fn what_is_wrong_with_one_thing_takes_no_source_away() {
     let pair = Pair::new();
-    for fault in [Fault::Broken, Fault::WrongHash, Fault::WrongLength, Fault::Absent] {
+    for fault in [Fault::Broken, Fault::WrongHash, Fault::WrongLength, Fault::HalfBody, Fault::Absent] {
         pair.first.set(Some(fault));
         head(&pair.both, &pair.fixture).await.unwrap();
         assert!(pair.is_online(0), "{fault:?}");
