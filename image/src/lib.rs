@@ -16,7 +16,9 @@ mod state;
 mod statement;
 mod time;
 
-pub use block::{BLOCK_BYTES, Hash, HashMismatch, Root, Run, VerifiedBlock, block_count, block_len, is_zero};
+pub use block::{
+    BLOCK_BYTES, Hash, HashMismatch, HashTextError, Root, Run, VerifiedBlock, block_count, block_len, is_zero,
+};
 pub use key::{KeyError, KeyId, PublicKey, SecretKey};
 pub use listing::{ImageRecord, Listing, RepositoryId, VersionRecord};
 pub use manifest::{

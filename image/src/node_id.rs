@@ -33,8 +33,8 @@ impl Serial {
 
     /// The serial to give after `last` at `now`; `None` when the space is used up.
     pub fn after(last: Option<Serial>, now: crate::Timestamp) -> Option<Serial> {
-        let ticks = (now.seconds - EPOCH_SECONDS).checked_mul(TICKS_PER_SECOND)?
-            + i64::from(now.nanoseconds) * TICKS_PER_SECOND / 1_000_000_000;
+        let ticks = now.seconds.saturating_sub(EPOCH_SECONDS).saturating_mul(TICKS_PER_SECOND);
+        let ticks = ticks.saturating_add(i64::from(now.nanoseconds) * TICKS_PER_SECOND / 1_000_000_000);
         let after_last = last.map_or(1, |last| last.0 + 1);
         Serial::new(after_last.max(u64::try_from(ticks).unwrap_or(0)))
     }
@@ -111,6 +111,8 @@ mod tests {
         assert_eq!(Serial::after(Some(monday), at(2000)).unwrap().get(), monday.get() + 1);
         assert_eq!(Serial::after(Some(monday), at(-5)).unwrap().get(), monday.get() + 1);
         assert_eq!(Serial::after(Serial::new(Serial::MAX), at(0)), None);
+        let broken = Timestamp { seconds: i64::MIN, nanoseconds: 0 };
+        assert_eq!(Serial::after(Some(monday), broken).unwrap().get(), monday.get() + 1);
     }
 
     proptest! {

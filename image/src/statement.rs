@@ -113,9 +113,13 @@ impl SignedStatement {
     }
 
     /// Adds `key`'s signature, in place of an earlier one of the same key.
+    ///
+    /// # Panics
+    /// When 16 other keys have signed it already.
     pub fn sign(mut self, key: &SecretKey) -> SignedStatement {
         let id = key.public().id();
         self.signatures.retain(|(signer, _)| *signer != id);
+        assert!(self.signatures.len() < SignedStatement::SIGNATURES_MAX, "too many signatures");
         self.signatures.push((id, key.sign(&self.statement.encode())));
         self
     }
@@ -178,11 +182,12 @@ impl FromStr for SignedStatement {
 
     fn from_str(text: &str) -> Result<SignedStatement, StatementError> {
         let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-        let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+        let lower_case = |byte: u8| !byte.is_ascii_uppercase();
+        let digit = |byte: u8| char::from(byte).to_digit(16).filter(|_| lower_case(byte)).map(|digit| digit as u8);
         let bytes: Option<Vec<u8>> = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect();
         match bytes {
             Some(bytes) if rest.is_empty() => SignedStatement::decode(&bytes),
-            _ => Err(StatementError::Damaged("it is not hexadecimal")),
+            _ => Err(StatementError::Damaged("it is not lower-case hexadecimal")),
         }
     }
 }
