@@ -46,10 +46,16 @@ fn fault_is_survived(fault: Fault) -> Result<()> {
     proxy.set(fault, "/blocks/");
     std::thread::scope(|scope| -> Result<()> {
         let reader = scope.spawn(|| check_reads(&cache));
-        wait_for("a faulty request", || {
-            Ok(proxy.requests().iter().any(|path| path.contains("/blocks/")).then_some(()))
-        })?;
-        std::thread::sleep(Duration::from_millis(300)); // the fault lasts this long; nothing is awaited
+        if matches!(fault, Fault::Stall | Fault::StallInBody) {
+            proxy.wait_stalled(1);
+        } else {
+            // The second shows that the first was not taken for an answer.
+            let blocks = |path: &&String| path.contains("/blocks/");
+            wait_for(
+                "two faulty requests",
+                || Ok((proxy.requests().iter().filter(blocks).count() >= 2).then_some(())),
+            )?;
+        }
         proxy.set(Fault::None, "");
         reader.join().expect("the reader returns its failure")
     })?;

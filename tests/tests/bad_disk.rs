@@ -1,0 +1,127 @@
+//! Disks that are full, damaged, of another time or altered behind a daemon's back: what is right is served, what is
+//! wrong is noticed, and nobody reads a wrong byte.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use icbd_tests::{CacheServer, CacheSettings, FileSystem, Lab, MIB, Master, Volume, fill, icbd, pattern};
+
+const REFUSED: i32 = 4;
+const VERIFICATION: i32 = 7;
+
+/// A small version published as `lab@1`, and its master.
+fn site(lab: &Lab) -> Result<Master> {
+    let tree = lab.folder("tree")?;
+    fill(&tree.join("disk"), 1, 4 * MIB)?;
+    Master::publish_offline(&lab.path("repo"), "lab", &tree, &["--deploy"])?;
+    Master::start(lab, &lab.path("repo"))
+}
+
+/// With a full disk reads go on straight from the master, and the log and the status say so.
+#[test]
+fn a_full_disk() -> Result<()> {
+    let lab = Lab::new()?;
+    let (tree, repo) = (lab.folder("tree")?, lab.path("repo"));
+    fill(&tree.join("disk"), 1, 80 * MIB)?;
+    Master::publish_offline(&repo, "lab", &tree, &[])?;
+    let master = Master::start(&lab, &repo)?;
+    let volume = Volume::new(&lab, FileSystem::Ext4, 32 * MIB)?;
+    let settings = CacheSettings { store: Some(volume.path().join("store")), ..Default::default() };
+    let mut cache = CacheServer::start_with(&lab, &[&master.url()], &settings)?;
+    cache.daemon.allow_log("full");
+    cache.daemon.allow_log("No space");
+    let file = File::open(cache.path("lab/1/disk"))?;
+    for mib in 0..80 {
+        let mut bytes = vec![0; MIB as usize];
+        file.read_exact_at(&mut bytes, mib * MIB)?;
+        ensure!(bytes == pattern(1, mib * MIB, bytes.len()), "wrong bytes in MiB {mib}");
+    }
+    let status = cache.command(&["status"])?.ok()?.to_lowercase();
+    ensure!(status.contains("full"), "the status does not say so:\n{status}");
+    ensure!(cache.daemon.log().to_lowercase().contains("full"), "the log does not say so:\n{}", cache.daemon.log());
+    drop(file);
+    cache.daemon.stop()
+}
+
+/// A store that a newer version made is left alone.
+#[test]
+fn a_store_of_a_newer_version() -> Result<()> {
+    let lab = Lab::new()?;
+    let master = site(&lab)?;
+    let mut cache = CacheServer::start(&lab, &master.url())?;
+    cache.prefetch_all("lab")?;
+    cache.daemon.stop()?;
+    let catalogue = cache.store().join("catalog.db");
+    // The header's user version: four bytes, big endian, at 60.
+    File::options().write(true).open(&catalogue)?.write_all_at(&9999u32.to_be_bytes(), 60)?;
+    icbd(cache.args())?.failed_with(REFUSED)?.says(&["newer", &cache.store().display().to_string()])?;
+    Ok(())
+}
+
+/// A catalogue that is destroyed is rebuilt from what the files and manifests prove: nothing is fetched again.
+#[test]
+fn a_store_with_a_damaged_catalogue() -> Result<()> {
+    let lab = Lab::new()?;
+    let master = site(&lab)?;
+    let mut cache = CacheServer::start(&lab, &master.url())?;
+    cache.prefetch_all("lab")?;
+    cache.daemon.stop()?;
+    let before = master.blocks_sent()?;
+    for entry in fs::read_dir(cache.store())? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("catalog.db")) {
+            let bytes = fs::metadata(&path)?.len();
+            File::create(&path)?.write_all(&vec![0xa5; bytes as usize])?;
+        }
+    }
+    cache.start_again(&lab)?;
+    cache.daemon.allow_log("catalog");
+    ensure!(fs::read(cache.path("lab/1/disk"))? == pattern(1, 0, 4 * MIB as usize), "wrong bytes");
+    ensure!(master.blocks_sent()? == before, "blocks that were here were fetched again");
+    ensure!(cache.daemon.log().contains("catalog"), "the log does not say so:\n{}", cache.daemon.log());
+    Ok(())
+}
+
+/// A block that no longer is what its manifest says is found by `verify`, fetched again, and right afterwards.
+#[test]
+fn a_store_with_a_damaged_file() -> Result<()> {
+    let lab = Lab::new()?;
+    let master = site(&lab)?;
+    let mut cache = CacheServer::start(&lab, &master.url())?;
+    cache.prefetch_all("lab")?;
+    cache.daemon.stop()?;
+    let file = icbd_tests::files_below(cache.store())?.into_iter().find(|path| path.ends_with("disk"));
+    let file = cache.store().join(file.expect("the store holds the file under its own name"));
+    File::options().write(true).open(&file)?.write_all_at(b"damage", 2 * MIB + 5)?;
+    cache.start_again(&lab)?;
+    cache.daemon.allow_log("");
+    cache.command(&["image", "verify", "lab@1"])?.failed_with(VERIFICATION)?.says(&["disk"])?;
+    ensure!(fs::read(cache.path("lab/1/disk"))? == pattern(1, 0, 4 * MIB as usize), "wrong bytes after the repair");
+    icbd_tests::wait_for("the repair", || Ok((cache.command(&["image", "verify", "lab@1"])?.code == 0).then_some(())))
+}
+
+/// A version that was altered behind the master's back is noticed and not served as if it were whole.
+#[test]
+fn a_repository_that_was_altered() -> Result<()> {
+    let lab = Lab::new()?;
+    let master = site(&lab)?;
+    let file = icbd_tests::files_below(master.repo())?.into_iter().find(|path| path.ends_with("disk"));
+    let file = master.repo().join(file.expect("the repository holds the file under its own name"));
+    drop(Command::new("chattr").arg("-i").arg(&file).output());
+    File::options().write(true).open(&file)?.write_all_at(b"damage", 2 * MIB + 5)?;
+    master.daemon.allow_log("altered");
+    icbd(["image", "verify", "lab@1", "--socket", master.socket()])?.failed_with(VERIFICATION)?.says(&["disk"])?;
+
+    let config = "[mount]\noffline_wait = \"1s\"\n".to_owned();
+    let cache = CacheServer::start_with(&lab, &[&master.url()], &CacheSettings { config, ..Default::default() })?;
+    cache.daemon.allow_log("");
+    let file = File::open(cache.path("lab/1/disk"))?;
+    let mut bytes = vec![0; 1000];
+    file.read_exact_at(&mut bytes, 0)?;
+    ensure!(bytes == pattern(1, 0, 1000), "wrong bytes");
+    ensure!(file.read_exact_at(&mut bytes, 2 * MIB).is_err(), "a damaged block was read");
+    Ok(())
+}
