@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use icbd_tests::{CacheServer, CacheSettings, Fault, Lab, MIB, Master, Proxy, fill, pattern, wait_for};
