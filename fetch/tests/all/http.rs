@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use icbd_fetch::{HttpSource, Source, SourceError, SourceUrlError, TimeOuts};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::parrot::{OCTETS, Parrot, response};
 use crate::support::Fixture;
@@ -109,6 +109,22 @@ async fn nobody_there() {
     drop(listener);
     let error = blocks(&HttpSource::new(&url, time_outs()).unwrap()).await.unwrap_err();
     assert!(matches!(&error, SourceError::Unreachable(why) if why.contains("refused")), "{error}");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_made_has_an_end() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    // Nobody accepts: when the queue is full, the kernel ignores those who knock, as a dead host does.
+    let mut queue = Vec::new();
+    while let Ok(connection) = tokio::time::timeout(SILENCE, TcpStream::connect(address)).await {
+        queue.push(connection.unwrap());
+    }
+    let time_outs = TimeOuts { connect: SILENCE, ..TimeOuts::default() };
+    let error = blocks(&HttpSource::new(&format!("http://{address}"), time_outs).unwrap()).await.unwrap_err();
+    assert_eq!(error, SourceError::Timeout { what: "no connection was made", after: SILENCE });
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The tests of fetching, in one program.
 
 mod conformance;
+mod directory;
 mod http;
 mod parrot;
 mod runs;

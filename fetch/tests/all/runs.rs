@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt};
 use icbd_fetch::testing::{Asked, Fault, FaultySource, MemorySource};
-use icbd_fetch::{FetchError, Settings, SourceError, Sources};
+use icbd_fetch::{FetchError, HttpSource, Settings, SourceError, Sources, TimeOuts};
 use icbd_image::{Hash, Run, VerifiedBlock};
 
 use crate::support::Fixture;
@@ -193,4 +193,35 @@ async fn no_fault_yields_a_wrong_byte() {
     }
     assert_eq!(whole + failed, 300);
     assert!(whole > 150 && failed > 10, "{whole} whole, {failed} failed");
+}
+
+/// Readers that go away at any moment, over real connections, leave nothing behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancelled_runs_give_their_places_back() {
+    let fixture = Fixture::new();
+    let server = crate::support::Server::start(fixture.memory.clone()).await;
+    let http = Arc::new(HttpSource::new(&server.url, TimeOuts::default()).unwrap());
+    let sources = Arc::new(Sources::new(vec![http], Settings { requests_max: 4, ..Settings::default() }));
+    let request = fixture.request(0, 40);
+    let mut tasks = tokio::task::JoinSet::new();
+    for reader in 0..100 {
+        let mut blocks = sources.blocks(request, fixture.hashes(&request.run));
+        // The fifth part reads to the end, the others stop somewhere, also before the first block.
+        tasks.spawn(async move {
+            for _ in 0..if reader % 5 == 0 { 41 } else { reader % 40 } {
+                if blocks.next().await.is_none() {
+                    break;
+                }
+            }
+        });
+        if reader % 7 == 0 {
+            tasks.abort_all();
+        }
+    }
+    while let Some(reader) = tasks.join_next().await {
+        assert!(reader.is_ok() || reader.unwrap_err().is_cancelled());
+    }
+    assert_eq!(sources.health()[0].in_flight, 0);
+    let blocks: Vec<_> = sources.blocks(request, fixture.hashes(&request.run)).try_collect().await.unwrap();
+    assert_eq!(blocks.len(), 40);
 }
