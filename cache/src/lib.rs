@@ -1,11 +1,50 @@
 //! The local store: which blocks of which versions this machine holds, and how they get here.
+//!
+//! A version is a tree of sparse files on the local disk, byte for byte the master's where resident. A
+//! [`Cache`] shows images and versions ([`View`]); a [`Version`] has a head and [`File`]s; a file is read
+//! at once where it is here ([`File::read_now`]) and fetched, verified and kept where it is not
+//! ([`File::read`]). A block is called durable only when a power cut cannot take it back.
+//!
+//! What this crate does not do: it shows nothing to a kernel (`fs/`), knows no protocol (`fetch/`),
+//! and removes no version. FORMAT.md, "Cache store on disk", describes every byte it writes.
 
+mod bits;
+mod budget;
+mod cache;
+mod catalogue;
+mod core;
+mod disk;
 mod error;
+mod file;
+mod filling;
+mod flight;
+mod flights;
+mod health;
+mod inherit;
+mod layout;
+mod prefetch;
+mod refresh;
+mod resident;
+mod reuse;
 mod settings;
-mod stubs;
+mod slots;
+mod status;
+mod store;
+mod verify;
+mod version;
 mod view;
+mod waiting;
+mod writeback;
 
+pub use cache::Cache;
 pub use error::CacheError;
+pub use file::{File, Passthrough, ReadNow};
+pub use health::StoreState;
+pub use prefetch::{JobId, JobState, JobStatus};
+pub use refresh::Refresh;
 pub use settings::Settings;
-pub use stubs::*;
+pub use status::{CacheStatus, VersionStatus};
+pub use verify::{BadBlock, VerifyProgress, VerifyReport};
+pub use version::{Residency, Version};
 pub use view::{Object, View};
+pub use waiting::Waiting;

@@ -1,0 +1,232 @@
+//! A cache: the store, opened, with its threads and tasks. What fs and daemon hold.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use icbd_fetch::Sources;
+use icbd_image::{Serial, Trust, VersionId};
+
+use crate::catalogue::{self, marks};
+use crate::core::Core;
+use crate::disk::{Disk, RealDisk};
+use crate::prefetch::{JobId, JobStatus, Jobs};
+use crate::refresh::{Refresh, merge};
+use crate::status::CacheStatus;
+use crate::store::{self, StoreLock};
+use crate::verify::{VerifyProgress, VerifyReport};
+use crate::version::Version;
+use crate::view::View;
+use crate::waiting::WaitingList;
+use crate::{CacheError, Settings};
+
+/// How much is held is noted in the catalogue so often, for the status after a restart.
+const NOTE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The local store of one daemon.
+#[derive(Debug)]
+pub struct Cache {
+    core: Arc<Core>,
+    jobs: Arc<Jobs>,
+    trust: Trust,
+    warnings: Mutex<Warnings>,
+    refreshing: tokio::sync::Semaphore,
+    _lock: StoreLock,
+}
+
+#[derive(Debug, Default)]
+struct Warnings {
+    /// Of the start: what was damaged.
+    start: Vec<String>,
+    refresh: Vec<String>,
+}
+
+impl Cache {
+    /// Opens the store, alone, and goes on where the last daemon stopped. Asks no source.
+    pub async fn open(settings: Settings, sources: Arc<Sources>, trust: Trust) -> Result<Arc<Cache>, CacheError> {
+        let store = settings.store.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            let lock = store::open(&store)?;
+            let disk = RealDisk::open(&store).map_err(CacheError::disk("open", &store))?;
+            Ok::<_, CacheError>((lock, Arc::new(disk) as Arc<dyn Disk>))
+        });
+        let (lock, disk) = opened.await.map_err(|_| CacheError::Closed)??;
+        Cache::open_on(disk, lock, settings, sources, trust).await
+    }
+
+    /// Opens a store whose blocks are on any disk; the catalogue is a file in `settings.store`.
+    pub(crate) async fn open_on(
+        disk: Arc<dyn Disk>,
+        lock: StoreLock,
+        settings: Settings,
+        sources: Arc<Sources>,
+        trust: Trust,
+    ) -> Result<Arc<Cache>, CacheError> {
+        let (store, of) = (settings.store.clone(), disk.clone());
+        let loaded = tokio::task::spawn_blocking(move || {
+            let (catalogue, warning) = catalogue::open(&store, &*of)?;
+            let (view, held, jobs) = (catalogue.view()?, catalogue.held()?, catalogue.jobs()?);
+            Ok::<_, CacheError>((catalogue, warning, view, held, jobs))
+        });
+        let (catalogue, warning, view, held, jobs) = loaded.await.map_err(|_| CacheError::Closed)??;
+        let core = Arc::new(Core::new(settings, sources, disk, catalogue)?);
+        *core.view.write().expect("no panic under this lock") = Arc::new(view);
+        *core.held.lock().expect("no panic under this lock") = held;
+        let jobs = Arc::new(Jobs::new(core.clone(), jobs));
+        drop(core.spawn(jobs.clone().run()));
+        drop(core.spawn(WaitingList::watch(core.clone())));
+        drop(core.spawn(note_held(core.clone())));
+        let warnings = Mutex::new(Warnings { start: warning.into_iter().collect(), refresh: Vec::new() });
+        let refreshing = tokio::sync::Semaphore::new(1);
+        Ok(Arc::new(Cache { core, jobs, trust, warnings, refreshing, _lock: lock }))
+    }
+
+    /// The images and versions to show; the same until a refresh changes something.
+    pub fn view(&self) -> Arc<View> {
+        self.core.view()
+    }
+
+    /// Asks the sources what there is, and takes over what does not contradict what is known.
+    pub async fn refresh(&self) -> Result<Refresh, CacheError> {
+        // One after the other: each builds on the view that the one before left.
+        let _turn = self.refreshing.acquire().await.map_err(|_| CacheError::Closed)?;
+        let Some(listed) = self.core.sources.listing().await? else {
+            return Ok(Refresh { warnings: self.lock_warnings().refresh.clone(), ..Refresh::default() });
+        };
+        let view = self.core.view();
+        let (trust, known) = (self.trust.clone(), view.clone());
+        // Signatures of thousands of versions are checked here the first time.
+        let merged = self.core.blocking(move || merge(&known, listed.listing, &listed.source, &trust)).await?;
+        let merged = match merged {
+            Ok(merged) => merged,
+            Err(warning) => {
+                self.warn(vec![warning.clone()]);
+                return Ok(Refresh { warnings: vec![warning], ..Refresh::default() });
+            }
+        };
+        self.warn(merged.refresh.warnings.clone());
+        if merged.refresh.changed {
+            let (core, before) = (self.core.clone(), view.clone());
+            let new = Arc::new(View::new(Some(merged.repository), merged.images));
+            let stored = new.clone();
+            self.core
+                .blocking(move || {
+                    core.catalogue.store(stored.repository(), stored.images())?;
+                    let changed = stored.images().iter().filter(|image| before.image(&image.name) != Some(image));
+                    for image in changed {
+                        if let Err(error) = marks::write_image(&*core.disk, image) {
+                            core.health.failed(&format!("marking image {}", image.name), &error);
+                        }
+                    }
+                    Ok::<_, CacheError>(())
+                })
+                .await??;
+            *self.core.view.write().expect("no panic under this lock") = new;
+        }
+        Ok(merged.refresh)
+    }
+
+    /// A version that is in memory. Never blocks.
+    pub fn opened(&self, serial: Serial) -> Option<Arc<Version>> {
+        self.core.versions.get(serial)
+    }
+
+    /// A version, with its head: from memory, disk, or a source, which is waited for up to `offline_wait`.
+    /// Its tree on disk is opened or made by [`Version::prepare`] or the first read.
+    pub async fn version(&self, serial: Serial) -> Result<Arc<Version>, CacheError> {
+        self.core.version(serial).await
+    }
+
+    /// How it is. Never blocks.
+    pub fn status(&self) -> CacheStatus {
+        let warnings = self.lock_warnings();
+        let all = warnings.start.iter().chain(&warnings.refresh).cloned().collect();
+        drop(warnings);
+        self.core.status(all)
+    }
+
+    /// Waits until what was fetched so far is durable, or dropped because the disk refused it.
+    pub async fn flush(&self) {
+        self.core.writeback.flush().await;
+    }
+
+    /// Has a whole version fetched. A job that is already at it is not added again.
+    pub async fn prefetch_add(&self, version: &VersionId) -> Result<JobId, CacheError> {
+        self.jobs.add(version).await
+    }
+
+    pub fn prefetch_list(&self) -> Vec<JobStatus> {
+        self.jobs.list()
+    }
+
+    /// Cancels a job; one that has ended stays as it is.
+    pub async fn prefetch_cancel(&self, job: JobId) -> Result<JobStatus, CacheError> {
+        self.jobs.cancel(job).await
+    }
+
+    /// Waits until a job is done or cancelled. May be dropped and asked again.
+    pub async fn prefetch_wait(&self, job: JobId) -> Result<JobStatus, CacheError> {
+        self.jobs.wait(job).await
+    }
+
+    /// Reads back every resident block of a version and compares it with the manifest.
+    pub async fn verify(
+        &self,
+        version: &VersionId,
+        progress: impl FnMut(VerifyProgress) + Send,
+    ) -> Result<VerifyReport, CacheError> {
+        self.core.verify(version, progress).await
+    }
+
+    /// Stops: no read is served any more, what came is made durable, threads and tasks are joined.
+    pub async fn close(&self) {
+        self.core.stop_tasks().await;
+        let core = self.core.clone();
+        let stopped = tokio::task::spawn_blocking(move || {
+            core.writeback.stop();
+            core.store_held()
+        });
+        if let Ok(Err(error)) = stopped.await {
+            tracing::warn!(%error, "how much is held could not be noted");
+        }
+        self.core.versions.clear();
+    }
+
+    /// Keeps the warnings of a refresh; new ones are logged.
+    fn warn(&self, new: Vec<String>) {
+        let mut warnings = self.lock_warnings();
+        for warning in new.iter().filter(|warning| !warnings.refresh.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+        warnings.refresh = new;
+    }
+
+    fn lock_warnings(&self) -> std::sync::MutexGuard<'_, Warnings> {
+        self.warnings.lock().expect("no panic under this lock")
+    }
+}
+
+impl Drop for Cache {
+    /// Without `close` what is in memory is lost, as at a kill; but no thread outlives its cache.
+    fn drop(&mut self) {
+        self.core.stop.cancel();
+        self.core.writeback.stop();
+        self.core.versions.clear();
+    }
+}
+
+/// Notes from time to time how much is held.
+async fn note_held(core: Arc<Core>) {
+    let mut noted = core.held.lock().expect("no panic under this lock").clone();
+    let mut every = tokio::time::interval(NOTE_INTERVAL);
+    loop {
+        every.tick().await;
+        let held = core.held.lock().expect("no panic under this lock").clone();
+        if held != noted {
+            let writer = core.clone();
+            if let Ok(Err(error)) = core.blocking(move || writer.store_held()).await {
+                tracing::warn!(%error, "how much is held could not be noted");
+            }
+            noted = held;
+        }
+    }
+}

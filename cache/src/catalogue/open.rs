@@ -1,0 +1,103 @@
+//! Opening the catalogue: made when it is not there, refused when it is newer, rebuilt when it is damaged.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode};
+
+use super::{Catalogue, rebuild};
+use crate::disk::Disk;
+use crate::{CacheError, layout};
+
+/// The format of the tables, as SQLite's `user_version`.
+const FORMAT: u32 = 1;
+const SCHEMA: &str = "
+    CREATE TABLE repository (id BLOB NOT NULL);
+    CREATE TABLE images (
+        name TEXT PRIMARY KEY, serial INTEGER NOT NULL UNIQUE, changed_s INTEGER NOT NULL, changed_ns INTEGER NOT NULL,
+        deployed INTEGER
+    );
+    CREATE TABLE versions (
+        serial INTEGER PRIMARY KEY, image TEXT NOT NULL, number INTEGER NOT NULL, state TEXT NOT NULL,
+        data_bytes INTEGER NOT NULL, note TEXT NOT NULL, statement BLOB NOT NULL, UNIQUE (image, number)
+    );
+    CREATE TABLE held (serial INTEGER PRIMARY KEY, total INTEGER NOT NULL, resident INTEGER NOT NULL, durable INTEGER NOT NULL);
+    CREATE TABLE jobs (id INTEGER PRIMARY KEY AUTOINCREMENT, serial INTEGER NOT NULL, state TEXT NOT NULL);
+";
+
+/// Opens the catalogue of the store at `store`; with a warning if it had to be rebuilt.
+pub(crate) fn open(store: &Path, disk: &dyn Disk) -> Result<(Catalogue, Option<String>), CacheError> {
+    let path = store.join(layout::CATALOGUE);
+    match connect(store, &path) {
+        Ok(db) => return Ok((Catalogue(Mutex::new(db)), None)),
+        Err(CacheError::Catalogue(error)) if is_damage(&error) => {
+            let aside = set_aside(store).map_err(CacheError::disk("set aside the damaged", &path))?;
+            let catalogue = Catalogue(Mutex::new(connect(store, &path)?));
+            let (repository, images) = rebuild::from_marks(store, disk);
+            catalogue.store(repository, &images)?;
+            let versions: usize = images.iter().map(|image| image.versions.len()).sum();
+            let warning = format!(
+                "the catalogue was damaged ({error}); it was rebuilt from what the trees prove: {versions} versions of {} \
+                 images. The damaged one is kept as {aside}; prefetch jobs in it are lost",
+                images.len()
+            );
+            tracing::error!("{warning}");
+            Ok((catalogue, Some(warning)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn connect(store: &Path, path: &Path) -> Result<Connection, CacheError> {
+    let mut db = Connection::open(path)?;
+    db.busy_timeout(Duration::from_secs(5))?;
+    let found: u32 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found > FORMAT {
+        return Err(CacheError::NewerStore { store: store.to_owned(), found, ours: FORMAT });
+    }
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    if found == 0 {
+        let change = db.transaction()?;
+        change.execute_batch(SCHEMA)?;
+        change.pragma_update(None, "user_version", FORMAT)?;
+        change.commit()?;
+    }
+    let sound: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if sound != "ok" {
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+            Some(sound),
+        )
+        .into());
+    }
+    // A damage that the check does not see shows here at the latest.
+    super::rows::images(&db)?;
+    Ok(db)
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    match error {
+        rusqlite::Error::SqliteFailure(error, says) => {
+            matches!(error.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+                // A table that is gone, or there twice.
+                || (error.code == ErrorCode::Unknown && says.as_deref().is_some_and(|says| says.contains("table") || says.contains("column")))
+        }
+        _ => false,
+    }
+}
+
+/// Renames the damaged files; the new name.
+fn set_aside(store: &Path) -> std::io::Result<String> {
+    let free = |n: &u32| !store.join(format!("{}.damaged-{n}", layout::CATALOGUE)).exists();
+    let n = (1..).find(free).unwrap_or(u32::MAX);
+    for suffix in ["", "-wal", "-shm"] {
+        let to = store.join(format!("{}.damaged-{n}{suffix}", layout::CATALOGUE));
+        match std::fs::rename(store.join(format!("{}{suffix}", layout::CATALOGUE)), to) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(format!("{}.damaged-{n}", layout::CATALOGUE))
+}

@@ -1,0 +1,138 @@
+//! What all parts of a cache share, and the tasks it owns.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, RwLock};
+
+use icbd_fetch::Sources;
+use icbd_image::{FileIndex, Page, Serial};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::budget::Budget;
+use crate::catalogue::Catalogue;
+use crate::disk::Disk;
+use crate::health::Health;
+use crate::version::{Residency, Versions};
+use crate::waiting::WaitingList;
+use crate::writeback::Writeback;
+use crate::{CacheError, Settings, View};
+
+/// Reads of the disk that may wait at once: enough for a fast disk's queue, few enough threads.
+const DISK_READS_MAX: usize = 32;
+
+/// The shared parts. Versions and files hold on to it; it holds none of them but through `versions`.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) settings: Settings,
+    pub(crate) sources: Arc<Sources>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) view: RwLock<Arc<View>>,
+    pub(crate) versions: Versions,
+    pub(crate) pages: moka::sync::Cache<(Serial, FileIndex, u64), Page>,
+    pub(crate) budget: Budget,
+    pub(crate) writeback: Writeback,
+    pub(crate) health: Arc<Health>,
+    pub(crate) waiting: WaitingList,
+    /// What is known to be held of each version, opened or not.
+    pub(crate) held: Mutex<HashMap<Serial, Residency>>,
+    pub(crate) fetched_bytes: AtomicU64,
+    pub(crate) reused_bytes: AtomicU64,
+    /// Runs that somebody waits for, while they are fetched.
+    pub(crate) demand_runs: AtomicU64,
+    pub(crate) disk_reads: Semaphore,
+    pub(crate) stop: CancellationToken,
+    tasks: TaskTracker,
+    runtime: Handle,
+}
+
+impl Core {
+    /// To be called on the runtime that shall run the cache's tasks.
+    pub(crate) fn new(
+        settings: Settings,
+        sources: Arc<Sources>,
+        disk: Arc<dyn Disk>,
+        catalogue: Catalogue,
+    ) -> Result<Core, CacheError> {
+        let health = Arc::new(Health::new());
+        let writeback = Writeback::start(disk.clone(), health.clone());
+        let writeback = writeback.map_err(CacheError::disk("start the threads that write to", &settings.store))?;
+        let pages = moka::sync::Cache::builder()
+            .max_capacity(settings.pages_memory_bytes)
+            .weigher(|_, page: &Page| u32::try_from(page.weight()).unwrap_or(u32::MAX))
+            .build();
+        Ok(Core {
+            budget: Budget::new(settings.in_flight_bytes),
+            versions: Versions::new(settings.versions_memory_bytes),
+            pages,
+            writeback,
+            health,
+            settings,
+            sources,
+            disk,
+            catalogue,
+            view: RwLock::default(),
+            waiting: WaitingList::default(),
+            held: Mutex::default(),
+            fetched_bytes: AtomicU64::new(0),
+            reused_bytes: AtomicU64::new(0),
+            demand_runs: AtomicU64::new(0),
+            disk_reads: Semaphore::new(DISK_READS_MAX),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            runtime: Handle::current(),
+        })
+    }
+
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.view.read().expect("no panic under this lock").clone()
+    }
+
+    /// Runs a task of the cache's own, dropped half-way when the cache stops. Callable from any thread.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<Option<T>> {
+        let stop = self.stop.clone();
+        self.tasks.spawn_on(async move { stop.run_until_cancelled(task).await }, &self.runtime)
+    }
+
+    /// Runs what blocks on a thread for such; it is finished even if nobody waits any more.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, CacheError> {
+        match self.tasks.spawn_blocking_on(work, &self.runtime).await {
+            Ok(done) => Ok(done),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(CacheError::Closed),
+        }
+    }
+
+    /// Like `blocking`, for reads of the disk: so many at once and no more.
+    pub(crate) async fn disk_read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, CacheError> {
+        let _turn = self.disk_reads.acquire().await.map_err(|_| CacheError::Closed)?;
+        self.blocking(read).await
+    }
+
+    /// Notes in the catalogue how much is held. Blocks.
+    pub(crate) fn store_held(&self) -> Result<(), CacheError> {
+        let held = self.held.lock().expect("no panic under this lock").clone();
+        self.catalogue.store_held(&held)
+    }
+
+    /// Ends all tasks and waits for them.
+    pub(crate) async fn stop_tasks(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}

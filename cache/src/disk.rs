@@ -1,0 +1,86 @@
+//! The seam to the disk: what a store does to files, so that tests can lose what was not synced.
+//!
+//! Paths are relative to the store. All of it blocks: nothing here is called on an async thread, but
+//! for [`DiskFile::read`] with [`Wait::No`]. What is on the disk after a power cut is only what a
+//! *sync* that succeeded covers; of everything else any part may be there or not.
+
+mod clone;
+mod nowait;
+mod real;
+mod tree;
+
+use std::fmt;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+pub(crate) use real::RealDisk;
+pub(crate) use tree::Tree;
+
+/// Names, and what is done to whole files.
+pub(crate) trait Disk: Send + Sync + fmt::Debug + 'static {
+    /// Opens a regular file for reading and writing.
+    fn open(&self, path: &Path, missing: Missing) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Makes the directories and files of `tree` below the directory `path`, each file a hole of its size.
+    fn make_tree(&self, path: &Path, tree: &Tree) -> io::Result<()>;
+
+    /// Makes `to`, which is there, share all content of `from`; `Unsupported` where the disk cannot.
+    fn reflink(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file, or a directory with all that is in it; nothing there is fine.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    fn xattr(&self, path: &Path, name: &str) -> io::Result<Option<Vec<u8>>>;
+
+    fn set_xattr(&self, path: &Path, name: &str, value: &[u8]) -> io::Result<()>;
+
+    fn sync(&self, what: Barrier<'_>) -> io::Result<()>;
+}
+
+/// What to do about a file that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    Fail,
+    /// Make it and the directories above it.
+    Create,
+}
+
+/// What a sync covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Barrier<'a> {
+    /// The names in one directory, not what they mean.
+    Names(&'a Path),
+    /// Everything done to the store before.
+    Everything,
+}
+
+/// Whether a read may wait for the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Yes,
+    /// Fail with `WouldBlock` instead.
+    No,
+}
+
+/// An open file's content.
+pub(crate) trait DiskFile: Send + Sync + fmt::Debug {
+    /// Reads until `out` is full or the file ends; the number of bytes read.
+    fn read(&self, offset: u64, out: &mut [u8], wait: Wait) -> io::Result<usize>;
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Turns a range into a hole; the size stays.
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
+
+    fn size(&self) -> io::Result<u64>;
+
+    fn set_size(&self, size: u64) -> io::Result<()>;
+
+    /// Makes content and size durable.
+    fn sync(&self) -> io::Result<()>;
+
+    /// The descriptor, where there is one.
+    fn fd(&self) -> Option<BorrowedFd<'_>>;
+}

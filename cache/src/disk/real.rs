@@ -1,0 +1,185 @@
+//! The disk of a real store: Linux system calls below one directory descriptor.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag, OpenHow, ResolveFlag, fallocate, openat2};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{fdatasync, fsync, syncfs};
+
+use super::{Barrier, Disk, DiskFile, Missing, Tree, Wait};
+
+/// A store's directory on a Linux file system.
+#[derive(Debug)]
+pub(crate) struct RealDisk {
+    path: PathBuf,
+    directory: OwnedFd,
+}
+
+#[derive(Debug)]
+struct RealFile(fs::File);
+
+impl RealDisk {
+    /// The store at `path`, which is there.
+    pub(crate) fn open(path: &Path) -> io::Result<RealDisk> {
+        let directory = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(path)?;
+        Ok(RealDisk { path: path.to_owned(), directory: directory.into() })
+    }
+
+    /// Opens a path that may not leave the store, nor go through a symbolic link: the names in it come
+    /// from a manifest, and somebody may have changed the tree meanwhile.
+    fn beneath(&self, directory: impl AsFd, path: &Path, flags: OFlag) -> io::Result<OwnedFd> {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let how = OpenHow::new()
+            .flags(flags | OFlag::O_CLOEXEC)
+            .mode(if flags.contains(OFlag::O_CREAT) { Mode::from_bits_truncate(0o600) } else { Mode::empty() })
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+        Ok(openat2(directory, path, how)?)
+    }
+
+    fn directory(&self, path: &Path) -> io::Result<OwnedFd> {
+        self.beneath(&self.directory, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+    }
+
+    fn make_directory(&self, path: &Path) -> io::Result<()> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+        match mkdirat(self.directory(parent)?, Path::new(name), Mode::from_bits_truncate(0o700)) {
+            Ok(()) | Err(Errno::EEXIST) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Makes a directory and those above it.
+    fn make_directories(&self, path: &Path) -> io::Result<()> {
+        let mut above: Vec<_> = path.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
+        above.reverse();
+        above.into_iter().try_for_each(|path| self.make_directory(path))
+    }
+}
+
+impl Disk for RealDisk {
+    fn open(&self, path: &Path, missing: Missing) -> io::Result<Arc<dyn DiskFile>> {
+        let flags = match missing {
+            Missing::Fail => OFlag::O_RDWR | OFlag::O_NOFOLLOW,
+            Missing::Create => OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CREAT,
+        };
+        if let (Missing::Create, Some(parent)) = (missing, path.parent()) {
+            self.make_directories(parent)?;
+        }
+        let file = fs::File::from(self.beneath(&self.directory, path, flags)?);
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        Ok(Arc::new(RealFile(file)))
+    }
+
+    fn make_tree(&self, path: &Path, tree: &Tree) -> io::Result<()> {
+        self.make_directories(path)?;
+        for index in tree.directories() {
+            self.make_directory(&path.join(tree.path(index)))?;
+        }
+        // One directory is held open for all the files in it.
+        let mut open: Option<(PathBuf, OwnedFd)> = None;
+        for (index, size) in tree.files() {
+            let place = path.join(tree.path(index));
+            let (Some(parent), Some(name)) = (place.parent(), place.file_name()) else { continue };
+            let directory = match open {
+                Some((ref at, ref directory)) if at == parent => directory,
+                _ => &open.insert((parent.to_owned(), self.directory(parent)?)).1,
+            };
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW;
+            fs::File::from(self.beneath(directory, Path::new(name), flags)?).set_len(size)?;
+        }
+        Ok(())
+    }
+
+    fn reflink(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let from = self.beneath(&self.directory, from, OFlag::O_RDONLY | OFlag::O_NOFOLLOW)?;
+        let to = self.beneath(&self.directory, to, OFlag::O_WRONLY | OFlag::O_NOFOLLOW)?;
+        match super::clone::clone_file(to.as_fd(), from.as_fd()) {
+            // Other file systems, other ways to say no.
+            Err(Errno::EOPNOTSUPP | Errno::ENOTTY | Errno::EINVAL | Errno::EXDEV | Errno::ENOSYS) => {
+                Err(io::ErrorKind::Unsupported.into())
+            }
+            result => Ok(result?),
+        }
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        // Removing by name follows no symbolic link; only the last part may be of the store's making.
+        let full = self.path.join(path);
+        let removed = match fs::symlink_metadata(&full) {
+            Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&full),
+            Ok(_) => fs::remove_file(&full),
+            Err(error) => Err(error),
+        };
+        removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+    }
+
+    fn xattr(&self, path: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let file = fs::File::from(self.beneath(&self.directory, path, OFlag::O_RDONLY)?);
+        xattr::FileExt::get_xattr(&file, name)
+    }
+
+    fn set_xattr(&self, path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
+        let file = fs::File::from(self.beneath(&self.directory, path, OFlag::O_RDONLY)?);
+        xattr::FileExt::set_xattr(&file, name, value)
+    }
+
+    fn sync(&self, what: Barrier<'_>) -> io::Result<()> {
+        match what {
+            Barrier::Names(path) => Ok(fsync(self.directory(path)?)?),
+            Barrier::Everything => Ok(syncfs(&self.directory)?),
+        }
+    }
+}
+
+impl DiskFile for RealFile {
+    fn read(&self, offset: u64, out: &mut [u8], wait: Wait) -> io::Result<usize> {
+        let mut done = 0;
+        while done < out.len() {
+            let (at, rest) = (offset + done as u64, &mut out[done..]);
+            let read = match wait {
+                Wait::Yes => self.0.read_at(rest, at),
+                Wait::No => super::nowait::read(self.0.as_fd(), at, rest).map_err(io::Error::from),
+            };
+            match read {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        Ok(fallocate(&self.0, flags, offset as i64, len as i64)?)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn set_size(&self, size: u64) -> io::Result<()> {
+        self.0.set_len(size)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(fdatasync(&self.0)?)
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
+    }
+}

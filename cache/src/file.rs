@@ -1,0 +1,201 @@
+//! One regular file of a version, as its readers see it.
+//!
+//! Lock order: the residency guard, then the bitmap's lock; the slots' lock is taken alone. A reader of
+//! the backing file holds the guard shared from the check of the bits to the end of its `pread`; who
+//! punches holds it alone. Nothing is punched while a [`Passthrough`] lives.
+
+mod ahead;
+mod now;
+mod passthrough;
+mod read;
+mod repair;
+mod seek;
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock, RwLock};
+
+use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Node, PAGE_BLOCKS, block_count};
+
+use crate::CacheError;
+use crate::budget::Priority;
+use crate::disk::{DiskFile, Missing};
+use crate::flight::Flight;
+use crate::slots::Slots;
+use crate::version::Version;
+use crate::waiting::Want;
+use ahead::Ahead;
+pub use now::ReadNow;
+pub use passthrough::Passthrough;
+
+/// A regular file of a version.
+pub struct File {
+    version: Arc<Version>,
+    index: FileIndex,
+    size: u64,
+    is_paged: bool,
+    backing: OnceLock<Arc<dyn DiskFile>>,
+    guard: RwLock<()>,
+    slots: Slots,
+    ahead: Ahead,
+    passthroughs: AtomicU32,
+}
+
+impl File {
+    pub(crate) fn new(version: Arc<Version>, node: &Node<'_>) -> File {
+        File {
+            version,
+            index: node.index(),
+            size: node.size(),
+            is_paged: node.is_paged(),
+            backing: OnceLock::new(),
+            guard: RwLock::new(()),
+            slots: Slots::default(),
+            ahead: Ahead::default(),
+            passthroughs: AtomicU32::new(0),
+        }
+    }
+
+    pub fn index(&self) -> FileIndex {
+        self.index
+    }
+
+    /// Bytes, as the manifest says.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub fn version(&self) -> &Arc<Version> {
+        &self.version
+    }
+
+    /// Whether every block is durable. Only known once the version is prepared.
+    pub fn is_complete(&self) -> bool {
+        let filling = self.version.filling();
+        filling.is_some_and(|filling| filling.resident.is_durable(self.index, 0..self.blocks()))
+    }
+
+    /// Bytes of whole blocks that can be read without a source.
+    pub fn resident_bytes(&self) -> u64 {
+        let filling = self.version.filling();
+        filling.map_or(0, |filling| filling.resident.readable_count(self.index, 0..self.blocks())) * BLOCK_BYTES
+    }
+
+    /// The hash of a block; its page is fetched if need be, in one round over the sources.
+    ///
+    /// # Errors
+    /// Also when the file has no such block.
+    pub async fn block_hash(&self, block: u64) -> Result<Hash, CacheError> {
+        let hashes = self.hashes(block..block + 1).await?;
+        hashes.first().copied().ok_or_else(|| self.no_such_block())
+    }
+
+    fn no_such_block(&self) -> CacheError {
+        CacheError::NotAFile { version: self.version.id().clone(), file: self.index }
+    }
+
+    pub(crate) fn blocks(&self) -> u64 {
+        block_count(self.size)
+    }
+
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    pub(crate) fn guard(&self) -> &RwLock<()> {
+        &self.guard
+    }
+
+    /// The backing file, opened when first needed. Blocks.
+    pub(crate) fn backing(&self) -> io::Result<&Arc<dyn DiskFile>> {
+        if let Some(file) = self.backing.get() {
+            return Ok(file);
+        }
+        let filling = self.version.filling().ok_or_else(|| io::Error::other("its version has no tree"))?;
+        let path = filling.path.join(self.version.tree().path(self.index));
+        let file = self.version.core().disk.open(&path, Missing::Fail)?;
+        Ok(self.backing.get_or_init(|| file))
+    }
+
+    /// `image@number:path`, for people.
+    pub(crate) fn shown(&self) -> String {
+        format!("{}:{}", self.version.id(), self.version.tree().path(self.index).display())
+    }
+
+    pub(crate) fn want(self: &Arc<Self>, block: u64) -> Want {
+        let file = self.clone();
+        let path = Arc::new(move || file.version.tree().path(file.index).display().to_string());
+        Want { version: self.version.id().clone(), path, block }
+    }
+
+    /// How many of these blocks can be read from the backing file.
+    pub(crate) fn here_count(&self, blocks: Range<u64>) -> u64 {
+        self.version.filling().map_or(0, |filling| filling.resident.readable_count(self.index, blocks))
+    }
+
+    /// Whether all these blocks can be read from the backing file.
+    pub(crate) fn is_readable(&self, blocks: Range<u64>) -> bool {
+        self.version.filling().is_some_and(|filling| filling.resident.is_readable(self.index, blocks))
+    }
+
+    /// The hashes of some blocks, as many as there are; in one round over the sources.
+    pub(crate) async fn hashes(&self, blocks: Range<u64>) -> Result<Vec<Hash>, CacheError> {
+        let blocks = blocks.start..blocks.end.min(self.blocks());
+        let mut hashes = Vec::with_capacity(blocks.end.saturating_sub(blocks.start) as usize);
+        if !self.is_paged {
+            hashes.extend(blocks.filter_map(|block| self.version.hash_at_hand(self.index, block)));
+            return Ok(hashes);
+        }
+        let mut block = blocks.start;
+        while block < blocks.end {
+            let page = block / PAGE_BLOCKS;
+            let content = self.version.page(self.index, page).await?;
+            let end = blocks.end.min((page + 1) * PAGE_BLOCKS);
+            hashes.extend((block..end).filter_map(|block| content.hash(block % PAGE_BLOCKS)));
+            block = end;
+        }
+        Ok(hashes)
+    }
+
+    /// Sets the bits of zero blocks: the holes that they are need no bytes. `hashes` are those of `blocks`.
+    pub(crate) fn mark_zeros(self: &Arc<Self>, blocks: Range<u64>, hashes: &[Hash]) {
+        let Some(filling) = self.version.filling() else { return };
+        let _guard = self.guard.read().expect("no panic under this lock");
+        let zeros = blocks.zip(hashes).filter(|(_, hash)| hash.is_zero()).map(|(block, _)| block);
+        let mut new: Vec<Range<u64>> = Vec::new();
+        for block in zeros.filter(|block| !filling.resident.is_readable(self.index, *block..*block + 1)) {
+            match new.last_mut() {
+                Some(run) if run.end == block => run.end += 1,
+                _ => new.push(block..block + 1),
+            }
+        }
+        for run in new {
+            filling.resident.set_readable(self.index, run.clone());
+            self.version.core().writeback.mark(self.clone(), run);
+        }
+    }
+
+    /// Claims what is missing of `blocks` and has it fetched; the flights that were started.
+    pub(crate) fn fetch(
+        self: &Arc<Self>,
+        blocks: Range<u64>,
+        hashes: &[Hash],
+        most: u32,
+        priority: Priority,
+    ) -> Vec<Flight> {
+        let hash = |block: u64| hashes.get((block - blocks.start) as usize).copied();
+        let wanted =
+            |block: u64| hash(block).is_some_and(|hash| !hash.is_zero()) && !self.is_readable(block..block + 1);
+        let runs = self.slots.claim(blocks.clone(), most, wanted);
+        let flight = |run: Range<u64>| Flight::new(self, run.clone(), run.filter_map(hash).collect(), priority);
+        runs.into_iter().map(flight).collect()
+    }
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "File({}, {})", self.version.id(), self.index)
+    }
+}

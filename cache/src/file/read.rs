@@ -1,0 +1,181 @@
+//! Reads that wait: for the disk, for a flight under way, for a source that is down.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::{Bytes, BytesMut};
+use icbd_image::{BLOCK_BYTES, Hash};
+use tokio::sync::oneshot;
+
+use super::File;
+use super::now::{blocks_of, part_of};
+use crate::CacheError;
+use crate::budget::{Priority, RUN_BLOCKS_MAX};
+use crate::disk::Wait;
+use crate::flight::Flight;
+use crate::slots::{Answer, Place};
+use crate::waiting::Patience;
+
+/// Longer reads are done in pieces of this.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Where a part of what is read comes from.
+enum Part {
+    Backing,
+    Zero,
+    Memory(Bytes),
+    Awaited(oneshot::Receiver<Answer>),
+}
+
+/// Why a read has to begin again.
+enum Again {
+    /// Blocks that were here went, or could not be read: now they are missing.
+    Changed,
+    Failed(CacheError),
+}
+
+impl From<CacheError> for Again {
+    fn from(error: CacheError) -> Again {
+        Again::Failed(error)
+    }
+}
+
+impl File {
+    /// Reads at most `len` bytes, fewer only at the end of the file. What is missing is fetched; a source
+    /// that is down is waited for up to `offline_wait`. May be dropped: what is under way still arrives.
+    pub async fn read(self: &Arc<Self>, offset: u64, len: usize) -> Result<Bytes, CacheError> {
+        if len <= PIECE_BYTES {
+            return self.read_piece(self.clamp(offset, len)).await;
+        }
+        let range = self.clamp(offset, len);
+        let mut whole = BytesMut::with_capacity((range.end - range.start) as usize);
+        for start in range.clone().step_by(PIECE_BYTES) {
+            whole.extend_from_slice(&self.read_piece(start..range.end.min(start + PIECE_BYTES as u64)).await?);
+        }
+        Ok(whole.freeze())
+    }
+
+    async fn read_piece(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes, CacheError> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let blocks = blocks_of(&range);
+        let core = self.version.core().clone();
+        let mut patience = Patience::new(&core, self.want(blocks.start));
+        loop {
+            match self.version.prepare().await {
+                // Blocks are served all the same, and not kept.
+                Ok(()) | Err(CacheError::Disk { .. }) => {}
+                Err(CacheError::Fetch(error)) => {
+                    patience.failed(error).await?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            match self.read_round(&range, blocks.clone()).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(Again::Changed) => {}
+                Err(Again::Failed(CacheError::Fetch(error))) => patience.failed(error).await?,
+                Err(Again::Failed(error)) => return Err(error),
+            }
+        }
+    }
+
+    async fn read_round(self: &Arc<Self>, range: &Range<u64>, blocks: Range<u64>) -> Result<Bytes, Again> {
+        if self.is_readable(blocks.clone()) {
+            let bytes = self.read_backing(range.clone()).await?;
+            self.read_ahead(range);
+            return Ok(bytes);
+        }
+        let hashes = self.hashes(blocks.clone()).await?;
+        if hashes.len() as u64 != blocks.end - blocks.start {
+            return Err(Again::Failed(self.no_such_block()));
+        }
+        self.mark_zeros(blocks.clone(), &hashes);
+        let parts = self.find(blocks.clone(), &hashes);
+        self.read_ahead(range);
+        let single = parts.len() == 1;
+        let mut whole = BytesMut::with_capacity(if single { 0 } else { (range.end - range.start) as usize });
+        for (block, part) in blocks.zip(parts) {
+            let wanted = part_of(range, block, self.size);
+            let inside = (wanted.start - block * BLOCK_BYTES) as usize..(wanted.end - block * BLOCK_BYTES) as usize;
+            let bytes = match part {
+                Part::Zero => Bytes::from(vec![0; inside.len()]),
+                Part::Memory(bytes) => bytes.slice(inside),
+                Part::Backing => self.read_backing(wanted).await?,
+                Part::Awaited(receiver) => match receiver.await {
+                    Ok(Ok(bytes)) => bytes.slice(inside),
+                    Ok(Err(Some(error))) => return Err(CacheError::Fetch(error).into()),
+                    Ok(Err(None)) if !self.version.core().stop.is_cancelled() => return Err(Again::Changed),
+                    Ok(Err(None)) | Err(_) => return Err(CacheError::Closed.into()),
+                },
+            };
+            if single {
+                return Ok(bytes);
+            }
+            whole.extend_from_slice(&bytes);
+        }
+        Ok(whole.freeze())
+    }
+
+    /// Where each block is; flights are started for those that nobody fetches.
+    fn find(self: &Arc<Self>, blocks: Range<u64>, hashes: &[Hash]) -> Vec<Part> {
+        let mut parts = Vec::with_capacity(hashes.len());
+        let mut claimed: Vec<Range<u64>> = Vec::new();
+        for (block, hash) in blocks.clone().zip(hashes) {
+            if hash.is_zero() {
+                parts.push(Part::Zero);
+                continue;
+            }
+            parts.push(match self.slots.want(block, || self.is_readable(block..block + 1)) {
+                Place::Backing => Part::Backing,
+                Place::Memory(bytes) => Part::Memory(bytes),
+                Place::Joined(receiver) => Part::Awaited(receiver),
+                Place::Claimed(receiver) => {
+                    match claimed.last_mut() {
+                        Some(run) if run.end == block && run.end - run.start < u64::from(RUN_BLOCKS_MAX) => {
+                            run.end += 1
+                        }
+                        _ => claimed.push(block..block + 1),
+                    }
+                    Part::Awaited(receiver)
+                }
+            });
+        }
+        for run in claimed {
+            let known = (run.start - blocks.start) as usize..(run.end - blocks.start) as usize;
+            // Whoever waits hears of it through the slots.
+            drop(Flight::new(self, run, hashes[known].to_vec(), Priority::Demand).start());
+        }
+        parts
+    }
+
+    /// Reads from the backing file what is there, under the guard.
+    async fn read_backing(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes, Again> {
+        let file = self.clone();
+        self.version.core().disk_read(move || file.read_backing_blocking(range)).await?
+    }
+
+    fn read_backing_blocking(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes, Again> {
+        let blocks = blocks_of(&range);
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        let guard = self.guard.read().expect("no panic under this lock");
+        if !self.is_readable(blocks.clone()) {
+            return Err(Again::Changed);
+        }
+        let read = self.backing().and_then(|backing| backing.read(range.start, &mut bytes, Wait::Yes));
+        drop(guard);
+        match read {
+            Ok(read) if read == bytes.len() => return Ok(bytes.into()),
+            Ok(_) => self.damaged(blocks, &std::io::Error::other("its backing file is too short")),
+            Err(error) => self.damaged(blocks, &error),
+        }
+        Err(Again::Changed)
+    }
+
+    /// Passthrough handles that are open.
+    pub(super) fn passthrough_count(&self) -> u32 {
+        self.passthroughs.load(Ordering::Acquire)
+    }
+}

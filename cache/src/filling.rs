@@ -1,0 +1,99 @@
+//! A version's tree on disk while it is being filled: made, or found again after a restart.
+//!
+//! The order of its making is what keeps every promise: the old bitmap is gone durably before the tree
+//! changes; names, holes and what was taken from another version are synced before the first bit. What
+//! does not carry the bitmap's root and incarnation is not resident, and is removed.
+
+use std::io;
+use std::path::PathBuf;
+
+use icbd_image::Kind;
+
+use crate::bits::Bits;
+use crate::catalogue::marks;
+use crate::disk::Barrier;
+use crate::inherit::Plan;
+use crate::resident::{Incarnation, Layout, Resident};
+use crate::version::Version;
+use crate::{CacheError, layout};
+
+/// The tree's extended attribute that names its filling.
+const INCARNATION: &str = "user.icbd.incarnation";
+
+/// A tree and its bitmap.
+#[derive(Debug)]
+pub(crate) struct Filling {
+    /// Relative to the store.
+    pub(crate) path: PathBuf,
+    pub(crate) resident: Resident,
+}
+
+impl Filling {
+    /// Finds a tree and bitmap that belong together; `None` when one has to be made. Blocks.
+    pub(crate) fn load(version: &Version) -> Result<Option<Filling>, CacheError> {
+        let (path, disk) = (layout::tree(version.id()), &version.core().disk);
+        let incarnation = match disk.xattr(&path, INCARNATION) {
+            Ok(value) => value.and_then(|value| Incarnation::try_from(value).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(CacheError::disk("read the attributes of", path)(error)),
+        };
+        let Some(incarnation) = incarnation else { return Ok(None) };
+        let bitmap = layout::bitmap(version.id());
+        let resident = Resident::load(&**disk, &bitmap, version.head(), &incarnation);
+        let resident = resident.map_err(CacheError::disk("read", bitmap))?;
+        Ok(resident.map(|resident| Filling { path, resident }))
+    }
+
+    /// Makes a tree, with what `plan` takes from another version. Blocks.
+    pub(crate) fn create(version: &Version, plan: Plan) -> Result<Filling, CacheError> {
+        let (id, disk) = (version.id(), &*version.core().disk);
+        let (path, bitmap, image) = (layout::tree(id), layout::bitmap(id), layout::image(&id.image));
+        let failed = |doing, path: &PathBuf| CacheError::disk(doing, path.clone());
+        let made = || -> Result<Resident, CacheError> {
+            disk.remove(&bitmap).map_err(failed("remove", &bitmap))?;
+            match disk.sync(Barrier::Names(&image)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("sync", &image)(error)),
+                _ => {}
+            }
+            disk.remove(&path).map_err(failed("remove", &path))?;
+            disk.make_tree(&path, version.tree()).map_err(failed("make the tree", &path))?;
+            let incarnation = new_incarnation().map_err(failed("make", &path))?;
+            disk.set_xattr(&path, INCARNATION, &incarnation).map_err(failed("mark", &path))?;
+            marks::write(disk, version).map_err(failed("mark", &path))?;
+            let layout = Layout::new(version.head());
+            let bits = zero_blocks(version, &layout);
+            plan.apply(version, &layout, &bits).map_err(failed("take blocks of another version into", &path))?;
+            disk.sync(Barrier::Everything).map_err(failed("sync", &path))?;
+            Resident::create(disk, &bitmap, version.root(), &incarnation, layout, bits)
+                .map_err(failed("write", &bitmap))
+        };
+        let resident = made().inspect_err(|error| {
+            if let CacheError::Disk { error, .. } = error {
+                version.core().health.failed(&format!("making the tree of {id}"), error);
+            }
+        })?;
+        Ok(Filling { path, resident })
+    }
+}
+
+/// The blocks that the head itself says are zero: they are the holes that they shall be.
+fn zero_blocks(version: &Version, layout: &Layout) -> Bits {
+    let bits = Bits::zeros(layout.words());
+    for node in version.head().nodes().filter(|node| node.kind() == Kind::File) {
+        for page in (0..node.pages()).filter(|page| node.page_hash(*page).is_some_and(|hash| hash.is_zero())) {
+            let first = page * icbd_image::PAGE_BLOCKS;
+            bits.set(layout.bits(node.index(), first..first + node.page_blocks(page)));
+        }
+        if !node.is_paged() {
+            let zero = |block: &u64| node.inline_hash(*block).is_some_and(|hash| hash.is_zero());
+            (0..node.blocks()).filter(zero).for_each(|block| bits.set(layout.bits(node.index(), block..block + 1)));
+        }
+    }
+    bits
+}
+
+fn new_incarnation() -> io::Result<Incarnation> {
+    let mut incarnation = Incarnation::default();
+    getrandom::fill(&mut incarnation).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(incarnation)
+}

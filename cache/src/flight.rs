@@ -1,0 +1,154 @@
+//! Fetching one run: from another local version, else from the sources; each block handed on as it comes.
+//!
+//! A flight belongs to the cache, not to the reader who caused it. However it ends, every block that it
+//! owes is answered: landed, or failed with the reason.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use futures_util::StreamExt;
+use icbd_fetch::{BlockRequest, FetchError};
+use icbd_image::{Hash, Run, VerifiedBlock};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
+
+use crate::budget::{Priority, RUN_BLOCKS_MAX};
+use crate::file::File;
+
+/// Claimed blocks of one file, at most [`RUN_BLOCKS_MAX`], and their hashes.
+pub(crate) struct Flight {
+    file: Arc<File>,
+    blocks: Range<u64>,
+    hashes: Vec<Hash>,
+    priority: Priority,
+    error: Option<Arc<FetchError>>,
+}
+
+impl Flight {
+    /// For blocks that were just claimed in the file's slots.
+    pub(crate) fn new(file: &Arc<File>, blocks: Range<u64>, hashes: Vec<Hash>, priority: Priority) -> Flight {
+        assert!(
+            blocks.end - blocks.start <= u64::from(RUN_BLOCKS_MAX) && hashes.len() as u64 == blocks.end - blocks.start
+        );
+        Flight { file: file.clone(), blocks, hashes, priority, error: None }
+    }
+
+    /// How many blocks it owes.
+    pub(crate) fn count(&self) -> u64 {
+        self.blocks.end - self.blocks.start
+    }
+
+    /// Fetches in a task of the cache's own; the task says whether all came.
+    pub(crate) fn start(self) -> JoinHandle<Option<Result<(), Arc<FetchError>>>> {
+        let core = self.file.version().core().clone();
+        core.spawn(self.fly())
+    }
+
+    async fn fly(mut self) -> Result<(), Arc<FetchError>> {
+        let core = self.file.version().core().clone();
+        let _demand = (self.priority == Priority::Demand).then(|| Demand::enter(&core));
+        let count = (self.blocks.end - self.blocks.start) as u32;
+        let mut share = core.budget.take(count, self.priority).await;
+        let copied = self.reuse(&mut share).await;
+        for run in self.missing(&copied) {
+            self.fetch(run, &mut share).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes what another local version holds; which blocks those were.
+    async fn reuse(&self, share: &mut OwnedSemaphorePermit) -> Vec<u64> {
+        let version = self.file.version();
+        let Some(base) = version.base().await.cloned() else { return Vec::new() };
+        if !crate::reuse::is_likely(&base, &self.file, self.blocks.clone()) {
+            return Vec::new();
+        }
+        let (file, blocks, hashes) = (self.file.clone(), self.blocks.clone(), self.hashes.clone());
+        let Ok(copied) = version.core().disk_read(move || crate::reuse::copy(&base, &file, blocks, &hashes)).await
+        else {
+            return Vec::new();
+        };
+        let reused = copied.iter().map(VerifiedBlock::index).collect();
+        for block in copied {
+            version.core().reused_bytes.fetch_add(block.bytes().len() as u64, Ordering::Relaxed);
+            self.land(block, share);
+        }
+        reused
+    }
+
+    /// The runs that are left without `copied`, which is in order.
+    fn missing(&self, copied: &[u64]) -> Vec<Range<u64>> {
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for block in self.blocks.clone().filter(|block| copied.binary_search(block).is_err()) {
+            match runs.last_mut() {
+                Some(run) if run.end == block => run.end += 1,
+                _ => runs.push(block..block + 1),
+            }
+        }
+        runs
+    }
+
+    async fn fetch(&mut self, run: Range<u64>, share: &mut OwnedSemaphorePermit) -> Result<(), Arc<FetchError>> {
+        let (version, started) = (self.file.version().clone(), Instant::now());
+        let core = version.core();
+        let first = (run.start - self.blocks.start) as usize;
+        let hashes = self.hashes[first..first + (run.end - run.start) as usize].to_vec();
+        let count = hashes.len() as u32;
+        let request = BlockRequest {
+            run: Run { root: version.root(), file: self.file.index(), first: run.start, count },
+            file_bytes: self.file.size(),
+            codec: core.settings.codec,
+        };
+        let mut blocks = core.sources.blocks(request, hashes);
+        while let Some(block) = blocks.next().await {
+            match block {
+                Ok(block) => {
+                    core.fetched_bytes.fetch_add(block.bytes().len() as u64, Ordering::Relaxed);
+                    self.land(block, share);
+                }
+                Err(error) => {
+                    let error = Arc::new(error);
+                    self.error = Some(error.clone());
+                    return Err(error);
+                }
+            }
+        }
+        let (ms, priority) = (started.elapsed().as_millis() as u64, self.priority);
+        tracing::debug!(version = %version.id(), file = self.file.shown(), first = run.start, count, ms, ?priority, "fetched a run");
+        Ok(())
+    }
+
+    /// Answers who waits for the block, and has it written. Its share of memory goes with it.
+    fn land(&self, block: VerifiedBlock, share: &mut OwnedSemaphorePermit) {
+        self.file.slots().land(block.index(), block.bytes());
+        match (self.file.version().filling(), share.split(1)) {
+            (Some(_), Some(share)) => self.file.version().core().writeback.write(self.file.clone(), block, share),
+            // There is no tree to write to: the disk refused it.
+            _ => self.file.slots().settle(block.index()),
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.file.slots().fail(self.blocks.clone(), self.error.as_ref());
+    }
+}
+
+/// Counts those that are fetched because somebody waits: prefetch gives way to them.
+struct Demand(Arc<crate::core::Core>);
+
+impl Demand {
+    fn enter(core: &Arc<crate::core::Core>) -> Demand {
+        core.demand_runs.fetch_add(1, Ordering::AcqRel);
+        Demand(core.clone())
+    }
+}
+
+impl Drop for Demand {
+    fn drop(&mut self) {
+        self.0.demand_runs.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,36 @@
+//! Where things are in a store. FORMAT.md, "Cache store on disk", has the table.
+
+use std::path::PathBuf;
+
+use icbd_image::{ImageName, Root, VersionId};
+
+/// Heads and hash pages, by root.
+pub(crate) const MANIFESTS: &str = "manifests";
+/// Versions that are being filled.
+pub(crate) const FILLING: &str = "filling";
+pub(crate) const CATALOGUE: &str = "catalog.db";
+pub(crate) const LOCK: &str = "lock";
+pub(crate) const FORMAT: &str = "format";
+
+pub(crate) fn head(root: Root) -> PathBuf {
+    PathBuf::from(format!("{MANIFESTS}/{root}.head"))
+}
+
+pub(crate) fn pages(root: Root) -> PathBuf {
+    PathBuf::from(format!("{MANIFESTS}/{root}.pages"))
+}
+
+/// The directory of an image's versions.
+pub(crate) fn image(name: &ImageName) -> PathBuf {
+    PathBuf::from(format!("{FILLING}/{name}"))
+}
+
+/// A version's tree.
+pub(crate) fn tree(id: &VersionId) -> PathBuf {
+    PathBuf::from(format!("{FILLING}/{}/{}", id.image, id.number))
+}
+
+/// A version's bitmap.
+pub(crate) fn bitmap(id: &VersionId) -> PathBuf {
+    PathBuf::from(format!("{FILLING}/{}/{}.resident", id.image, id.number))
+}

@@ -1,0 +1,195 @@
+//! Which blocks of a version are here: one bitmap in memory for readers, one on disk for power cuts.
+//!
+//! A bit of *readable* says that the block's verified bytes are in the backing file; a bit of *durable*
+//! says that they, and the bit itself, are on the disk. Bits reach the disk after the data they vouch
+//! for ([`Resident::commit`]); clearing is the reverse ([`Resident::clear`], and only then may the data
+//! go). So a bit that a power cut lost or kept costs a refetch at most. FORMAT.md describes the file.
+//!
+//! Lock order: a file's residency guard, then the bitmap's lock in here.
+
+mod disk;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use icbd_image::{FileIndex, Head, Root};
+
+use crate::bits::Bits;
+use crate::disk::{Barrier, Disk, DiskFile, Missing};
+
+/// The name of one filling of a version's tree: bits of another filling mean nothing.
+pub(crate) type Incarnation = [u8; 16];
+
+/// Where each file's bits are in a version's bitmap.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    /// For each node of the head its first word, and one more for the end.
+    first_word: Box<[u64]>,
+}
+
+/// A version's two bitmaps.
+#[derive(Debug)]
+pub(crate) struct Resident {
+    layout: Layout,
+    readable: Bits,
+    durable: Bits,
+    /// The bitmap file. Locked for as long as its words change.
+    file: Mutex<Arc<dyn DiskFile>>,
+    /// Counts calls of `clear`, so that a sync that went on meanwhile is done again.
+    clearings: AtomicU64,
+}
+
+/// A moment in the history of clearings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moment(u64);
+
+/// What came of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Committed {
+    Durable,
+    /// Bits were cleared since the moment given: the data must be synced again first.
+    Outdated,
+}
+
+impl Layout {
+    pub(crate) fn new(head: &Head) -> Layout {
+        let mut next = 0;
+        let mut first_word: Vec<u64> = Vec::with_capacity(head.node_count() as usize + 1);
+        for node in head.nodes() {
+            first_word.push(next);
+            next += node.blocks().div_ceil(64);
+        }
+        first_word.push(next);
+        Layout { first_word: first_word.into() }
+    }
+
+    pub(crate) fn words(&self) -> usize {
+        self.first_word.last().map_or(0, |words| *words as usize)
+    }
+
+    /// The bits of some blocks of a file.
+    pub(crate) fn bits(&self, file: FileIndex, blocks: Range<u64>) -> Range<u64> {
+        let first = self.first_word[file.get() as usize] * 64;
+        first + blocks.start..first + blocks.end
+    }
+}
+
+impl Resident {
+    /// Writes a new bitmap and makes it durable; the data that `bits` vouch for already are.
+    pub(crate) fn create(
+        disk: &dyn Disk,
+        path: &Path,
+        root: Root,
+        incarnation: &Incarnation,
+        layout: Layout,
+        bits: Bits,
+    ) -> io::Result<Resident> {
+        let file = disk.open(path, Missing::Create)?;
+        disk::write_new(&*file, root, incarnation, &bits)?;
+        if let Some(directory) = path.parent() {
+            disk.sync(Barrier::Names(directory))?;
+        }
+        Ok(Resident::from_durable(layout, bits, file))
+    }
+
+    /// Reads a bitmap; `None` when it is not one of this root and incarnation.
+    pub(crate) fn load(
+        disk: &dyn Disk,
+        path: &Path,
+        head: &Head,
+        incarnation: &Incarnation,
+    ) -> io::Result<Option<Resident>> {
+        let file = match disk.open(path, Missing::Fail) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let layout = Layout::new(head);
+        let Some(bits) = disk::read(&*file, head.root(), incarnation, layout.words())? else { return Ok(None) };
+        for node in head.files() {
+            // A bit past a file's end vouches for nothing.
+            let words = node.blocks().div_ceil(64) * 64;
+            bits.clear(layout.bits(node.index(), node.blocks()..words));
+        }
+        Ok(Some(Resident::from_durable(layout, bits, file)))
+    }
+
+    fn from_durable(layout: Layout, durable: Bits, file: Arc<dyn DiskFile>) -> Resident {
+        let readable = Bits::zeros(durable.words());
+        (0..durable.words()).for_each(|at| readable.or_word(at, durable.word(at)));
+        Resident { layout, readable, durable, file: Mutex::new(file), clearings: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn is_readable(&self, file: FileIndex, blocks: Range<u64>) -> bool {
+        self.readable.all(self.layout.bits(file, blocks))
+    }
+
+    pub(crate) fn is_durable(&self, file: FileIndex, blocks: Range<u64>) -> bool {
+        self.durable.all(self.layout.bits(file, blocks))
+    }
+
+    pub(crate) fn readable_count(&self, file: FileIndex, blocks: Range<u64>) -> u64 {
+        self.readable.count(self.layout.bits(file, blocks))
+    }
+
+    pub(crate) fn durable_count(&self, file: FileIndex, blocks: Range<u64>) -> u64 {
+        self.durable.count(self.layout.bits(file, blocks))
+    }
+
+    /// Of the whole version: readable and durable blocks.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let all = 0..self.durable.words() as u64 * 64;
+        (self.readable.count(all.clone()), self.durable.count(all))
+    }
+
+    /// Bytes of memory that the bits take.
+    pub(crate) fn weight(&self) -> usize {
+        self.durable.words() * 16 + self.layout.first_word.len() * 8
+    }
+
+    /// To be called after the block's bytes were written, under the file's residency guard.
+    pub(crate) fn set_readable(&self, file: FileIndex, blocks: Range<u64>) {
+        self.readable.set(self.layout.bits(file, blocks));
+    }
+
+    /// The moment to give to `commit`: taken before the data is synced.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment(self.clearings.load(Ordering::Acquire))
+    }
+
+    /// Makes blocks durable whose data was synced after `since`. Blocks that were cleared are left out.
+    pub(crate) fn commit(&self, blocks: &[(FileIndex, Vec<u64>)], since: Moment) -> io::Result<Committed> {
+        let file = self.file.lock().expect("no panic under this lock");
+        if self.moment() != since {
+            return Ok(Committed::Outdated);
+        }
+        let mut more: BTreeMap<usize, u64> = BTreeMap::new();
+        for (index, blocks) in blocks {
+            for block in blocks {
+                let bit = self.layout.bits(*index, *block..*block + 1).start;
+                if self.readable.get(bit) {
+                    *more.entry((bit / 64) as usize).or_default() |= 1 << (bit % 64);
+                }
+            }
+        }
+        disk::write_words(&**file, &self.durable, &more)?;
+        more.iter().for_each(|(word, bits)| self.durable.or_word(*word, *bits));
+        Ok(Committed::Durable)
+    }
+
+    /// Forgets blocks, in memory and durably on disk. Only after this may their data be punched.
+    pub(crate) fn clear(&self, index: FileIndex, blocks: Range<u64>) -> io::Result<()> {
+        let file = self.file.lock().expect("no panic under this lock");
+        self.clearings.fetch_add(1, Ordering::AcqRel);
+        let bits = self.layout.bits(index, blocks);
+        self.readable.clear(bits.clone());
+        self.durable.clear(bits.clone());
+        let words = (bits.start / 64) as usize..bits.end.div_ceil(64) as usize;
+        disk::write_words(&**file, &self.durable, &words.map(|word| (word, 0)).collect())
+    }
+}

@@ -1,0 +1,95 @@
+//! The bitmap as a file: a header of one page, then the words. Plain writes, never a mapping: a page
+//! of it is written only where a commit or a clearing says so.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use icbd_image::Root;
+
+use super::Incarnation;
+use crate::bits::Bits;
+use crate::disk::{DiskFile, Wait};
+
+const MAGIC: &[u8; 8] = b"icbdbits";
+const FORMAT: u32 = 1;
+/// The unit in which the bitmap is written; the header has one for itself.
+const PAGE_BYTES: usize = 4096;
+const PAGE_WORDS: usize = PAGE_BYTES / 8;
+
+fn header(root: Root, incarnation: &Incarnation, words: usize) -> [u8; PAGE_BYTES] {
+    let mut header = [0; PAGE_BYTES];
+    let mut at = 0;
+    let mut put = |field: &[u8]| {
+        header[at..at + field.len()].copy_from_slice(field);
+        at += field.len();
+    };
+    put(MAGIC);
+    put(&FORMAT.to_le_bytes());
+    put(&[0; 4]);
+    put(root.as_bytes());
+    put(incarnation);
+    put(&(words as u64).to_le_bytes());
+    header
+}
+
+/// Writes header and words and syncs them. Pages without a bit stay holes.
+pub(super) fn write_new(file: &dyn DiskFile, root: Root, incarnation: &Incarnation, bits: &Bits) -> io::Result<()> {
+    file.set_size(0)?;
+    file.set_size((PAGE_BYTES + bits.words() * 8) as u64)?;
+    file.write(0, &header(root, incarnation, bits.words()))?;
+    for page in 0..bits.words().div_ceil(PAGE_WORDS) {
+        let bytes = page_bytes(bits, page, &BTreeMap::new());
+        if bytes.iter().any(|byte| *byte != 0) {
+            file.write(page_offset(page), &bytes)?;
+        }
+    }
+    file.sync()
+}
+
+/// Reads a bitmap with exactly this header.
+pub(super) fn read(
+    file: &dyn DiskFile,
+    root: Root,
+    incarnation: &Incarnation,
+    words: usize,
+) -> io::Result<Option<Bits>> {
+    if file.size()? != (PAGE_BYTES + words * 8) as u64 {
+        return Ok(None);
+    }
+    let mut page = [0; PAGE_BYTES];
+    if file.read(0, &mut page, Wait::Yes)? < PAGE_BYTES || page != header(root, incarnation, words) {
+        return Ok(None);
+    }
+    let bits = Bits::zeros(words);
+    for at in 0..words.div_ceil(PAGE_WORDS) {
+        let read = file.read(page_offset(at), &mut page, Wait::Yes)?;
+        for (word, bytes) in (at * PAGE_WORDS..words).zip(page[..read].as_chunks::<8>().0) {
+            bits.or_word(word, u64::from_le_bytes(*bytes));
+        }
+    }
+    Ok(Some(bits))
+}
+
+/// Writes the pages that hold the words of `more`, with those bits added to `bits`, and syncs them.
+pub(super) fn write_words(file: &dyn DiskFile, bits: &Bits, more: &BTreeMap<usize, u64>) -> io::Result<()> {
+    if more.is_empty() {
+        return Ok(());
+    }
+    let mut last = None;
+    for page in more.keys().map(|word| word / PAGE_WORDS) {
+        if last != Some(page) {
+            last = Some(page);
+            file.write(page_offset(page), &page_bytes(bits, page, more))?;
+        }
+    }
+    file.sync()
+}
+
+fn page_offset(page: usize) -> u64 {
+    ((page + 1) * PAGE_BYTES) as u64
+}
+
+fn page_bytes(bits: &Bits, page: usize, more: &BTreeMap<usize, u64>) -> Vec<u8> {
+    let words = page * PAGE_WORDS..bits.words().min((page + 1) * PAGE_WORDS);
+    words.flat_map(|at| (bits.word(at) | more.get(&at).copied().unwrap_or(0)).to_le_bytes()).collect()
+}

@@ -1,0 +1,123 @@
+//! What happens to a file's blocks that are not in its backing file yet: who fetches them, who waits.
+//!
+//! Single-flight: a block that nobody fetches is *claimed* by the first who wants it; others join.
+//! A block that came stays here, readable from memory, until it is written. A waiter that goes away
+//! takes nothing with it: whoever claimed a block owes it an answer, and that is a task of the cache.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use icbd_fetch::FetchError;
+use tokio::sync::oneshot;
+
+/// What a waiter is told. `None`: the cache is stopping.
+pub(crate) type Answer = Result<Bytes, Option<Arc<FetchError>>>;
+
+/// The blocks of one file that are on their way.
+#[derive(Debug, Default)]
+pub(crate) struct Slots(Mutex<BTreeMap<u64, Slot>>);
+
+#[derive(Debug)]
+enum Slot {
+    Flying(Vec<oneshot::Sender<Answer>>),
+    /// Verified, to be written.
+    Pending(Bytes),
+}
+
+/// Where a block is to be had.
+#[derive(Debug)]
+pub(crate) enum Place {
+    Backing,
+    Memory(Bytes),
+    /// Somebody fetches it.
+    Joined(oneshot::Receiver<Answer>),
+    /// Nobody does: the caller must see that it is fetched.
+    Claimed(oneshot::Receiver<Answer>),
+}
+
+impl Slots {
+    /// Finds or claims one block. `readable` is asked under the lock: a block's bit is set before its slot goes.
+    pub(crate) fn want(&self, block: u64, readable: impl FnOnce() -> bool) -> Place {
+        let mut slots = self.lock();
+        match slots.get_mut(&block) {
+            Some(Slot::Pending(bytes)) => Place::Memory(bytes.clone()),
+            Some(Slot::Flying(waiters)) => {
+                let (sender, receiver) = oneshot::channel();
+                waiters.push(sender);
+                Place::Joined(receiver)
+            }
+            None if readable() => Place::Backing,
+            None => {
+                let (sender, receiver) = oneshot::channel();
+                slots.insert(block, Slot::Flying(vec![sender]));
+                Place::Claimed(receiver)
+            }
+        }
+    }
+
+    /// Claims those blocks that are neither readable nor on their way; the runs they form, none longer than `most`.
+    pub(crate) fn claim(&self, blocks: Range<u64>, most: u32, wanted: impl Fn(u64) -> bool) -> Vec<Range<u64>> {
+        let mut slots = self.lock();
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for block in blocks {
+            if slots.contains_key(&block) || !wanted(block) {
+                continue;
+            }
+            slots.insert(block, Slot::Flying(Vec::new()));
+            match runs.last_mut() {
+                Some(run) if run.end == block && run.end - run.start < u64::from(most) => run.end += 1,
+                _ => runs.push(block..block + 1),
+            }
+        }
+        runs
+    }
+
+    /// A block that waits to be written.
+    pub(crate) fn pending(&self, block: u64) -> Option<Bytes> {
+        match self.lock().get(&block) {
+            Some(Slot::Pending(bytes)) => Some(bytes.clone()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// A claimed block came: answers all who wait for it.
+    pub(crate) fn land(&self, block: u64, bytes: &Bytes) {
+        let slot = self.lock().insert(block, Slot::Pending(bytes.clone()));
+        if let Some(Slot::Flying(waiters)) = slot {
+            // A waiter that went away is no concern.
+            waiters.into_iter().for_each(|waiter| drop(waiter.send(Ok(bytes.clone()))));
+        }
+    }
+
+    /// Claimed blocks did not come.
+    pub(crate) fn fail(&self, blocks: Range<u64>, error: Option<&Arc<FetchError>>) {
+        let mut slots = self.lock();
+        let mut failed = Vec::new();
+        for block in blocks {
+            if let Some(Slot::Flying(_)) = slots.get(&block) {
+                failed.extend(slots.remove(&block));
+            }
+        }
+        drop(slots);
+        for slot in failed {
+            if let Slot::Flying(waiters) = slot {
+                waiters.into_iter().for_each(|waiter| drop(waiter.send(Err(error.cloned()))));
+            }
+        }
+    }
+
+    /// A pending block was written and its bit set, or could not be written.
+    pub(crate) fn settle(&self, block: u64) {
+        self.lock().remove(&block);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Slot>> {
+        self.0.lock().expect("no panic under this lock")
+    }
+}

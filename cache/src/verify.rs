@@ -1,0 +1,135 @@
+//! Reading everything back: every resident block of a version from the disk, compared with the manifest.
+//!
+//! What does not match is forgotten, so that the next reader has it from a source and it is written anew.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use icbd_image::{BLOCK_BYTES, Hash, PAGE_BLOCKS, Root, VersionId, block_len};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+use crate::CacheError;
+use crate::core::Core;
+use crate::disk::Wait;
+use crate::file::File;
+
+/// Blocks read in one go, one on a thread at a time: 1 MiB.
+const STRIDE_BLOCKS: u64 = 16;
+
+/// How far a verification is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VerifyProgress {
+    pub done_bytes: u64,
+    pub total_bytes: u64,
+}
+
+/// What a verification found.
+#[derive(Debug, Clone)]
+pub struct VerifyReport {
+    pub version: VersionId,
+    pub root: Root,
+    /// Blocks read from the disk and compared; what is not here is not among them.
+    pub blocks_checked: u64,
+    /// Those that were not what they should be; they are forgotten, and fetched again when read.
+    pub bad: Vec<BadBlock>,
+    pub elapsed: Duration,
+}
+
+/// A block that was not what the manifest says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadBlock {
+    pub path: String,
+    pub block: u64,
+}
+
+impl Core {
+    pub(crate) async fn verify(
+        self: &Arc<Core>,
+        id: &VersionId,
+        mut progress: impl FnMut(VerifyProgress) + Send,
+    ) -> Result<VerifyReport, CacheError> {
+        let started = Instant::now();
+        let view = self.view();
+        let record = view.version(id).ok_or_else(|| CacheError::UnknownVersion(id.clone()))?;
+        let version = self.version(record.serial()).await?;
+        version.prepare().await?;
+        self.writeback.flush().await;
+        let total_bytes = version.residency().resident_bytes;
+        let (mut checked, mut bad) = (0, Vec::new());
+        for node in version.head().files().filter(|node| node.size() > 0) {
+            let file = version.file(node.index())?;
+            for start in (0..file.blocks()).step_by(PAGE_BLOCKS as usize) {
+                let blocks = start..file.blocks().min(start + PAGE_BLOCKS);
+                let here = file.here_count(blocks.clone());
+                if here == 0 {
+                    continue;
+                }
+                let hashes = file.patient_hashes(blocks.clone()).await?;
+                let wrong = self.verify_page(&file, blocks, &hashes).await?;
+                let path = version.tree().path(node.index()).display().to_string();
+                bad.extend(wrong.into_iter().map(|block| BadBlock { path: path.clone(), block }));
+                checked += here;
+                progress(VerifyProgress { done_bytes: (checked * BLOCK_BYTES).min(total_bytes), total_bytes });
+            }
+        }
+        version.note_residency();
+        Ok(VerifyReport {
+            version: id.clone(),
+            root: version.root(),
+            blocks_checked: checked,
+            bad,
+            elapsed: started.elapsed(),
+        })
+    }
+
+    async fn verify_page(
+        self: &Arc<Core>,
+        file: &Arc<File>,
+        blocks: Range<u64>,
+        hashes: &[Hash],
+    ) -> Result<Vec<u64>, CacheError> {
+        let mut bad = Vec::new();
+        for start in blocks.clone().step_by(STRIDE_BLOCKS as usize) {
+            let stride = start..blocks.end.min(start + STRIDE_BLOCKS);
+            let known = hashes[(start - blocks.start) as usize..(stride.end - blocks.start) as usize].to_vec();
+            let file = file.clone();
+            bad.extend(self.disk_read(move || file.wrong_blocks(stride, &known)).await?);
+        }
+        Ok(bad)
+    }
+}
+
+impl File {
+    /// Those blocks that are called resident and are not what their hashes say; they are forgotten. Blocks.
+    fn wrong_blocks(self: &Arc<Self>, blocks: Range<u64>, hashes: &[Hash]) -> Vec<u64> {
+        if let Some(fd) = self.backing().ok().and_then(|backing| backing.fd()) {
+            // The disk is asked, not the page cache. Only advice: dirty pages stay, and were checked before.
+            let (offset, len) =
+                ((blocks.start * BLOCK_BYTES) as i64, ((blocks.end - blocks.start) * BLOCK_BYTES) as i64);
+            let _ = posix_fadvise(fd, offset, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        }
+        let mut wrong = Vec::new();
+        for (block, hash) in blocks.zip(hashes) {
+            if let Err(error) = self.check_block(block, hash) {
+                tracing::error!(file = self.shown(), block, %error, "a block on the disk is not what it was: it is forgotten");
+                self.damaged(block..block + 1, &error);
+                wrong.push(block);
+            }
+        }
+        wrong
+    }
+
+    fn check_block(&self, block: u64, hash: &Hash) -> std::io::Result<()> {
+        let _guard = self.guard().read().expect("no panic under this lock");
+        if !self.is_readable(block..block + 1) {
+            return Ok(());
+        }
+        let mut bytes = vec![0; block_len(self.size(), block)];
+        let read = self.backing()?.read(block * BLOCK_BYTES, &mut bytes, Wait::Yes)?;
+        match read == bytes.len() && Hash::of(&bytes) == *hash {
+            true => Ok(()),
+            false => Err(std::io::Error::other("it does not match its hash")),
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! One version that is in use: its head, its files, and its tree on disk once somebody reads data.
+//!
+//! There is at most one [`Version`] of a serial at a time: it has the bits. Names are looked up in the
+//! head and cost no file; the tree is made or opened by [`Version::prepare`].
+
+mod pages;
+mod registry;
+mod residency;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use icbd_image::{FileIndex, Head, Kind, Page, Root, Serial, VersionId, VersionRecord};
+
+use crate::CacheError;
+use crate::core::Core;
+use crate::disk::{DiskFile, Tree};
+use crate::file::File;
+use crate::filling::Filling;
+use crate::flights::Flights;
+pub(crate) use registry::Versions;
+pub use residency::Residency;
+
+/// A tree that could not be made is tried again after this; reads go to the source meanwhile.
+const PREPARE_RETRY: Duration = Duration::from_secs(5);
+
+/// A version of an image.
+pub struct Version {
+    core: Arc<Core>,
+    id: VersionId,
+    record: VersionRecord,
+    head: Head,
+    tree: OnceLock<Tree>,
+    files: Mutex<HashMap<FileIndex, Weak<File>>>,
+    filling: OnceLock<Filling>,
+    preparing: Flights<(), ()>,
+    refused: Mutex<Option<(Instant, CacheError)>>,
+    page_flights: Flights<(FileIndex, u64), Page>,
+    pages_file: OnceLock<Arc<dyn DiskFile>>,
+    pages_unsynced: std::sync::atomic::AtomicBool,
+    /// The local version that blocks are taken from, once it was looked for.
+    base: tokio::sync::OnceCell<Option<Arc<Version>>>,
+}
+
+impl Version {
+    pub(crate) fn new(core: Arc<Core>, record: VersionRecord, head: Head) -> Version {
+        Version {
+            core,
+            id: record.statement.statement().version(),
+            record,
+            head,
+            tree: OnceLock::new(),
+            files: Mutex::default(),
+            filling: OnceLock::new(),
+            preparing: Flights::new(),
+            refused: Mutex::default(),
+            page_flights: Flights::new(),
+            pages_file: OnceLock::new(),
+            pages_unsynced: false.into(),
+            base: tokio::sync::OnceCell::new(),
+        }
+    }
+
+    pub fn id(&self) -> &VersionId {
+        &self.id
+    }
+
+    pub fn serial(&self) -> Serial {
+        self.record.serial()
+    }
+
+    pub fn root(&self) -> Root {
+        self.head.root()
+    }
+
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// What the master said of it when it was opened.
+    pub fn record(&self) -> &VersionRecord {
+        &self.record
+    }
+
+    /// A regular file; always the same [`File`] while anybody holds it.
+    pub fn file(self: &Arc<Self>, index: FileIndex) -> Result<Arc<File>, CacheError> {
+        let node = self.head.node(index).filter(|node| node.kind() == Kind::File);
+        let node = node.ok_or_else(|| CacheError::NotAFile { version: self.id.clone(), file: index })?;
+        let mut files = self.files.lock().expect("no panic under this lock");
+        if let Some(file) = files.get(&index).and_then(Weak::upgrade) {
+            return Ok(file);
+        }
+        if files.len() == files.capacity() {
+            // Before the map grows, those that nobody holds any more leave it.
+            files.retain(|_, file| file.strong_count() > 0);
+        }
+        let file = Arc::new(File::new(self.clone(), &node));
+        files.insert(index, Arc::downgrade(&file));
+        Ok(file)
+    }
+
+    /// Opens or makes the version's tree on disk. Residency, completeness and passthrough mean nothing
+    /// before. At once when it was done already.
+    pub async fn prepare(self: &Arc<Self>) -> Result<(), CacheError> {
+        if self.filling.get().is_some() {
+            return Ok(());
+        }
+        if let Some((when, error)) = &*self.refused.lock().expect("no panic under this lock")
+            && when.elapsed() < PREPARE_RETRY
+        {
+            return Err(error.clone());
+        }
+        let start = || {
+            let version = self.clone();
+            self.core.spawn(async move {
+                let result = version.make_filling().await;
+                if let Err(error) = &result {
+                    tracing::warn!(version = %version.id, %error, "its tree cannot be made: blocks are not kept");
+                    *version.refused.lock().expect("no panic under this lock") = Some((Instant::now(), error.clone()));
+                }
+                version.preparing.land(&(), result);
+            });
+        };
+        self.preparing.join((), start).await
+    }
+
+    async fn make_filling(self: &Arc<Self>) -> Result<(), CacheError> {
+        if self.filling.get().is_some() {
+            return Ok(());
+        }
+        let version = self.clone();
+        let found = self.core.blocking(move || Filling::load(&version)).await??;
+        let filling = match found {
+            Some(filling) => filling,
+            None => {
+                let plan = crate::inherit::plan(self).await;
+                let version = self.clone();
+                self.core.blocking(move || Filling::create(&version, plan)).await??
+            }
+        };
+        // Only this flight sets it.
+        let _ = self.filling.set(filling);
+        self.note_residency();
+        self.core.versions.weigh(self);
+        Ok(())
+    }
+
+    /// Opens the tree if there is one; whether there is.
+    pub(crate) async fn open_existing(self: &Arc<Self>) -> bool {
+        if self.filling.get().is_none() {
+            let version = self.clone();
+            if let Ok(Ok(Some(filling))) = self.core.blocking(move || Filling::load(&version)).await {
+                // Somebody else's is as good: both come from the same bits.
+                let _ = self.filling.set(filling);
+            }
+        }
+        self.filling.get().is_some()
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    pub(crate) fn filling(&self) -> Option<&Filling> {
+        self.filling.get()
+    }
+
+    /// The places of its files; found when first asked for.
+    pub(crate) fn tree(&self) -> &Tree {
+        self.tree.get_or_init(|| Tree::new(self.head.clone()))
+    }
+
+    /// The local version to take unchanged blocks from; looked for once.
+    pub(crate) async fn base(self: &Arc<Self>) -> Option<&Arc<Version>> {
+        self.base.get_or_init(|| crate::inherit::choose_base(self)).await.as_ref()
+    }
+
+    /// Bytes of memory it takes, roughly.
+    fn weight(&self) -> usize {
+        let bits = self.filling.get().map_or(0, |filling| filling.resident.weight());
+        let places = self.tree.get().map_or(0, |_| self.head.node_count() as usize * 8);
+        self.head.bytes().len() + bits + places + size_of::<Version>()
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Version({}, {})", self.id, self.root().short())
+    }
+}

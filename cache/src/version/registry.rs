@@ -1,0 +1,149 @@
+//! The versions that are in memory: each at most once, and those nobody has open up to a limit.
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock, Weak};
+
+use icbd_image::{Head, Root, Serial, VersionRecord};
+
+use super::Version;
+use crate::core::Core;
+use crate::disk::{Missing, Wait};
+use crate::flights::Flights;
+use crate::view::Object;
+use crate::waiting::{Patience, Want};
+use crate::{CacheError, layout};
+
+/// Versions by serial.
+#[derive(Debug)]
+pub(crate) struct Versions {
+    live: RwLock<HashMap<Serial, Weak<Version>>>,
+    /// Keeps those that were used last, so that a look around does not load heads again and again.
+    recent: moka::sync::Cache<Serial, Arc<Version>>,
+    flights: Flights<Serial, Arc<Version>>,
+}
+
+impl Versions {
+    pub(crate) fn new(memory_bytes: u64) -> Versions {
+        let recent = moka::sync::Cache::builder()
+            .max_capacity(memory_bytes)
+            .weigher(|_, version: &Arc<Version>| u32::try_from(version.weight()).unwrap_or(u32::MAX))
+            .build();
+        Versions { live: RwLock::default(), recent, flights: Flights::new() }
+    }
+
+    pub(crate) fn get(&self, serial: Serial) -> Option<Arc<Version>> {
+        let live = self.live.read().expect("no panic under this lock");
+        let version = live.get(&serial).and_then(Weak::upgrade);
+        drop(live);
+        // Asking is what keeps it among the recent ones.
+        version.inspect(|_| drop(self.recent.get(&serial)))
+    }
+
+    /// All that are in memory.
+    pub(crate) fn all(&self) -> Vec<Arc<Version>> {
+        self.live.read().expect("no panic under this lock").values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Counts its weight again, which has changed.
+    pub(crate) fn weigh(&self, version: &Arc<Version>) {
+        self.recent.insert(version.serial(), version.clone());
+    }
+
+    pub(crate) fn clear(&self) {
+        self.recent.invalidate_all();
+        self.recent.run_pending_tasks();
+    }
+
+    fn keep(&self, version: &Arc<Version>) {
+        let mut live = self.live.write().expect("no panic under this lock");
+        live.retain(|_, version| version.strong_count() > 0);
+        live.insert(version.serial(), Arc::downgrade(version));
+        drop(live);
+        self.weigh(version);
+    }
+}
+
+impl Core {
+    /// A version, with its head loaded or fetched; waits for a source up to `offline_wait`.
+    pub(crate) async fn version(self: &Arc<Core>, serial: Serial) -> Result<Arc<Version>, CacheError> {
+        if let Some(version) = self.versions.get(serial) {
+            return Ok(version);
+        }
+        let version = self.record(serial)?.statement.statement().version();
+        let mut patience =
+            Patience::new(self, Want { version, path: Arc::new(|| "its manifest".to_owned()), block: 0 });
+        loop {
+            match self.version_once(serial).await {
+                Err(CacheError::Fetch(error)) => patience.failed(error).await?,
+                result => return result,
+            }
+        }
+    }
+
+    /// The same with one round over the sources.
+    pub(crate) async fn version_once(self: &Arc<Core>, serial: Serial) -> Result<Arc<Version>, CacheError> {
+        if let Some(version) = self.versions.get(serial) {
+            return Ok(version);
+        }
+        let record = self.record(serial)?;
+        let start = || {
+            let core = self.clone();
+            self.spawn(async move {
+                let result = core.load(record).await;
+                core.versions.flights.land(&serial, result);
+            });
+        };
+        self.versions.flights.join(serial, start).await
+    }
+
+    fn record(&self, serial: Serial) -> Result<VersionRecord, CacheError> {
+        match self.view().object(serial) {
+            Some(Object::Version(_, record)) => Ok(record.clone()),
+            _ => Err(CacheError::UnknownSerial(serial)),
+        }
+    }
+
+    async fn load(self: &Arc<Core>, record: VersionRecord) -> Result<Arc<Version>, CacheError> {
+        if let Some(version) = self.versions.get(record.serial()) {
+            return Ok(version);
+        }
+        let (core, root) = (self.clone(), record.root());
+        let head = match self.blocking(move || core.head_on_disk(root)).await? {
+            Some(head) => head,
+            None => {
+                let head = self.sources.head(root).await?;
+                let (core, copy) = (self.clone(), head.clone());
+                self.blocking(move || core.keep_head(&copy)).await?;
+                head
+            }
+        };
+        let version = Arc::new(Version::new(self.clone(), record, head));
+        self.versions.keep(&version);
+        Ok(version)
+    }
+
+    /// A head that was kept; `None` when it is not there, or not what its name says.
+    fn head_on_disk(&self, root: Root) -> Option<Head> {
+        let path = layout::head(root);
+        let file = self.disk.open(&path, Missing::Fail).ok()?;
+        let size = usize::try_from(file.size().ok()?).ok().filter(|size| *size <= Head::BYTES_MAX)?;
+        let mut bytes = vec![0; size];
+        let read = file.read(0, &mut bytes, Wait::Yes).ok()?;
+        bytes.truncate(read);
+        let head = Head::parse_expecting(bytes.into(), &root);
+        head.inspect_err(|error| tracing::warn!(path = %path.display(), %error, "a kept manifest is fetched again"))
+            .ok()
+    }
+
+    /// Keeps a head. It is synced with the tree it describes; a torn one is noticed by its root.
+    fn keep_head(&self, head: &Head) {
+        let path = layout::head(head.root());
+        let kept = self.disk.open(&path, Missing::Create).and_then(|file| {
+            file.set_size(0)?;
+            file.write(0, head.bytes())
+        });
+        if let Err(error) = kept {
+            self.health.failed(&format!("writing {}", path.display()), &error);
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! How much of a version is here.
+
+use icbd_image::BLOCK_BYTES;
+
+use super::Version;
+
+/// How much is here, of a version or a file, in bytes of whole blocks.
+///
+/// A block of zeros counts as resident and durable once its hash is known: it needs no fetching.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Residency {
+    pub total_bytes: u64,
+    /// Readable without a source.
+    pub resident_bytes: u64,
+    /// And a power cut cannot take it back.
+    pub durable_bytes: u64,
+}
+
+impl Residency {
+    pub fn is_complete(&self) -> bool {
+        self.durable_bytes == self.total_bytes
+    }
+}
+
+impl Version {
+    /// Whether every block of every file is durable.
+    pub fn is_complete(&self) -> bool {
+        self.filling().is_some() && self.residency().is_complete()
+    }
+
+    pub fn residency(&self) -> Residency {
+        let total: u64 = self.head.files().map(|file| file.blocks()).sum();
+        let (readable, durable) = self.filling().map_or((0, 0), |filling| filling.resident.counts());
+        Residency {
+            total_bytes: total * BLOCK_BYTES,
+            resident_bytes: readable * BLOCK_BYTES,
+            durable_bytes: durable * BLOCK_BYTES,
+        }
+    }
+
+    /// Keeps the counts for the status and for the choice of a base, also after a restart.
+    pub(crate) fn note_residency(&self) {
+        let held = self.residency();
+        self.core.held.lock().expect("no panic under this lock").insert(self.serial(), held);
+    }
+}

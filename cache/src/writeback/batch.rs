@@ -1,0 +1,40 @@
+//! What was written since the last sync.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use icbd_image::{FileIndex, Serial};
+use tokio::sync::oneshot;
+
+use crate::file::File;
+
+/// Blocks that are readable and not durable yet, by version and file.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) files: BTreeMap<(Serial, FileIndex), Written>,
+    /// Blocks in it whose bytes were written, not only marked.
+    pub(super) written_blocks: u64,
+    /// Told when the batch is settled.
+    pub(super) waiters: Vec<oneshot::Sender<()>>,
+}
+
+/// One file's part.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) file: Arc<File>,
+    pub(super) blocks: Vec<u64>,
+}
+
+impl Batch {
+    pub(super) fn add(&mut self, file: &Arc<File>, blocks: Range<u64>) {
+        self.written_blocks += blocks.end - blocks.start;
+        let key = (file.version().serial(), file.index());
+        let written = self.files.entry(key).or_insert_with(|| Written { file: file.clone(), blocks: Vec::new() });
+        written.blocks.extend(blocks);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.waiters.is_empty()
+    }
+}
