@@ -18,6 +18,17 @@ const VERSIONS: &str = "versions";
 const MANIFESTS: &str = "manifests";
 const PUBLISHING: &str = "publishing";
 
+/// Says that a repository is ours, until it is dropped or this process ends, by whatever end.
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing alone would leave it to a child process that was forked and has not called exec yet.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
 /// The paths of one repository.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
@@ -86,8 +97,8 @@ impl Layout {
         sync_directory(&self.root)
     }
 
-    /// Makes the repository ours until the returned file is closed, by whatever end.
-    pub(crate) fn lock(&self) -> Result<File, MasterError> {
+    /// Makes the repository ours.
+    pub(crate) fn lock(&self) -> Result<Lock, MasterError> {
         let path = self.root.join(LOCK);
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = open.map_err(MasterError::io("open", &path))?;
@@ -103,7 +114,7 @@ impl Layout {
         }
         let write = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         write.map_err(MasterError::io("write", path))?;
-        Ok(file)
+        Ok(Lock(file))
     }
 }
 

@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -16,7 +15,7 @@ use icbd_image::{
 
 use crate::MasterError;
 use crate::catalog::Catalogue;
-use crate::layout::Layout;
+use crate::layout::{Layout, Lock};
 use crate::recover;
 use crate::serve::Serving;
 
@@ -50,7 +49,7 @@ pub struct Repository {
     /// Publishes take turns.
     pub(crate) publishing: Mutex<()>,
     on_change: Mutex<Option<ChangeCallback>>,
-    _lock: File,
+    _lock: Lock,
 }
 
 type ChangeCallback = Box<dyn Fn(u64) + Send + Sync>;

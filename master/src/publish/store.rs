@@ -53,21 +53,14 @@ pub(super) struct Tally<'a> {
     done_bytes: AtomicU64,
     found_bytes: AtomicU64,
     walked: AtomicBool,
-    told: Mutex<Instant>,
+    told: Mutex<Option<Instant>>,
 }
 
 impl<'a> Tally<'a> {
     fn new(watch: &'a Watch<'a>) -> Tally<'a> {
         let zero = || AtomicU64::new(0);
         let (files, done_bytes, found_bytes) = (zero(), zero(), zero());
-        Tally {
-            watch,
-            files,
-            done_bytes,
-            found_bytes,
-            walked: AtomicBool::new(false),
-            told: Mutex::new(Instant::now()),
-        }
+        Tally { watch, files, done_bytes, found_bytes, walked: AtomicBool::new(false), told: Mutex::new(None) }
     }
 
     pub(super) fn found(&self, bytes: u64) {
@@ -82,8 +75,8 @@ impl<'a> Tally<'a> {
     pub(super) fn done(&self, bytes: u64) {
         self.done_bytes.fetch_add(bytes, Ordering::Relaxed);
         let Ok(mut told) = self.told.try_lock() else { return };
-        if told.elapsed() >= PROGRESS_INTERVAL {
-            *told = Instant::now();
+        if told.is_none_or(|told| told.elapsed() >= PROGRESS_INTERVAL) {
+            *told = Some(Instant::now());
             (self.watch.progress)(self.now());
         }
     }

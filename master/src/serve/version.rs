@@ -66,10 +66,6 @@ impl OpenVersion {
         &self.tree
     }
 
-    pub(crate) fn version(&self) -> &VersionId {
-        &self.version
-    }
-
     /// The path of a node within the version.
     pub(crate) fn path(&self, index: FileIndex) -> Vec<u8> {
         let mut names = Vec::new();

@@ -1,0 +1,135 @@
+//! Bad input gets an error that names the thing, and leaves nothing behind.
+
+mod common;
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::{Area, Mounted, image, publish, request, stored};
+use icbd_master::{MasterError, Phase, Repository, Settings};
+
+fn check(area: &Area, repository: &Repository, path: &Path, expected: &str) {
+    let error = publish(repository, "bad", path).unwrap_err().to_string();
+    assert!(error.contains(expected), "{error:?} should say {expected:?}");
+    assert_eq!(stored(&area.repository()), (0, vec![], 0), "{expected}");
+    assert!(repository.listing().images.is_empty());
+}
+
+#[test]
+fn sources_that_cannot_be_published() {
+    let area = Area::new();
+    let repository = area.open();
+    check(&area, &repository, &area.path("missing"), "there is no ");
+    check(&area, &repository, &area.source(), "holds nothing that can be published");
+    check(&area, &repository, &area.repository(), "lie inside each other");
+    check(&area, &repository, &area.repository().join("versions"), "lie inside each other");
+    check(&area, &repository, area.directory.path(), "lie inside each other");
+    check(&area, &repository, Path::new("/dev/null"), "neither a directory nor a regular file");
+    let mut deep = area.source();
+    for _ in 0..300 {
+        deep.push("d");
+    }
+    std::fs::create_dir_all(&deep).unwrap();
+    check(&area, &repository, &area.source(), "lies too deep");
+    std::fs::remove_dir_all(area.source()).unwrap();
+    std::fs::create_dir(area.source()).unwrap();
+    let huge = std::fs::File::create(area.source().join("huge")).unwrap();
+    if huge.set_len(1 << 43).is_ok() && huge.set_len(1 << 51).is_ok() {
+        check(&area, &repository, &area.source(), "larger than icbd takes");
+    }
+}
+
+#[test]
+fn a_file_that_changes_meanwhile_is_named() {
+    let area = Area::new();
+    let path = area.source().join("disk.raw");
+    let disk = std::fs::File::create(&path).unwrap();
+    disk.write_all_at(&vec![1; 64 << 20], 0).unwrap();
+    // An old time, so that the change shows whatever the clock's granularity.
+    disk.set_modified(std::time::UNIX_EPOCH).unwrap();
+    let repository = area.open();
+    let changed = AtomicBool::new(false);
+    // The first progress of storing comes when the file's first piece is taken: it is open and looked at.
+    let progress = |progress: icbd_master::Progress| {
+        if progress.phase == Phase::Storing && !changed.swap(true, Ordering::Relaxed) {
+            disk.write_all_at(b"changed", 63 << 20).unwrap();
+        }
+    };
+    let error = repository.publish(&request("bad", &area.source()), &progress, &AtomicBool::new(false)).unwrap_err();
+    assert!(changed.load(Ordering::Relaxed));
+    assert!(matches!(&error, MasterError::Changed(named) if *named == path), "{error}");
+    assert_eq!(stored(&area.repository()), (0, vec![], 0));
+}
+
+#[test]
+fn a_directory_that_changes_meanwhile_is_named() {
+    let area = Area::new();
+    std::fs::write(area.source().join("disk.raw"), b"x").unwrap();
+    std::fs::File::open(area.source()).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    let repository = area.open();
+    let progress = |_| std::fs::write(area.source().join("late"), b"").unwrap();
+    let error = repository.publish(&request("bad", &area.source()), &progress, &AtomicBool::new(false)).unwrap_err();
+    assert!(matches!(&error, MasterError::Changed(named) if *named == area.source()), "{error}");
+    assert_eq!(stored(&area.repository()), (0, vec![], 0));
+}
+
+#[test]
+fn a_full_disk_is_said_and_nothing_stays() {
+    let area = Area::new();
+    let _mounted = Mounted::tmpfs(&area.repository(), "size=4m");
+    let repository = area.open();
+    std::fs::write(area.source().join("disk.raw"), vec![1; 8 << 20]).unwrap();
+    check(&area, &repository, &area.source(), "is full; free some space");
+    std::fs::write(area.source().join("disk.raw"), vec![1; 1 << 20]).unwrap();
+    publish(&repository, "good", &area.source()).unwrap();
+}
+
+#[test]
+fn a_cancelled_publish_leaves_nothing() {
+    let area = Area::new();
+    std::fs::write(area.source().join("disk.raw"), vec![1; 8 << 20]).unwrap();
+    let repository = area.open();
+    let cancelled = repository.publish(&request("bad", &area.source()), &common::no_progress, &AtomicBool::new(true));
+    assert!(matches!(cancelled, Err(MasterError::Cancelled)));
+    assert_eq!(stored(&area.repository()), (0, vec![], 0));
+}
+
+#[test]
+fn a_repository_has_one_owner() {
+    let area = Area::new();
+    let first = area.open();
+    let second = Repository::open(&area.repository(), Settings::default()).unwrap_err();
+    assert!(second.to_string().contains(&format!("in use by process {}", std::process::id())), "{second}");
+    assert!(!second.is_permanent());
+    drop(first);
+    Repository::open(&area.repository(), Settings::default()).unwrap();
+}
+
+#[test]
+fn what_is_no_repository_is_not_taken_for_one() {
+    let area = Area::new();
+    let open = |path: &Path| Repository::open(path, Settings::default()).unwrap_err();
+    assert!(matches!(open(&area.path("missing")), MasterError::NotARepository(_)));
+    assert!(matches!(open(&area.source()), MasterError::NotARepository(_)));
+    std::fs::write(area.source().join("letter"), b"x").unwrap();
+    let create = |path: &Path| Repository::open_or_create(path, Settings::default()).unwrap_err();
+    assert!(matches!(create(&area.source()), MasterError::NotEmpty(_)));
+    publish(&area.open(), "x", &area.source()).unwrap();
+    let catalogue = area.repository().join("catalog.db");
+    let kept = std::fs::read(&catalogue).unwrap();
+    std::fs::remove_file(&catalogue).unwrap();
+    assert!(matches!(create(&area.repository()), MasterError::CatalogueMissing(_)));
+    std::fs::write(&catalogue, vec![b'?'; 4096]).unwrap();
+    let damaged = open(&area.repository());
+    assert!(damaged.to_string().contains("restore it from a backup"), "{damaged}");
+    std::fs::write(&catalogue, kept).unwrap();
+    let repository = Repository::open(&area.repository(), Settings::default()).unwrap();
+    let undeployed = repository.resolve(&image("x"), None).unwrap_err();
+    assert!(undeployed.to_string().contains("icbd image deploy x@N"), "{undeployed}");
+    drop(repository);
+    let newer = rusqlite::Connection::open(&catalogue).unwrap();
+    newer.pragma_update(None, "user_version", 99).unwrap();
+    drop(newer);
+    assert!(matches!(open(&area.repository()), MasterError::Newer { found: 99, .. }));
+}

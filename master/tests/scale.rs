@@ -1,0 +1,62 @@
+//! Large inputs: many small files, and one enormous sparse one. The times are printed, not judged.
+
+mod common;
+
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use common::{Area, publish, stored};
+use icbd_image::Trust;
+
+#[test]
+fn fifty_thousand_small_files() {
+    let area = Area::new();
+    for directory in 0..500 {
+        let path = area.source().join(format!("directory-{directory}"));
+        std::fs::create_dir(&path).unwrap();
+        for file in 0..100 {
+            std::fs::write(path.join(format!("file-{file}")), format!("{directory} {file}").repeat(file)).unwrap();
+        }
+    }
+    let repository = area.open();
+    let started = Instant::now();
+    let published = publish(&repository, "many", &area.source()).unwrap();
+    eprintln!("50,000 files published in {:?}", started.elapsed());
+    assert_eq!(published.files, 50_000);
+    let started = Instant::now();
+    let version = published.version;
+    let report = repository.verify(&version, &Trust::default(), &|_| {}, &AtomicBool::new(false)).unwrap();
+    eprintln!("and verified in {:?}", started.elapsed());
+    assert!(report.is_whole());
+    let head = repository.head_bytes(report.root).unwrap();
+    eprintln!("head: {} bytes a file", head.len() / 50_000);
+    assert!(head.len() < 200 * 50_000);
+}
+
+#[test]
+fn a_sparse_disk_of_one_terabyte() {
+    let area = Area::new();
+    let disk = std::fs::File::create(area.source().join("disk.raw")).unwrap();
+    disk.set_len(1 << 40).unwrap();
+    for gigabyte in [0, 1, 500, 1023] {
+        disk.write_all_at(&[7; 1 << 20], gigabyte << 30).unwrap();
+    }
+    let repository = area.open();
+    let started = Instant::now();
+    let published = publish(&repository, "vast", &area.source()).unwrap();
+    eprintln!("1 TiB sparse published in {:?}", started.elapsed());
+    assert_eq!(published.record.data_bytes, 1 << 40);
+    let disk = area.repository().join("versions/vast/1/disk.raw").metadata().unwrap();
+    assert_eq!(disk.len(), 1 << 40);
+    assert!(disk.blocks() * 512 < 8 << 20);
+    let pages = area.repository().join(format!("manifests/{}.pages", published.record.root())).metadata().unwrap();
+    assert_eq!(pages.len(), (1 << 40) / 2048);
+    assert!(pages.blocks() * 512 < 1 << 20, "pages of zeros are holes");
+    let started = Instant::now();
+    let version = published.version;
+    let report = repository.verify(&version, &Trust::default(), &|_| {}, &AtomicBool::new(false)).unwrap();
+    eprintln!("and verified in {:?}", started.elapsed());
+    assert!(report.is_whole());
+    assert_eq!(stored(&area.repository()).0, 0);
+}
