@@ -41,7 +41,7 @@ pub enum MasterError {
     #[error("cannot keep {what} of {} in the repository: {source}; publish as root into a file system that can store it", path.display())]
     Attribute { path: PathBuf, what: String, source: io::Error },
     #[error("{} cannot be published: {source}", path.display())]
-    Unfit { path: PathBuf, source: HeadError },
+    Unfit { path: PathBuf, source: Box<HeadError> },
     #[error("publishing was cancelled")]
     Cancelled,
     #[error("image {0} has used up its version numbers")]
@@ -71,9 +71,9 @@ pub enum MasterError {
     #[error("version altered on disk: {version}: {path}: {what}; publish it again from a good copy")]
     Damaged { version: VersionId, path: String, what: String },
     #[error("the manifest of {version} is damaged: {source}; restore {} from a backup", path.display())]
-    Head { version: VersionId, path: PathBuf, source: HeadError },
+    Head { version: VersionId, path: PathBuf, source: Box<HeadError> },
     #[error("the manifest of {version} is damaged: {source}; restore {} from a backup", path.display())]
-    Page { version: VersionId, path: PathBuf, source: PageError },
+    Page { version: VersionId, path: PathBuf, source: Box<PageError> },
     #[error(transparent)]
     Statement(#[from] StatementError),
     /// The error of a look-up that several readers waited for.

@@ -82,7 +82,7 @@ impl Repository {
             let bytes = std::fs::read(&path).map_err(MasterError::io("read", &path))?;
             Head::parse_expecting(bytes.into(), &root).map_err(|source| {
                 self.note_damage(&version, "its manifest's head is damaged");
-                MasterError::Head { version: version.clone(), path, source }
+                MasterError::Head { version: version.clone(), path, source: source.into() }
             })
         };
         self.serving.heads.try_get_with(root, read).map_err(shared)

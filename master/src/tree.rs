@@ -100,6 +100,9 @@ pub(crate) fn names(directory: BorrowedFd<'_>) -> rustix::io::Result<Vec<Vec<u8>
     Ok(names)
 }
 
+/// Device (major and minor number) and inode: what two names of one file share.
+pub(crate) type Identity = ((u32, u32), u64);
+
 /// What `statx` says of something, links not followed.
 #[derive(Clone, Copy)]
 pub(crate) struct Stat(Statx);
@@ -146,8 +149,7 @@ impl Stat {
         Timestamp { seconds: self.0.stx_mtime.tv_sec, nanoseconds: self.0.stx_mtime.tv_nsec }
     }
 
-    /// Device and inode: what two names of one file share.
-    pub(crate) fn identity(&self) -> ((u32, u32), u64) {
+    pub(crate) fn identity(&self) -> Identity {
         ((self.0.stx_dev_major, self.0.stx_dev_minor), self.0.stx_ino)
     }
 

@@ -226,7 +226,7 @@ impl Check<'_> {
         );
         let segments = segments(file.as_fd(), piece.clone()).unwrap_or_else(|_| vec![piece.clone()]);
         let mut holes = 0;
-        for run in touched_blocks(piece.start, &segments).into_iter().chain([count..count]) {
+        for run in touched_blocks(piece.start, &segments).into_iter().chain(std::iter::once(count..count)) {
             for block in holes..run.start {
                 self.compare(index, first + block, Hash::ZERO, hashes[block as usize]);
             }

@@ -3,25 +3,33 @@
 mod common;
 
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use common::{Area, publish, stored};
+use common::{Area, Mounted, publish, run, stored};
 use icbd_image::Trust;
+use icbd_master::{Repository, Settings};
 
 #[test]
 fn fifty_thousand_small_files() {
     let area = Area::new();
+    // A file system of its own: removing 100,000 files one by one takes a busy disk minutes.
+    let disk = area.path("ext4.img");
+    std::fs::File::create(&disk).unwrap().set_len(2 << 30).unwrap();
+    run(Command::new("mkfs.ext4").args(["-q", "-N", "200000"]).arg(&disk));
+    let mounted = Mounted::image(&area.path("mnt"), &disk);
+    let source = area.path("mnt/source");
     for directory in 0..500 {
-        let path = area.source().join(format!("directory-{directory}"));
-        std::fs::create_dir(&path).unwrap();
+        let path = source.join(format!("directory-{directory}"));
+        std::fs::create_dir_all(&path).unwrap();
         for file in 0..100 {
             std::fs::write(path.join(format!("file-{file}")), format!("{directory} {file}").repeat(file)).unwrap();
         }
     }
-    let repository = area.open();
+    let repository = Repository::open_or_create(&area.path("mnt/repository"), Settings::default()).unwrap();
     let started = Instant::now();
-    let published = publish(&repository, "many", &area.source()).unwrap();
+    let published = publish(&repository, "many", &source).unwrap();
     eprintln!("50,000 files published in {:?}", started.elapsed());
     assert_eq!(published.files, 50_000);
     let started = Instant::now();
@@ -32,6 +40,7 @@ fn fifty_thousand_small_files() {
     let head = repository.head_bytes(report.root).unwrap();
     eprintln!("head: {} bytes a file", head.len() / 50_000);
     assert!(head.len() < 200 * 50_000);
+    drop((repository, mounted));
 }
 
 #[test]

@@ -147,6 +147,7 @@ fn an_altered_block_is_noticed_and_never_served() {
     let repository = area.open();
     assert_eq!(repository.damages()[&version], "disk.raw, block 3");
     assert_eq!(repository.listing().images[0].versions.len(), 1);
+    assert!(repository.encoded_run(Run { root, file, first: 3, count: 1 }, Codec::None).is_err());
     // A good copy of the same content takes over.
     let copy = publish(&repository, "copy", &area.source()).unwrap();
     assert_eq!(copy.record.root(), root);

@@ -124,7 +124,7 @@ fn store_all(source: &Source, shared: &Shared<'_>) -> Result<Stored, MasterError
         walk.builder.set_hashes(index, hashes);
     }
     let progress = shared.tally.now();
-    let unfit = |error| MasterError::Unfit { path: shared.source.shown(b""), source: error };
+    let unfit = |error| MasterError::Unfit { path: shared.source.shown(b""), source: Box::new(error) };
     let head = walk.builder.finish().map_err(unfit)?;
     if head.node_count() == 1 {
         return Err(MasterError::SourceEmpty(shared.source.shown(b"")));

@@ -19,7 +19,7 @@ use super::{Published, Skipped, SkippedKind};
 use crate::MasterError;
 use crate::attributes::Attributes;
 use crate::layout::Layout;
-use crate::tree::{Stamp, Stat, Tree, device_number, join, names, split};
+use crate::tree::{Identity, Stamp, Stat, Tree, device_number, join, names};
 
 /// A path longer than the kernel takes could be published and never opened.
 const PATH_BYTES_MAX: usize = 4095;
@@ -32,7 +32,7 @@ pub(super) struct Source {
     /// The one file of the directory that is meant; `None` for all of it.
     only: Option<Vec<u8>>,
     /// Where the repository is, which must not be met.
-    repository: ((u32, u32), u64),
+    repository: Identity,
     repository_path: std::path::PathBuf,
 }
 
@@ -73,7 +73,7 @@ pub(super) struct Walk<'a> {
     /// Directories in the order they were found, to be completed in the reverse one.
     directories: Vec<(Vec<u8>, Attributes, Option<Stamp>)>,
     /// Files with several names: the node and the first name of each.
-    linked: HashMap<((u32, u32), u64), (FileIndex, Vec<u8>)>,
+    linked: HashMap<Identity, (FileIndex, Vec<u8>)>,
     /// Further names: the first one, and the new one.
     links: Vec<(Vec<u8>, Vec<u8>)>,
     /// Blocks of all paged files so far.
@@ -224,7 +224,8 @@ impl<'a> Walk<'a> {
         stat: &Stat,
         attributes: &Attributes,
     ) -> Result<FileIndex, MasterError> {
-        let unfit = |source: HeadError| MasterError::Unfit { path: self.source.tree.shown(inside), source };
+        let unfit =
+            |source: HeadError| MasterError::Unfit { path: self.source.tree.shown(inside), source: source.into() };
         let staged = |made: rustix::io::Result<()>| made.map_err(self.shared.stage_error("create", inside));
         let (parent, metadata) = (place.index, attributes.metadata);
         match stat.kind() {
@@ -262,7 +263,8 @@ impl<'a> Walk<'a> {
         stat: &Stat,
     ) -> Result<bool, MasterError> {
         let Some((index, first)) = self.linked.get(&stat.identity()) else { return Ok(false) };
-        let unfit = |source| MasterError::Unfit { path: self.source.tree.shown(inside), source };
+        let unfit =
+            |source: HeadError| MasterError::Unfit { path: self.source.tree.shown(inside), source: source.into() };
         self.builder.link(place.index, name, *index).map_err(unfit)?;
         self.links.push((first.clone(), inside.to_vec()));
         Ok(true)
@@ -276,7 +278,6 @@ impl<'a> Walk<'a> {
         attributes: Attributes,
     ) -> Result<(), MasterError> {
         let (size, stamp) = (stat.size(), stat.stamp());
-        debug_assert!(split(&inside).1.len() <= 255);
         let pages_at = self.paged_blocks * Hash::BYTES as u64;
         if size > INLINE_BLOCKS_MAX * BLOCK_BYTES {
             self.paged_blocks += block_count(size);

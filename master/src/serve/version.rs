@@ -105,7 +105,7 @@ impl OpenVersion {
         let bytes = Bytes::from(bytes);
         let verified = Page::verify(&node, page, bytes.clone()).map_err(|source| {
             repository.note_damage(&self.version, "its manifest's hash pages are damaged");
-            MasterError::Page { version: self.version.clone(), path, source }
+            MasterError::Page { version: self.version.clone(), path, source: source.into() }
         })?;
         Ok((bytes, verified))
     }
@@ -120,6 +120,9 @@ impl OpenVersion {
     ) -> Result<Bytes, MasterError> {
         let altered = || {
             let path = self.shown(file);
+            // The next reader shall find another copy of the same content, or this one put right.
+            repository.serving.files.invalidate(&(self.head.root(), file));
+            repository.serving.forget(&self.head.root());
             repository.note_damage(&self.version, &format!("{path}, block {block}"));
             MasterError::Altered { version: self.version.clone(), path, block }
         };
@@ -135,11 +138,7 @@ impl OpenVersion {
         opened.read_exact_at(&mut bytes, block * icbd_image::BLOCK_BYTES).map_err(failed)?;
         match VerifiedBlock::check(block, bytes.into(), expected) {
             Ok(block) => Ok(block.into_bytes()),
-            Err(_) => {
-                // A file put back in its place shall be found again.
-                repository.serving.files.invalidate(&(self.head.root(), file));
-                Err(altered())
-            }
+            Err(_) => Err(altered()),
         }
     }
 

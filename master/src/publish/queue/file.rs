@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 
-use icbd_image::{BLOCK_BYTES, FileHashes, FileIndex, Hash, PAGE_BLOCKS, PagesBuilder, block_count};
+use icbd_image::{BLOCK_BYTES, FileHashes, FileIndex, Hash, HeadError, PAGE_BLOCKS, PagesBuilder, block_count};
 use rustix::fs::{Mode, OFlags};
 
 use super::super::piece::{PIECE_BYTES, next_piece, segments, touched_blocks};
@@ -64,7 +64,8 @@ impl StoredFile {
         if !reflinked {
             stored.set_len(job.size).map_err(MasterError::io("write", shared.stage.shown(&job.inside)))?;
         }
-        let unfit = |source| MasterError::Unfit { path: shared.source.shown(&job.inside), source };
+        let unfit =
+            |source: HeadError| MasterError::Unfit { path: shared.source.shown(&job.inside), source: source.into() };
         let builder = Some(PagesBuilder::new(job.size).map_err(unfit)?);
         let assembly = Assembly { offset: 0, handed: VecDeque::new(), early: BTreeMap::new(), builder };
         Ok(StoredFile { job, source: source.into(), stored, reflinked, assembly: Mutex::new(assembly) })
