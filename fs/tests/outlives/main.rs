@@ -1,0 +1,314 @@
+//! A mount outlives its daemon: killed and restarted under a keeper, adopted, read on.
+//! Needs root, FUSE and (for adoption) Linux 6.9.
+//!
+//! The keeper and the daemon are this program again, with an argument that says which of them.
+
+#[path = "../lab/mod.rs"]
+#[allow(dead_code)] // The other tests use the rest of it.
+mod lab;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use icbd_fs::keeper::{self, KeeperSettings};
+use icbd_fs::{FsError, Handover, MountSettings};
+use lab::{DISK_BYTES, disk, noise, pread};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The first argument of this program when it is not the test.
+const KEEPER: &str = "keeper";
+const DAEMON: &str = "daemon";
+
+/// No harness: the keeper needs a process without other threads.
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some(KEEPER) => std::process::exit(keep(&arguments[1..])),
+        Some(DAEMON) => std::process::exit(daemon(&arguments[1..])),
+        filter => run(filter.filter(|filter| !filter.starts_with('-'))),
+    }
+}
+
+fn run(filter: Option<&str>) {
+    let tests: [(&str, fn(&mut Kept)); 5] = [
+        ("a_stop_through_the_keeper_is_clean", a_stop_through_the_keeper_is_clean),
+        ("pending_reads_and_lookups_complete_after_a_kill", pending_reads_and_lookups_complete_after_a_kill),
+        ("what_is_open_stays_open_across_a_kill", what_is_open_stays_open_across_a_kill),
+        ("readers_see_pauses_only", readers_see_pauses_only),
+        ("a_daemon_without_keeper_unmounts", a_daemon_without_keeper_unmounts),
+    ];
+    for (name, test) in tests.into_iter().filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter))) {
+        for passthrough in [true, false] {
+            let started = Instant::now();
+            test(&mut Kept::new(passthrough));
+            println!("test {name} (passthrough: {passthrough}) ... ok, {:?}", started.elapsed());
+        }
+    }
+}
+
+fn keep(arguments: &[String]) -> i32 {
+    let settings = KeeperSettings {
+        program: "/proc/self/exe".into(),
+        arguments: [DAEMON.into()].into_iter().chain(arguments.iter().map(Into::into)).collect(),
+        option: "--adopt".into(),
+    };
+    keeper::run(&settings).unwrap()
+}
+
+/// What `icbd cache` does with a mount, in short.
+fn daemon(arguments: &[String]) -> i32 {
+    keeper::settle().unwrap();
+    let [folder, passthrough, _, numbers] = arguments else { panic!("{arguments:?}") };
+    let (folder, passthrough) = (PathBuf::from(folder), passthrough == "passthrough");
+    let (fuse, table) = numbers.split_once(',').unwrap();
+    let handover = Handover::from_inherited(fuse.parse().unwrap(), table.parse().unwrap()).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let code = runtime.block_on(async {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
+        let source = lab::repository(&folder.join("plain"));
+        let gated = lab::publish::root_of(&source, "disk", 2);
+        let gate = lab::gate::Gate::new(source, folder.join("gate"), gated);
+        let cache = lab::open_cache(&folder.join("store"), Arc::new(gate)).await;
+        let settings = MountSettings { passthrough, ..MountSettings::new(folder.join("mount")) };
+        let mounted = match icbd_fs::mount(cache.clone(), settings, handover).await {
+            Ok(mounted) => mounted,
+            Err(FsError::Renew(why)) => {
+                eprintln!("{why}");
+                return keeper::RENEW_EXIT_CODE;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        // Not through the mount: a daemon never opens what it serves.
+        fs::write(folder.join("pid.new"), format!("{} {}", std::process::id(), mounted.status().adopted)).unwrap();
+        fs::rename(folder.join("pid.new"), folder.join("pid")).unwrap();
+        terminate.recv().await;
+        mounted.unmount().await.unwrap();
+        cache.close().await;
+        0
+    });
+    runtime.shutdown_background();
+    code
+}
+
+/// A keeper and its daemon, on a folder of their own.
+struct Kept {
+    folder: tempfile::TempDir,
+    keeper: Child,
+}
+
+impl Kept {
+    fn new(passthrough: bool) -> Kept {
+        let folder = tempfile::TempDir::new().unwrap();
+        lab::publish::plain_tree(&folder.path().join("plain"));
+        fs::create_dir(folder.path().join("mount")).unwrap();
+        fs::write(folder.path().join("gate"), "").unwrap();
+        let keeper = Command::new(std::env::current_exe().unwrap())
+            .arg(KEEPER)
+            .arg(folder.path())
+            .arg(if passthrough { "passthrough" } else { "cached" })
+            .spawn()
+            .unwrap();
+        let kept = Kept { folder, keeper };
+        assert!(!kept.next_daemon(0).1);
+        kept
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.folder.path().join("mount").join(below)
+    }
+
+    /// Waits for a daemon that is not `last`; its number and whether it adopted the mount.
+    fn next_daemon(&self, last: i32) -> (i32, bool) {
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            let said = fs::read_to_string(self.folder.path().join("pid")).unwrap_or_default();
+            if let Some((pid, adopted)) = said.split_once(' ')
+                && pid.parse() != Ok(last)
+            {
+                return (pid.parse().unwrap(), adopted == "true");
+            }
+            assert!(Instant::now() < until, "no daemon comes up");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn daemon(&self) -> i32 {
+        self.next_daemon(0).0
+    }
+
+    fn kill_daemon(&self) -> i32 {
+        let daemon = self.daemon();
+        kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+        daemon
+    }
+
+    fn close_gate(&self) -> File {
+        let file = File::open(self.folder.path().join("gate")).unwrap();
+        file.lock().unwrap();
+        file
+    }
+
+    fn waiting(&self) -> u64 {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mount = self.path("").to_str().unwrap().trim_end_matches('/').to_owned();
+        let line = table.lines().find(|line| line.split(' ').nth(4) == Some(&mount)).unwrap();
+        let minor = line.split(' ').nth(2).unwrap().split_once(':').unwrap().1;
+        fs::read_to_string(format!("/sys/fs/fuse/connections/{minor}/waiting")).unwrap().trim().parse().unwrap()
+    }
+
+    /// Stops it cleanly; the keeper's exit code.
+    fn stop(&mut self) -> Option<i32> {
+        kill(Pid::from_raw(self.keeper.id() as i32), Signal::SIGTERM).unwrap();
+        self.keeper.wait().unwrap().code()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if self.keeper.try_wait().unwrap().is_none() {
+            self.stop();
+        }
+        let left = self.path("");
+        if mounted(&left) {
+            let _ = nix::mount::umount2(&left, nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+fn mounted(path: &Path) -> bool {
+    let path = path.to_str().unwrap().trim_end_matches('/');
+    fs::read_to_string("/proc/self/mountinfo").unwrap().lines().any(|line| line.split(' ').nth(4) == Some(path))
+}
+
+/// A stop through the keeper unmounts and ends with the daemon's exit code.
+fn a_stop_through_the_keeper_is_clean(kept: &mut Kept) {
+    assert_eq!(fs::read(kept.path("disk/current/notes")).unwrap(), b"small\n");
+    assert_eq!(kept.stop(), Some(0));
+    assert!(!mounted(&kept.path("")));
+}
+
+/// Requests that wait while the daemon is killed are answered by the next one: a pause, no error.
+fn pending_reads_and_lookups_complete_after_a_kill(kept: &mut Kept) {
+    let closed = kept.close_gate();
+    let read = |offset: u64| {
+        let path = kept.path("disk/2/disk.raw");
+        std::thread::spawn(move || (offset, pread(&File::open(path).unwrap(), offset, 4096).unwrap()))
+    };
+    let readers: Vec<_> = [0u64, 200_000, 1_500_000, 4 << 20, (5 << 20) + 77].map(read).into();
+    let until = Instant::now() + Duration::from_secs(20);
+    while kept.waiting() < readers.len() as u64 {
+        assert!(Instant::now() < until, "{} requests wait", kept.waiting());
+        std::thread::yield_now();
+    }
+    let killed = kept.kill_daemon();
+    let looked_up = std::thread::spawn({
+        let path = kept.path("tree/1/etc/deep");
+        move || fs::metadata(path).unwrap().is_dir()
+    });
+    assert!(kept.next_daemon(killed).1, "the mount was not adopted");
+    assert!(looked_up.join().unwrap());
+    drop(closed);
+    for reader in readers {
+        let (offset, bytes) = reader.join().unwrap();
+        assert_eq!(bytes, disk(2)[offset as usize..][..4096]);
+    }
+}
+
+/// Files, directories and positions that are open while the daemon is killed go on working.
+fn what_is_open_stays_open_across_a_kill(kept: &mut Kept) {
+    // The first time cached, the second time, where it can, past the daemon.
+    fs::read(kept.path("tree/1/big")).unwrap();
+    kept.wait_until_complete("tree/1/big");
+    let files = ["disk/1/disk.raw", "disk/2/disk.raw", "tree/1/big", "disk/1/notes"];
+    let big = noise((3 << 20) + 1, 3 << 20);
+    let open = files.map(|path| File::open(kept.path(path)).unwrap());
+    let mut listing =
+        nix::dir::Dir::open(&kept.path("tree/1/many"), nix::fcntl::OFlag::O_DIRECTORY, nix::sys::stat::Mode::empty())
+            .unwrap();
+    let mut listing = listing.iter();
+    let first: Vec<_> = listing.by_ref().take(5).map(|entry| entry.unwrap().file_name().to_owned()).collect();
+    for _ in 0..3 {
+        let killed = kept.kill_daemon();
+        assert!(kept.next_daemon(killed).1, "the mount was not adopted");
+        let again = files.map(|path| File::open(kept.path(path)).unwrap());
+        for file in open.iter().chain(&again) {
+            pread(file, 0, 6).unwrap();
+        }
+        assert_eq!(pread(&open[0], 777, DISK_BYTES - 777).unwrap(), disk(1)[777..]);
+        assert_eq!(pread(&open[2], 777, 1 << 20).unwrap(), big[777..][..1 << 20]);
+        assert_eq!(pread(&again[2], 777, 1 << 20).unwrap(), big[777..][..1 << 20]);
+    }
+    let rest = listing.map(|entry| entry.unwrap().file_name().to_owned());
+    let names: std::collections::BTreeSet<_> = first.into_iter().chain(rest).collect();
+    assert_eq!(names.len(), 302);
+    drop(open);
+    let killed = kept.kill_daemon();
+    assert!(kept.next_daemon(killed).1);
+    assert_eq!(fs::read(kept.path("disk/1/disk.raw")).unwrap(), disk(1));
+}
+
+/// A daemon that is killed again and again under many readers costs them pauses, never an error or a wrong byte.
+fn readers_see_pauses_only(kept: &mut Kept) {
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let expected: Arc<[bytes::Bytes; 2]> = Arc::new([disk(1), disk(2)]);
+    let readers: Vec<_> = (0..16u64)
+        .map(|reader| {
+            let (stop, expected) = (stop.clone(), expected.clone());
+            let paths = [kept.path("disk/1/disk.raw"), kept.path("disk/2/disk.raw")];
+            std::thread::spawn(move || {
+                let mut at = reader * 7919;
+                let mut reads = 0u64;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    let which = (at >> 40) as usize % 2;
+                    let offset = (at >> 20) as usize % (DISK_BYTES - 9000);
+                    let file = File::open(&paths[which]).expect("no open fails");
+                    assert_eq!(pread(&file, offset as u64, 9000).unwrap(), expected[which][offset..][..9000]);
+                    reads += 1;
+                }
+                reads
+            })
+        })
+        .collect();
+    let mut last = kept.daemon();
+    for _ in 0..10 {
+        kept.kill_daemon();
+        let (daemon, adopted) = kept.next_daemon(last);
+        assert!(adopted);
+        last = daemon;
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let reads: u64 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
+    eprintln!("{reads} reads across 10 kills");
+    assert_eq!(kept.stop(), Some(0));
+}
+
+/// Without a keeper nobody can take over, so the daemon unmounts and stops when its keeper dies.
+fn a_daemon_without_keeper_unmounts(kept: &mut Kept) {
+    let daemon = kept.daemon();
+    kept.keeper.kill().unwrap();
+    kept.keeper.wait().unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while mounted(&kept.path("")) || Path::new(&format!("/proc/{daemon}")).exists() && !is_zombie(daemon) {
+        assert!(Instant::now() < until, "the daemon goes on without its keeper");
+        std::thread::yield_now();
+    }
+}
+
+fn is_zombie(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+}
+
+impl Kept {
+    fn wait_until_complete(&self, below: &str) {
+        let until = Instant::now() + Duration::from_secs(30);
+        while xattr::get(self.path(below), "user.icbd.complete").unwrap() != Some(b"1".to_vec()) {
+            assert!(Instant::now() < until, "{below} does not become complete");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
