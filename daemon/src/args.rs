@@ -96,6 +96,12 @@ pub(crate) struct CacheArgs {
     /// Read complete files through the daemon, too
     #[arg(long)]
     pub no_passthrough: bool,
+    /// systemd keeps the mount while the daemon restarts (its unit needs FileDescriptorStoreMax=2)
+    #[arg(long)]
+    pub fd_store: bool,
+    /// The mount's descriptors: how the keeper starts the daemon
+    #[arg(long, hide = true, value_name = "FUSE,TABLE", value_delimiter = ',', num_args = 1)]
+    pub handover: Vec<i32>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -17,6 +17,9 @@ use crate::output;
 /// The audit log's name in its folder.
 const FILE_NAME: &str = "audit.jsonl";
 
+/// So many changes are shown; the file has them all.
+pub(crate) const SHOWN_MAX: usize = 10_000;
+
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {

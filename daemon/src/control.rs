@@ -11,5 +11,6 @@ mod server;
 mod socket;
 
 pub(crate) use client::{Client, Heard};
+pub(crate) use events::Event;
 pub(crate) use peer::Peer;
 pub(crate) use server::{ControlServer, fail};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// The exit codes of `icbd`. Their meaning never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Exit {
+pub(crate) enum Exit {
     Failed,
     Usage,
     Absent,
@@ -21,7 +21,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    pub fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             Exit::Failed => 1,
             Exit::Usage => 2,
@@ -35,7 +35,7 @@ impl Exit {
     }
 
     /// The HTTP status with which the control plane reports such a failure.
-    pub fn status(self) -> http::StatusCode {
+    pub(crate) fn status(self) -> http::StatusCode {
         match self {
             Exit::Usage => http::StatusCode::BAD_REQUEST,
             Exit::Absent => http::StatusCode::NOT_FOUND,
@@ -50,19 +50,19 @@ impl Exit {
 
 /// An error for people, with the exit code it means. Travels over the control socket as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
+pub(crate) struct Failure {
     pub exit: Exit,
     /// What failed, on what, why, and what to do.
     pub message: String,
 }
 
 impl Failure {
-    pub fn new(exit: Exit, message: impl Into<String>) -> Failure {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Failure {
         Failure { exit, message: message.into() }
     }
 
     /// What `error` means for the command: the failure in its chain, or plain failure.
-    pub fn of(error: &anyhow::Error) -> Failure {
+    pub(crate) fn of(error: &anyhow::Error) -> Failure {
         let exit = error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map_or(Exit::Failed, |f| f.exit);
         Failure { exit, message: format!("{error:#}") }
     }

@@ -10,10 +10,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use icbd_image::Trust;
 use ipnet::IpNet;
 
 use crate::args::{CacheArgs, GlobalArgs, MasterArgs};
 use crate::failure::{Exit, Failure};
+use crate::output::Talk;
+use crate::trust;
 pub(crate) use file::{File, LogLevel, Role};
 
 /// Where the configuration is when `--config` names no other place.
@@ -40,6 +43,7 @@ pub(crate) struct MasterSettings {
     pub listen: Vec<SocketAddr>,
     pub allow: Vec<IpNet>,
     pub sign_key: Option<PathBuf>,
+    pub trust: TrustSettings,
     pub socket: PathBuf,
 }
 
@@ -52,9 +56,25 @@ pub(crate) struct CacheSettings {
     pub passthrough: bool,
     pub offline_wait: Duration,
     pub in_flight_bytes: u64,
-    pub trust_keys: Vec<PathBuf>,
-    pub trust_require: bool,
+    pub trust: TrustSettings,
     pub socket: PathBuf,
+}
+
+/// Whose signatures are believed.
+#[derive(Debug, Clone)]
+pub(crate) struct TrustSettings {
+    /// Patterns of the files that hold trusted keys.
+    pub keys: Vec<PathBuf>,
+    /// Refuse what none of them signed.
+    pub require: bool,
+}
+
+impl TrustSettings {
+    /// Reads the keys.
+    pub(crate) fn load(&self) -> anyhow::Result<Trust> {
+        let keys = trust::load(&self.keys)?.into_iter().map(|trusted| trusted.key).collect();
+        Ok(Trust { keys, require: self.require })
+    }
 }
 
 impl Settings {
@@ -64,6 +84,11 @@ impl Settings {
         let config = global.config.clone().or_else(|| default.exists().then(|| default.into()));
         let file = config.as_deref().map(read).transpose()?.unwrap_or_default();
         Ok(Settings { json: global.json, quiet: global.quiet, config, file, socket: global.socket.clone() })
+    }
+
+    /// How the command speaks.
+    pub(crate) fn talk(&self) -> Talk {
+        Talk { json: self.json, quiet: self.quiet }
     }
 
     /// The control sockets to try, the likeliest first.
@@ -82,9 +107,9 @@ impl Settings {
         self.file.log.level.unwrap_or(LogLevel::Info)
     }
 
-    /// The patterns of the files that hold trusted keys.
-    pub(crate) fn trust_keys(&self) -> Vec<PathBuf> {
-        self.file.clone().with_defaults().trust.keys.unwrap_or_default()
+    pub(crate) fn trust(&self) -> TrustSettings {
+        let trust = self.file.clone().with_defaults().trust;
+        TrustSettings { keys: trust.keys.unwrap_or_default(), require: trust.require.unwrap_or_default() }
     }
 
     pub(crate) fn master(&self, args: &MasterArgs) -> Result<MasterSettings, Failure> {
@@ -100,6 +125,7 @@ impl Settings {
             listen: file.master.listen.unwrap_or_default(),
             allow: file.master.allow.unwrap_or_default(),
             sign_key: file.sign.key,
+            trust: self.trust(),
             socket: self.socket.clone().unwrap_or_else(|| default_socket(Role::Master)),
         })
     }
@@ -123,8 +149,7 @@ impl Settings {
             passthrough: !args.no_passthrough,
             offline_wait: file.mount.offline_wait.map(|span| span.0).unwrap_or_default(),
             in_flight_bytes: file.memory.in_flight.map(|bytes| bytes.0).unwrap_or_default(),
-            trust_keys: file.trust.keys.unwrap_or_default(),
-            trust_require: file.trust.require.unwrap_or_default(),
+            trust: self.trust(),
             socket: self.socket.clone().unwrap_or_else(|| default_socket(Role::Cache)),
         })
     }
@@ -133,8 +158,11 @@ impl Settings {
         match (self.file.role, &self.config) {
             (Some(other), Some(path)) if other != role => {
                 let (ours, theirs) = (role.as_str(), other.as_str());
-                let message = format!("{} says role = {theirs:?}; run `icbd {theirs}`, or name another \
-                    file with --config to run a {ours}", path.display());
+                let message = format!(
+                    "{} says role = {theirs:?}; run `icbd {theirs}`, or name another \
+                    file with --config to run a {ours}",
+                    path.display()
+                );
                 Err(Failure::new(Exit::Usage, message))
             }
             _ => Ok(()),
@@ -193,7 +221,8 @@ mod tests {
 
     #[test]
     fn the_command_line_wins() {
-        let settings = settings("[[source]]\nurl = \"http://a:1\"\n[store]\npath = \"/s\"\n[mount]\noffline_wait = \"3s\"\n");
+        let settings =
+            settings("[[source]]\nurl = \"http://a:1\"\n[store]\npath = \"/s\"\n[mount]\noffline_wait = \"3s\"\n");
         let plain = settings.cache(&CacheArgs::default()).unwrap();
         assert_eq!((plain.sources, plain.store), (vec!["http://a:1".to_owned()], "/s".into()));
         assert_eq!((plain.offline_wait, plain.mount), (Duration::from_secs(3), "/icbd".into()));

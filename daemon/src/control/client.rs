@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use super::events::Event;
@@ -47,7 +48,8 @@ impl Client {
             match UnixStream::connect(socket).await {
                 Ok(stream) => return Client::over(socket, stream).await.map(Some),
                 Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                    let message = format!("you may not use {}; become root or a member of the group icbd", socket.display());
+                    let message =
+                        format!("you may not use {}; become root or a member of the group icbd", socket.display());
                     return Err(Failure::new(Exit::Refused, message).into());
                 }
                 // Nobody listens here: not there, or left behind by a dead daemon.
@@ -77,6 +79,11 @@ impl Client {
             let _ = connection.await;
         });
         Ok(Client { socket: socket.to_owned(), requests, driver })
+    }
+
+    /// Where the daemon was found.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// One question, one answer.
@@ -110,6 +117,7 @@ impl Client {
         body: &impl Serialize,
         mut hear: impl FnMut(Event),
     ) -> anyhow::Result<Heard> {
+        let mut interrupt = signal(SignalKind::interrupt())?;
         let response = tokio::time::timeout(ANSWER_MAX, self.send(Method::POST, path, body)).await;
         let Ok(response) = response else { return Err(self.silent().into()) };
         let mut response = response?;
@@ -117,7 +125,7 @@ impl Client {
         loop {
             let frame = tokio::select! {
                 frame = response.frame() => frame,
-                _ = tokio::signal::ctrl_c() => return Ok(Heard::Interrupted),
+                _ = interrupt.recv() => return Ok(Heard::Interrupted),
             };
             let Some(frame) = frame else {
                 let message = "the daemon ended before the operation did; see its log";

@@ -20,9 +20,13 @@ use crate::output::Progress;
 pub(crate) enum Event {
     Progress(Progress),
     /// Something to tell the user that is no result.
-    Note { text: String },
+    Note {
+        text: String,
+    },
     /// The last line, if it went well.
-    Done { result: serde_json::Value },
+    Done {
+        result: serde_json::Value,
+    },
     /// The last line, if it did not.
     Failed(Failure),
 }

@@ -24,7 +24,8 @@ pub(super) struct BoundSocket {
 pub(super) fn bind(path: &Path) -> anyhow::Result<(UnixListener, BoundSocket)> {
     let shown = path.display();
     if path.as_os_str().len() > PATH_BYTES_MAX {
-        let message = format!("the socket's path {shown} is longer than {PATH_BYTES_MAX} bytes; pass a shorter --socket");
+        let message =
+            format!("the socket's path {shown} is longer than {PATH_BYTES_MAX} bytes; pass a shorter --socket");
         return Err(Failure::new(Exit::Usage, message).into());
     }
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {

@@ -96,7 +96,10 @@ mod tests {
     fn a_line_says_bytes_rate_and_time_left() {
         let progress = |done_bytes, total_bytes| Progress { what: "hashing".into(), done_bytes, total_bytes };
         let second = Duration::from_secs(1);
-        assert_eq!(line(&progress(1 << 20, 11 << 20), second), "hashing: 1.0 MiB of 11.0 MiB (9 %), 1.0 MiB/s, 10 s left");
+        assert_eq!(
+            line(&progress(1 << 20, 11 << 20), second),
+            "hashing: 1.0 MiB of 11.0 MiB (9 %), 1.0 MiB/s, 10 s left"
+        );
         assert_eq!(line(&progress(5, 0), second), "hashing: 5 B, 5 B/s");
         assert_eq!(line(&progress(0, 9), Duration::ZERO), "hashing: 0 B of 9 B (0 %), 0 B/s, ? left");
     }

@@ -27,6 +27,9 @@ mod tests {
     #[test]
     fn columns_line_up() {
         let rows = [vec!["debian-lab@3".into(), "61 %".into()], vec!["a@1".into(), "100 %".into()]];
-        assert_eq!(table(&["IMAGE@N", ">LOCAL"], rows), "IMAGE@N       LOCAL\ndebian-lab@3   61 %\na@1           100 %");
+        assert_eq!(
+            table(&["IMAGE@N", ">LOCAL"], rows),
+            "IMAGE@N       LOCAL\ndebian-lab@3   61 %\na@1           100 %"
+        );
     }
 }

@@ -133,16 +133,18 @@ mod tests {
         check("[master]\nlisen = []\n", &["2: unknown key \"lisen\" in [master]; did you mean \"listen\"?"]);
         check("role = \"cache\"\n[windows]\n", &["2: unknown key \"windows\""]);
         check("[window]\nhours = \"\"\n", &["1: \"window\" is not supported by this version of icbd; remove it"]);
-        check("[store]\npath = \"/x\"\nquota = \"80%\"\n", &[
-            "3: \"quota\" in [store] is not supported by this version of icbd; remove it",
-        ]);
-        check("[mount]\noffline_wait = \"soon\"\n", &[
-            "2: mount.offline_wait: \"soon\" is not a length of time such as \"120s\" or \"5m\" (ms, s, m, h or d)",
-        ]);
-        check("[[source]]\nurl = \"http://a\"\n[[source]]\nur = \"\"\nx = 1\n", &[
-            "4: unknown key \"ur\" in [source]; did you mean \"url\"?",
-            "5: unknown key \"x\" in [source]",
-        ]);
+        check(
+            "[store]\npath = \"/x\"\nquota = \"80%\"\n",
+            &["3: \"quota\" in [store] is not supported by this version of icbd; remove it"],
+        );
+        check(
+            "[mount]\noffline_wait = \"soon\"\n",
+            &["2: mount.offline_wait: \"soon\" is not a length of time such as \"120s\" or \"5m\" (ms, s, m, h or d)"],
+        );
+        check(
+            "[[source]]\nurl = \"http://a\"\n[[source]]\nur = \"\"\nx = 1\n",
+            &["4: unknown key \"ur\" in [source]; did you mean \"url\"?", "5: unknown key \"x\" in [source]"],
+        );
     }
 
     #[test]

@@ -94,13 +94,22 @@ mod tests {
     #[test]
     fn quantities_are_read_and_written() {
         let span = |text: &str| text.parse::<Span>().map(|span| span.0.as_millis());
-        assert_eq!((span("120s"), span("5m"), span("250ms"), span("2 h")), (Ok(120_000), Ok(300_000), Ok(250), Ok(7_200_000)));
+        assert_eq!(
+            (span("120s"), span("5m"), span("250ms"), span("2 h")),
+            (Ok(120_000), Ok(300_000), Ok(250), Ok(7_200_000))
+        );
         let bytes = |text: &str| text.parse::<ByteCount>().map(|bytes| bytes.0);
         assert_eq!((bytes("64MiB"), bytes("3B")), (Ok(64 << 20), Ok(3)));
         for text in ["", "s", "12", "12 parsecs", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615d"] {
             assert!(span(text).is_err(), "{text}");
         }
-        assert_eq!((Span(Duration::from_secs(120)).to_string(), ByteCount(64 << 20).to_string()), ("120s".into(), "64MiB".into()));
-        assert_eq!((Span(Duration::from_millis(1500)).to_string(), ByteCount(0).to_string()), ("1500ms".into(), "0B".into()));
+        assert_eq!(
+            (Span(Duration::from_secs(120)).to_string(), ByteCount(64 << 20).to_string()),
+            ("120s".into(), "64MiB".into())
+        );
+        assert_eq!(
+            (Span(Duration::from_millis(1500)).to_string(), ByteCount(0).to_string()),
+            ("1500ms".into(), "0B".into())
+        );
     }
 }

@@ -1,0 +1,99 @@
+//! `icbd image`.
+
+use anyhow::Result;
+use icbd_image::{ImageName, ImageRef, VersionId};
+
+use super::{follow, interrupted, publish};
+use crate::args::{ImageCommand, RepoArgs};
+use crate::control::Client;
+use crate::failure::{Exit, Failure};
+use crate::images::{ImageSummary, VersionSummary, find_image, find_version};
+use crate::output::{bytes, table, time};
+use crate::settings::{Role, Settings};
+use crate::verify::{VerifyResult, VersionBody};
+
+pub(crate) async fn run(settings: &Settings, command: ImageCommand) -> Result<()> {
+    match command {
+        ImageCommand::Publish(args) => publish::publish(settings, args).await,
+        ImageCommand::List { image } => list(settings, image).await,
+        ImageCommand::Show { version } => show(settings, &version).await,
+        ImageCommand::Verify { version } => verify(settings, version).await,
+        ImageCommand::Deploy { version, repo } => deploy(settings, version, &repo).await,
+    }
+}
+
+async fn images(settings: &Settings) -> Result<Vec<ImageSummary>> {
+    Client::connect(&settings.sockets(Role::Master)).await?.get("/v1/images").await
+}
+
+async fn list(settings: &Settings, image: Option<ImageName>) -> Result<()> {
+    let images = images(settings).await?;
+    match image {
+        None => settings.talk().result(&images, |images| {
+            let row = |image: &ImageSummary| {
+                let deployed = image.deployed.map_or("-".to_owned(), |number| format!("{}@{number}", image.name));
+                vec![image.name.to_string(), deployed, image.versions.len().to_string(), time(image.changed)]
+            };
+            table(&["IMAGE", "DEPLOYED", ">VERSIONS", "CHANGED"], images.iter().map(row))
+        }),
+        Some(name) => settings.talk().result(&find_image(&images, &name)?.versions, |versions| {
+            let row = |version: &VersionSummary| {
+                let (state, size) = (version.state.to_string(), bytes(version.data_bytes));
+                vec![version.version.to_string(), state, size, time(version.published), version.note.clone()]
+            };
+            table(&["IMAGE@N", "STATE", ">SIZE", "PUBLISHED", "NOTE"], versions.iter().map(row))
+        }),
+    }
+}
+
+async fn show(settings: &Settings, wanted: &ImageRef) -> Result<()> {
+    let images = images(settings).await?;
+    settings.talk().result(find_version(&images, wanted)?, |version| {
+        let signers = if version.signers.is_empty() { "nobody".to_owned() } else { version.signers.join(", ") };
+        let lines = [
+            ("version", version.version.to_string()),
+            ("state", version.state.to_string()),
+            ("published", time(version.published)),
+            ("size", format!("{} ({} bytes)", bytes(version.data_bytes), version.data_bytes)),
+            ("root", version.root.to_string()),
+            ("parent", version.parent.map_or("-".to_owned(), |parent| parent.to_string())),
+            ("serial", version.serial.to_string()),
+            ("signed by", signers),
+            ("note", version.note.clone()),
+        ];
+        lines.map(|(key, value)| format!("{key:<10} {value}").trim_end().to_owned()).join("\n")
+    })
+}
+
+async fn verify(settings: &Settings, version: ImageRef) -> Result<()> {
+    let mut client = Client::connect(&settings.sockets(Role::Master)).await?;
+    let body = VersionBody { version };
+    let result: Option<VerifyResult> = follow(&mut client, "/v1/verify", &body, settings.talk()).await?;
+    let result = result.ok_or_else(|| interrupted("the version was not verified to its end"))?;
+    settings.talk().result(&result, |result| {
+        let signer =
+            result.signer.as_deref().map_or("signed by no trusted key".to_owned(), |key| format!("signed by {key}"));
+        let root = result.root;
+        let mut lines = vec![format!(
+            "{}: {} blocks in {:.1} s, root {root}, {signer}",
+            result.version, result.blocks, result.seconds
+        )];
+        lines.extend(result.faults.iter().map(|fault| format!("! {fault}")));
+        lines.join("\n")
+    })?;
+    match result.fault_count {
+        0 => Ok(()),
+        count => {
+            let message = format!("{} is not what was published: {count} faults", result.version);
+            Err(Failure::new(Exit::Verification, message).into())
+        }
+    }
+}
+
+async fn deploy(settings: &Settings, version: VersionId, repo: &RepoArgs) -> Result<()> {
+    let done = match publish::daemon_for(settings, repo).await? {
+        Some(mut client) => client.call(http::Method::POST, "/v1/deploy", &VersionBody { version }).await?,
+        None => publish::deploy_directly(repo, &version)?,
+    };
+    settings.talk().result(&done, |done: &VersionSummary| done.version.to_string())
+}

@@ -1,0 +1,128 @@
+//! Images and versions as the commands list them, from a master's listing or a cache's view of it.
+
+use icbd_image::{
+    ImageName, ImageRecord, ImageRef, KeyId, Root, Serial, Timestamp, VersionId, VersionNumber, VersionRecord,
+    VersionState,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Exit, Failure};
+use crate::near;
+
+/// An image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImageSummary {
+    pub name: ImageName,
+    pub deployed: Option<VersionNumber>,
+    pub changed: Timestamp,
+    pub versions: Vec<VersionSummary>,
+}
+
+/// A version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VersionSummary {
+    pub version: VersionId,
+    pub state: VersionState,
+    pub data_bytes: u64,
+    pub published: Timestamp,
+    pub root: Root,
+    pub parent: Option<Root>,
+    pub serial: Serial,
+    /// Fingerprints of the keys that signed it, by the signature's own word.
+    pub signers: Vec<String>,
+    pub note: String,
+}
+
+impl From<&ImageRecord> for ImageSummary {
+    fn from(image: &ImageRecord) -> ImageSummary {
+        ImageSummary {
+            name: image.name.clone(),
+            deployed: image.deployed,
+            changed: image.changed,
+            versions: image.versions.iter().map(VersionSummary::from).collect(),
+        }
+    }
+}
+
+impl From<&VersionRecord> for VersionSummary {
+    fn from(record: &VersionRecord) -> VersionSummary {
+        let statement = record.statement.statement();
+        VersionSummary {
+            version: statement.version(),
+            state: record.state,
+            data_bytes: record.data_bytes,
+            published: statement.time,
+            root: statement.root,
+            parent: statement.parent,
+            serial: statement.serial,
+            signers: record.statement.signers().map(|key: KeyId| key.to_string()).collect(),
+            note: record.note.clone(),
+        }
+    }
+}
+
+/// The image with this name; near names are shown where there is none.
+pub(crate) fn find_image<'a>(images: &'a [ImageSummary], name: &ImageName) -> Result<&'a ImageSummary, Failure> {
+    images.iter().find(|image| image.name == *name).ok_or_else(|| {
+        let hint = near::hint(name.as_str(), images.iter().map(|image| image.name.as_str()));
+        let list = if hint.is_empty() { "; `icbd image list` shows those there are" } else { "" };
+        Failure::new(Exit::Absent, format!("there is no image {name}{hint}{list}"))
+    })
+}
+
+/// The version that is meant: the deployed one where no number is given.
+pub(crate) fn find_version<'a>(images: &'a [ImageSummary], wanted: &ImageRef) -> Result<&'a VersionSummary, Failure> {
+    let image = find_image(images, &wanted.image)?;
+    let Some(number) = wanted.number.or(image.deployed) else {
+        let name = &image.name;
+        let message = format!(
+            "no version of {name} is deployed; name one, such as {name}@1, or deploy one with \
+            `icbd image deploy`"
+        );
+        return Err(Failure::new(Exit::Absent, message));
+    };
+    image.versions.iter().find(|version| version.version.number == number).ok_or_else(|| {
+        let have: Vec<String> = image.versions.iter().rev().take(3).map(|v| v.version.to_string()).collect();
+        let hint = if have.is_empty() { String::new() } else { format!("; there is {}", have.join(", ")) };
+        Failure::new(Exit::Absent, format!("there is no version {wanted}{hint}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn images() -> Vec<ImageSummary> {
+        let version = |number| VersionSummary {
+            version: VersionId { image: "debian-lab".parse().unwrap(), number: VersionNumber::new(number).unwrap() },
+            state: VersionState::Ready,
+            data_bytes: 0,
+            published: Timestamp::default(),
+            root: Root::of(b""),
+            parent: None,
+            serial: Serial::new(1).unwrap(),
+            signers: Vec::new(),
+            note: String::new(),
+        };
+        vec![ImageSummary {
+            name: "debian-lab".parse().unwrap(),
+            deployed: VersionNumber::new(1),
+            changed: Timestamp::default(),
+            versions: vec![version(1), version(2)],
+        }]
+    }
+
+    #[test]
+    fn what_is_not_there_is_answered_with_what_is() {
+        let images = images();
+        let check = |wanted: &str, says: &str| {
+            let failure = find_version(&images, &wanted.parse().unwrap()).unwrap_err();
+            assert_eq!((failure.exit, failure.message.as_str()), (Exit::Absent, says));
+        };
+        check("debain-lab", "there is no image debain-lab; did you mean \"debian-lab\"?");
+        check("win", "there is no image win; `icbd image list` shows those there are");
+        check("debian-lab@7", "there is no version debian-lab@7; there is debian-lab@2, debian-lab@1");
+        let number = |wanted: &str| find_version(&images, &wanted.parse().unwrap()).unwrap().version.number.get();
+        assert_eq!((number("debian-lab"), number("debian-lab@2")), (1, 2));
+    }
+}

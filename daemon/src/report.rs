@@ -1,0 +1,158 @@
+//! What `status` tells: the daemons' side fills it in, the command prints it. Its keys are stable.
+
+mod show;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use icbd_image::{RepositoryId, VersionId, VersionState};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use show::show;
+
+/// How a daemon is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "role", rename_all = "snake_case")]
+pub(crate) enum Report {
+    Master(MasterReport),
+    Cache(CacheReport),
+}
+
+/// What is said of every daemon.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Process {
+    /// The machine's.
+    pub name: String,
+    pub icbd: String,
+    pub pid: u32,
+    pub uptime_seconds: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MasterReport {
+    #[serde(flatten)]
+    pub process: Process,
+    pub repository: RepositoryId,
+    pub path: PathBuf,
+    pub listen: Vec<SocketAddr>,
+    pub images: usize,
+    pub versions: usize,
+    pub operations: Vec<OperationReport>,
+    pub sent: SentReport,
+    pub warnings: Vec<String>,
+}
+
+/// Something long that runs now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OperationReport {
+    pub id: u64,
+    pub what: String,
+    pub user: String,
+    /// Of the command that asked for it.
+    pub pid: i32,
+    pub seconds: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SentReport {
+    pub requests: u64,
+    /// Answers to block requests only.
+    pub blocks: u64,
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CacheReport {
+    #[serde(flatten)]
+    pub process: Process,
+    /// Unknown until a master was heard for the first time.
+    pub repository: Option<RepositoryId>,
+    pub sources: Vec<SourceReport>,
+    pub store: StoreReport,
+    pub mount: MountReport,
+    pub versions: Vec<VersionReport>,
+    pub waiting: Vec<WaitingReport>,
+    pub warnings: Vec<String>,
+    /// Bytes of blocks fetched since the start, decoded.
+    pub fetched_bytes: u64,
+    /// Bytes of blocks copied from other versions here since the start.
+    pub reused_bytes: u64,
+    /// Memory that blocks in flight take now.
+    pub in_flight_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SourceReport {
+    pub url: String,
+    /// `null` until it was asked for the first time.
+    pub online: Option<bool>,
+    /// Seconds since it has been so.
+    pub since_seconds: u64,
+    pub error: Option<String>,
+    /// Encoded, as they travelled.
+    pub bytes_received: u64,
+    pub requests: u64,
+    pub in_flight: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StoreReport {
+    pub path: PathBuf,
+    pub file_system: String,
+    pub used_bytes: u64,
+    pub size_bytes: u64,
+    /// `ok`, `full` or `suspect`.
+    pub state: String,
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MountReport {
+    pub path: PathBuf,
+    pub mounted: bool,
+    /// Whether it was taken over from an earlier daemon.
+    pub adopted: bool,
+    /// Whether complete files are read past the daemon.
+    pub passthrough: bool,
+    /// Those that programs hold, by how they read.
+    pub cached_handles: u64,
+    pub passthrough_handles: u64,
+    /// Requests that wait for a block, a head or the disk.
+    pub waiting_requests: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct VersionReport {
+    pub version: VersionId,
+    pub state: VersionState,
+    pub blocks: u64,
+    pub resident_blocks: u64,
+    pub durable_blocks: u64,
+    pub bytes: u64,
+    pub resident_bytes: u64,
+    pub durable_bytes: u64,
+    pub complete: bool,
+}
+
+/// A read that has waited for more than a second.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct WaitingReport {
+    pub version: VersionId,
+    pub file: String,
+    pub block: u64,
+    pub seconds: u64,
+    pub reason: Option<String>,
+}
+
+impl Process {
+    /// This process, which started at `started`.
+    pub(crate) fn this(started: std::time::Instant) -> Process {
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        Process {
+            name: name.trim().to_owned(),
+            icbd: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: started.elapsed().as_secs(),
+        }
+    }
+}

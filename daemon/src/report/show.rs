@@ -1,0 +1,151 @@
+//! `icbd status` for people.
+
+use super::{CacheReport, MasterReport, Process, Report, SourceReport, VersionReport, WaitingReport};
+use crate::output::{bytes, percent, seconds, table};
+use icbd_image::VersionState;
+
+/// A report as text. `all` lists also the versions of which nothing is here and which are not deployed.
+pub(crate) fn show(report: &Report, all: bool) -> String {
+    match report {
+        Report::Master(master) => show_master(master),
+        Report::Cache(cache) => show_cache(cache, all),
+    }
+}
+
+fn show_master(master: &MasterReport) -> String {
+    let listen: Vec<String> = master.listen.iter().map(ToString::to_string).collect();
+    let mut lines = vec![
+        format!("{}  master of {}", up(&master.process), master.repository),
+        format!("repository {}  {} images, {} versions", master.path.display(), master.images, master.versions),
+        format!("listens on {}", listen.join(", ")),
+        format!(
+            "sent {} in {} requests, {} blocks",
+            bytes(master.sent.bytes),
+            master.sent.requests,
+            master.sent.blocks
+        ),
+    ];
+    let running =
+        |op: &super::OperationReport| format!("running for {}: {} ({})", seconds(op.seconds), op.what, op.user);
+    lines.extend(master.operations.iter().map(running));
+    lines.extend(master.warnings.iter().map(|warning| format!("! {warning}")));
+    lines.join("\n")
+}
+
+fn show_cache(cache: &CacheReport, all: bool) -> String {
+    let sources: Vec<String> = cache.sources.iter().map(show_source).collect();
+    let store = &cache.store;
+    let state = match (&*store.state, &store.reason) {
+        ("ok", _) => String::new(),
+        (state, reason) => format!("  {}: {}", state.to_uppercase(), reason.as_deref().unwrap_or("unknown")),
+    };
+    let space = format!("{}/{}", bytes(store.used_bytes), bytes(store.size_bytes));
+    let mut lines = vec![
+        format!("{}  {}", up(&cache.process), sources.join("  ")),
+        format!("store {} {space}{state}", store.file_system),
+        format!(
+            "mount {}  open: {} cached, {} passthrough",
+            cache.mount.path.display(),
+            cache.mount.cached_handles,
+            cache.mount.passthrough_handles
+        ),
+    ];
+    let shown: Vec<&VersionReport> = cache.versions.iter().filter(|version| all || is_of_interest(version)).collect();
+    let hidden = cache.versions.len() - shown.len();
+    if !shown.is_empty() {
+        lines.push(table(&["IMAGE@N", "STATE", ">LOCAL", ">HERE", ">SIZE"], shown.into_iter().map(version_row)));
+    }
+    if hidden > 0 {
+        lines.push(format!("{hidden} more versions, of which nothing is here; --all lists them"));
+    }
+    lines.extend(cache.waiting.iter().map(show_waiting));
+    lines.extend(cache.warnings.iter().map(|warning| format!("! {warning}")));
+    lines.join("\n")
+}
+
+fn up(process: &Process) -> String {
+    format!("{}  up {}", process.name, seconds(process.uptime_seconds))
+}
+
+fn show_source(source: &SourceReport) -> String {
+    let url = &source.url;
+    match source.online {
+        None => format!("master {url} not asked yet"),
+        Some(true) => format!("master {url} online  received {}", bytes(source.bytes_received)),
+        Some(false) => {
+            let why = source.error.as_deref().map_or(String::new(), |error| format!(": {error}"));
+            format!("master {url} OFFLINE for {}{why}", seconds(source.since_seconds))
+        }
+    }
+}
+
+fn is_of_interest(version: &VersionReport) -> bool {
+    version.state == VersionState::Deployed || version.resident_bytes > 0
+}
+
+fn version_row(version: &VersionReport) -> Vec<String> {
+    let local = if version.complete { "100 %".to_owned() } else { percent(version.resident_bytes, version.bytes) };
+    vec![
+        version.version.to_string(),
+        version.state.to_string(),
+        local,
+        bytes(version.resident_bytes),
+        bytes(version.bytes),
+    ]
+}
+
+fn show_waiting(waiting: &WaitingReport) -> String {
+    let WaitingReport { version, file, block, .. } = waiting;
+    let why = waiting.reason.as_deref().map_or(String::new(), |reason| format!(" ({reason})"));
+    format!("! {version} {file} block {block}: waiting {} for master{why}", seconds(waiting.seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache() -> CacheReport {
+        let text = r#"{
+            "name": "cache-204", "icbd": "0", "pid": 1, "uptime_seconds": 1036800,
+            "repository": null, "fetched_bytes": 0, "reused_bytes": 0, "in_flight_bytes": 0,
+            "sources": [{"url": "http://img:7070", "online": false, "since_seconds": 540, "error": "connection refused",
+                "bytes_received": 0, "requests": 3, "in_flight": 0}],
+            "store": {"path": "/s", "file_system": "btrfs", "used_bytes": 335007449088, "size_bytes": 429496729600,
+                "state": "full", "reason": "no space left"},
+            "mount": {"path": "/icbd", "mounted": true, "adopted": false, "passthrough": true,
+                "waiting_requests": 0, "cached_handles": 2, "passthrough_handles": 0},
+            "versions": [
+                {"version": "debian-lab@3", "state": "deployed", "blocks": 100, "resident_blocks": 61, "durable_blocks": 60,
+                    "bytes": 6553600, "resident_bytes": 3997696, "durable_bytes": 3932160, "complete": false},
+                {"version": "debian-lab@2", "state": "ready", "blocks": 100, "resident_blocks": 0, "durable_blocks": 0,
+                    "bytes": 6553600, "resident_bytes": 0, "durable_bytes": 0, "complete": false}],
+            "waiting": [{"version": "debian-lab@3", "file": "disk.raw", "block": 17, "seconds": 12,
+                "reason": "connection refused"}],
+            "warnings": ["debian-lab@1 is gone from the master; it is kept"]
+        }"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_cache_shows_what_an_administrator_asks_first() {
+        let expected = "\
+cache-204  up 12 d  master http://img:7070 OFFLINE for 9 min: connection refused
+store btrfs 312 GiB/400 GiB  FULL: no space left
+mount /icbd  open: 2 cached, 0 passthrough
+IMAGE@N       STATE     LOCAL     HERE      SIZE
+debian-lab@3  deployed   61 %  3.8 MiB  6.2 MiB
+1 more versions, of which nothing is here; --all lists them
+! debian-lab@3 disk.raw block 17: waiting 12 s for master (connection refused)
+! debian-lab@1 is gone from the master; it is kept";
+        let report = Report::Cache(cache());
+        assert_eq!(show(&report, false), expected);
+        assert!(show(&report, true).contains("debian-lab@2  ready"));
+    }
+
+    #[test]
+    fn the_json_says_the_role() {
+        let json = serde_json::to_value(Report::Cache(cache())).unwrap();
+        assert_eq!((&json["role"], &json["name"]), (&"cache".into(), &"cache-204".into()));
+        assert_eq!(serde_json::from_value::<Report>(json).unwrap(), Report::Cache(cache()));
+    }
+}

@@ -1,0 +1,4 @@
+//! The daemons: the other rooms put together, with a control plane in front.
+
+pub(crate) mod cache;
+pub(crate) mod master;

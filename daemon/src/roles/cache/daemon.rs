@@ -1,0 +1,131 @@
+//! The daemon under the keeper: puts store, sources, mount and control plane together, and takes them apart.
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use icbd_cache::Cache;
+use icbd_fetch::{HttpSource, Source, Sources, TimeOuts};
+use icbd_fs::keeper::RENEW_EXIT_CODE;
+use icbd_fs::{FsError, MountSettings, Mounted};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::handover::{self, Keeping};
+use super::space::Space;
+use super::state::CacheServer;
+use super::{api, refresh};
+use crate::audit::Audit;
+use crate::control::ControlServer;
+use crate::failure::{Exit, Failure};
+use crate::notify::{self, Told};
+use crate::settings::CacheSettings;
+
+/// How long a start waits for the first answer of a source: a mount without its new versions is worth less,
+/// but what is here already must not wait for a master that is down.
+const FIRST_LISTING_MAX: Duration = Duration::from_millis(1500);
+
+/// Serves until it is told to stop.
+pub(super) async fn serve(settings: CacheSettings, keeping: Keeping) -> anyhow::Result<ExitCode> {
+    let is_by_systemd = keeping.is_by_systemd();
+    let server = Arc::new(open(&settings).await?);
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let control = ControlServer::start(&settings.socket, api::router(server.clone(), tasks.clone()))?;
+    let (asked, has_asked) = watch::channel(false);
+    tasks.spawn(refresh::run(server.clone(), asked, stop.clone()));
+    tasks.spawn(server.space.clone().watch(stop.clone()));
+    first_listing(&server, has_asked).await;
+    let outcome = match mount(&server, &settings, keeping).await {
+        Ok(mounted) => run(&server, mounted).await,
+        Err(error) => Err(error),
+    };
+    stop.cancel();
+    tasks.close();
+    server.cache.close().await;
+    tasks.wait().await;
+    drop(control);
+    match outcome {
+        Ok(Told::Stop) if is_by_systemd => handover::forget_in_systemd(),
+        Err(FsError::Renew(why)) => {
+            tracing::info!(why, "asking for a new mount");
+            return Ok(ExitCode::from(RENEW_EXIT_CODE as u8));
+        }
+        outcome => drop(outcome.map_err(Failure::from)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn open(settings: &CacheSettings) -> anyhow::Result<CacheServer> {
+    let trust = settings.trust.load()?;
+    let mut list: Vec<Arc<dyn Source>> = Vec::new();
+    for url in &settings.sources {
+        let source = HttpSource::new(url, TimeOuts::default());
+        list.push(Arc::new(source.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?));
+    }
+    let sources = Arc::new(Sources::new(list, icbd_fetch::Settings::default()));
+    let cache_settings = icbd_cache::Settings {
+        in_flight_bytes: settings.in_flight_bytes,
+        offline_wait: settings.offline_wait,
+        ..icbd_cache::Settings::new(&settings.store)
+    };
+    let cache = Cache::open(cache_settings, sources.clone(), trust.clone()).await.map_err(Failure::from)?;
+    Ok(CacheServer {
+        cache,
+        sources,
+        trust,
+        audit: Audit::open(&settings.store).context("the store is open, but changes could not be recorded")?,
+        space: Space::new(&settings.store),
+        store: settings.store.clone(),
+        mount: settings.mount.clone(),
+        mounted: Mutex::new(None),
+        started: Instant::now(),
+    })
+}
+
+/// Waits a moment for the sources' first answer.
+async fn first_listing(server: &CacheServer, mut asked: watch::Receiver<bool>) {
+    let _ = tokio::time::timeout(FIRST_LISTING_MAX, asked.wait_for(|asked| *asked)).await;
+    let is_online = |source: &icbd_fetch::SourceHealth| matches!(source.state, icbd_fetch::SourceState::Online { .. });
+    if !server.sources.health().iter().any(is_online) {
+        tracing::info!("no source answers: offline, serving what is here; `icbd status` says more");
+    }
+}
+
+async fn mount(server: &CacheServer, settings: &CacheSettings, keeping: Keeping) -> Result<Mounted, FsError> {
+    let mount = MountSettings { passthrough: settings.passthrough, ..MountSettings::new(&settings.mount) };
+    let is_by_systemd = keeping.is_by_systemd();
+    match icbd_fs::mount(server.cache.clone(), mount.clone(), keeping.handover()).await {
+        Err(FsError::Renew(why)) if is_by_systemd => {
+            tracing::info!(why, "mounting anew");
+            icbd_fs::mount(server.cache.clone(), mount, Keeping::renew_in_systemd()?.handover()).await
+        }
+        mounted => mounted,
+    }
+}
+
+/// From the mount to its end.
+async fn run(server: &CacheServer, mounted: Mounted) -> Result<Told, FsError> {
+    let mounted = Arc::new(mounted);
+    *server.mounted.lock().unwrap_or_else(PoisonError::into_inner) = Some(mounted.clone());
+    // What came while it was being mounted.
+    server.view_changed();
+    notify::ready(&format!("serving {}", server.mount.display()));
+    let told = tokio::select! {
+        told = notify::run_until_told() => told.unwrap_or(Told::Stop),
+        () = mounted.wait() => {
+            tracing::warn!(path = %server.mount.display(), "somebody unmounted the images: stopping");
+            Told::Stop
+        }
+    };
+    notify::stopping();
+    // Nobody else keeps it: status looks at it under the lock.
+    *server.mounted.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    match (Arc::into_inner(mounted), told) {
+        (Some(mounted), Told::Stop) => drop(mounted.unmount().await?),
+        (Some(mounted), Told::Restart) => mounted.leave(),
+        (None, _) => {}
+    }
+    Ok(told)
+}

@@ -1,0 +1,99 @@
+//! How full the store's file system is, looked at now and then: asking a failing disk may hang, and status must not.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::sys::statfs::{self, FsType, statfs};
+use tokio_util::sync::CancellationToken;
+
+/// Space changes by gigabytes, not by seconds.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// What was last seen.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seen {
+    pub(super) file_system: String,
+    pub(super) used_bytes: u64,
+    pub(super) size_bytes: u64,
+}
+
+/// The last look at the store's file system.
+#[derive(Debug, Clone)]
+pub(super) struct Space {
+    path: PathBuf,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl Space {
+    pub(super) fn new(path: &Path) -> Space {
+        Space { path: path.to_owned(), seen: Arc::default() }
+    }
+
+    pub(super) fn last(&self) -> Seen {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Looks again and again until `stop`; one look at a time, however long it takes.
+    pub(super) async fn watch(self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let space = self.clone();
+            let look = tokio::task::spawn_blocking(move || space.look());
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = look => {}
+            }
+        }
+    }
+
+    fn look(&self) {
+        match statfs(&self.path) {
+            Ok(stat) => {
+                let unit = u64::try_from(stat.block_size()).unwrap_or(0);
+                let seen = Seen {
+                    file_system: name_of(stat.filesystem_type()),
+                    used_bytes: stat.blocks().saturating_sub(stat.blocks_free()) * unit,
+                    size_bytes: stat.blocks() * unit,
+                };
+                *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+            }
+            Err(error) => {
+                tracing::debug!(path = %self.path.display(), %error, "cannot look at the store's file system")
+            }
+        }
+    }
+}
+
+fn name_of(kind: FsType) -> String {
+    let known = [
+        (statfs::BTRFS_SUPER_MAGIC, "btrfs"),
+        (statfs::EXT4_SUPER_MAGIC, "ext4"),
+        (statfs::XFS_SUPER_MAGIC, "xfs"),
+        (statfs::TMPFS_MAGIC, "tmpfs"),
+        (statfs::OVERLAYFS_SUPER_MAGIC, "overlay"),
+    ];
+    known
+        .iter()
+        .find(|(number, _)| *number == kind)
+        .map_or_else(|| format!("{:#x}", kind.0), |(_, name)| (*name).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_has_a_file_system_and_space() {
+        let dir = tempfile::tempdir().unwrap();
+        let space = Space::new(dir.path());
+        space.look();
+        let seen = space.last();
+        assert!(!seen.file_system.is_empty() && seen.size_bytes >= seen.used_bytes && seen.size_bytes > 0, "{seen:?}");
+    }
+}

@@ -1,0 +1,143 @@
+//! What a running cache server consists of. All that `status` asks is answered from memory.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use icbd_cache::{Cache, CacheStatus, StoreState, VersionStatus, Waiting};
+use icbd_fetch::{SourceHealth, SourceState, Sources};
+use icbd_fs::Mounted;
+use icbd_image::{BLOCK_BYTES, Serial, Trust, VersionRecord};
+
+use super::space::Space;
+use crate::audit::Audit;
+use crate::images::ImageSummary;
+use crate::report::{
+    CacheReport, MountReport, Process, Report, SourceReport, StoreReport, VersionReport, WaitingReport,
+};
+
+/// A running cache server.
+#[derive(Debug)]
+pub(super) struct CacheServer {
+    pub(super) cache: Arc<Cache>,
+    pub(super) sources: Arc<Sources>,
+    pub(super) trust: Trust,
+    pub(super) audit: Audit,
+    pub(super) space: Space,
+    pub(super) store: PathBuf,
+    pub(super) mount: PathBuf,
+    /// Absent while it is being mounted or unmounted.
+    pub(super) mounted: Mutex<Option<Arc<Mounted>>>,
+    pub(super) started: Instant,
+}
+
+impl CacheServer {
+    pub(super) fn images(&self) -> Vec<ImageSummary> {
+        self.cache.view().images().iter().map(ImageSummary::from).collect()
+    }
+
+    /// Has the mount show what is new.
+    pub(super) fn view_changed(&self) {
+        if let Some(mounted) = &*self.mounted.lock().unwrap_or_else(PoisonError::into_inner) {
+            mounted.view_changed();
+        }
+    }
+
+    pub(super) fn report(&self) -> Report {
+        let status = self.cache.status();
+        let view = self.cache.view();
+        let held: HashMap<Serial, &VersionStatus> = status.versions.iter().map(|v| (v.serial, v)).collect();
+        let versions = view.images().iter().flat_map(|image| &image.versions);
+        Report::Cache(CacheReport {
+            process: Process::this(self.started),
+            repository: view.repository(),
+            sources: self.sources.health().iter().map(source).collect(),
+            store: self.store(&status),
+            mount: self.mount(),
+            versions: versions.map(|record| version(record, held.get(&record.serial()).copied())).collect(),
+            waiting: status.waiting.iter().map(waiting).collect(),
+            warnings: status.warnings,
+            fetched_bytes: status.fetched_bytes,
+            reused_bytes: status.reused_bytes,
+            in_flight_bytes: status.in_flight_bytes,
+        })
+    }
+
+    fn store(&self, status: &CacheStatus) -> StoreReport {
+        let (state, reason) = match &status.store {
+            StoreState::Ok => ("ok", None),
+            StoreState::Full { why } => ("full", Some(why.clone())),
+            StoreState::Suspect { why } => ("suspect", Some(why.clone())),
+        };
+        let seen = self.space.last();
+        StoreReport {
+            path: self.store.clone(),
+            file_system: seen.file_system,
+            used_bytes: seen.used_bytes,
+            size_bytes: seen.size_bytes,
+            state: state.to_owned(),
+            reason,
+        }
+    }
+
+    fn mount(&self) -> MountReport {
+        let mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = mounted.as_ref().map(|mounted| mounted.status());
+        MountReport {
+            path: self.mount.clone(),
+            mounted: status.is_some(),
+            adopted: status.as_ref().is_some_and(|status| status.adopted),
+            passthrough: status.as_ref().is_some_and(|status| status.passthrough),
+            cached_handles: status.as_ref().map_or(0, |status| status.open.cached),
+            passthrough_handles: status.as_ref().map_or(0, |status| status.open.passthrough),
+            waiting_requests: status.map_or(0, |status| status.waiting),
+        }
+    }
+}
+
+fn source(health: &SourceHealth) -> SourceReport {
+    let ago = |since: SystemTime| since.elapsed().unwrap_or_default().as_secs();
+    let (online, since_seconds, error) = match &health.state {
+        SourceState::Untried => (None, 0, None),
+        SourceState::Online { since } => (Some(true), ago(*since), None),
+        SourceState::Offline { since, error } => (Some(false), ago(*since), Some(error.clone())),
+    };
+    SourceReport {
+        url: health.name.clone(),
+        online,
+        since_seconds,
+        error,
+        bytes_received: health.received_bytes,
+        requests: health.requests,
+        in_flight: health.in_flight,
+    }
+}
+
+fn version(record: &VersionRecord, held: Option<&VersionStatus>) -> VersionReport {
+    let residency = held.map(|held| held.residency);
+    // Of a version that was never looked at only the sum of its files is known.
+    let bytes = residency.map_or(record.data_bytes, |residency| residency.total_bytes);
+    let (resident_bytes, durable_bytes) = residency.map_or((0, 0), |r| (r.resident_bytes, r.durable_bytes));
+    VersionReport {
+        version: record.statement.statement().version(),
+        state: record.state,
+        blocks: bytes.div_ceil(BLOCK_BYTES),
+        resident_blocks: resident_bytes.div_ceil(BLOCK_BYTES),
+        durable_blocks: durable_bytes.div_ceil(BLOCK_BYTES),
+        bytes,
+        resident_bytes,
+        durable_bytes,
+        complete: held.is_some_and(|held| held.complete),
+    }
+}
+
+fn waiting(waiting: &Waiting) -> WaitingReport {
+    WaitingReport {
+        version: waiting.version.clone(),
+        file: waiting.path.clone(),
+        block: waiting.block,
+        seconds: waiting.waited.as_secs(),
+        reason: waiting.why.clone(),
+    }
+}

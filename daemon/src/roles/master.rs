@@ -1,0 +1,124 @@
+//! The master: a repository, served read-only over TCP and changed over the control socket.
+
+mod api;
+mod operations;
+mod publish;
+mod state;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use icbd_master::{MasterError, Repository};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::args::MasterArgs;
+use crate::audit::Audit;
+use crate::control::ControlServer;
+use crate::failure::{Exit, Failure};
+use crate::serve::{self, Allow};
+use crate::settings::{MasterSettings, Settings};
+use crate::{logging, notify};
+pub(crate) use publish::{PublishResult, PublishSpec, publish};
+use state::Master;
+
+/// Threads for blocking reads of the repository: its disks have no use for more at once.
+const BLOCKING_THREADS_MAX: usize = 64;
+
+/// Runs a master until it is told to stop.
+pub(crate) fn run(settings: &Settings, args: &MasterArgs) -> anyhow::Result<()> {
+    let master = settings.master(args)?;
+    logging::start(settings.log_level());
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build()?;
+    runtime.block_on(serve(master))
+}
+
+async fn serve(settings: MasterSettings) -> anyhow::Result<()> {
+    let repository = open(&settings.repo).await?;
+    let mut listeners = Vec::new();
+    for address in &settings.listen {
+        listeners.push(serve::bind(*address).await?);
+    }
+    let listen = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
+    let allow = Allow::new(&settings.allow);
+    if allow.is_local() && listen.iter().any(|address| !address.ip().is_loopback()) {
+        tracing::warn!("only this machine may connect: name the networks that may with --allow or master.allow");
+    }
+    let audit = Audit::open(&settings.repo)?;
+    let master = Arc::new(Master::new(repository, audit, listen.clone(), settings.sign_key, settings.trust.load()?));
+    let tasks = TaskTracker::new();
+    let control = ControlServer::start(&settings.socket, api::router(master.clone(), tasks.clone()))?;
+    let stop = CancellationToken::new();
+    let mut servers = JoinSet::new();
+    for listener in listeners {
+        let router = serve::router(master.repository.clone(), master.sent.clone(), allow.clone());
+        servers.spawn(serve::serve(listener, router, stop.clone()));
+    }
+    for address in &listen {
+        tracing::info!(%address, repository = %settings.repo.display(), "listening");
+    }
+    notify::ready(&format!("serving {} on {}", settings.repo.display(), join(&listen)));
+    notify::run_until_told().await?;
+    tracing::info!("stopping");
+    notify::stopping();
+    master.operations.cancel_all();
+    stop.cancel();
+    while servers.join_next().await.is_some() {}
+    tasks.close();
+    tasks.wait().await;
+    drop(control);
+    Ok(())
+}
+
+/// Opens the repository; makes it in a directory that is missing or empty.
+async fn open(path: &Path) -> anyhow::Result<Arc<Repository>> {
+    let path = path.to_owned();
+    let open = move || {
+        let is_new = is_missing_or_empty(&path);
+        let repository = Repository::open_or_create(&path, icbd_master::Settings::default())?;
+        if is_new {
+            tracing::info!(path = %path.display(), id = %repository.id(), "created a new repository");
+        }
+        Ok::<_, MasterError>(Arc::new(repository))
+    };
+    let opened = tokio::task::spawn_blocking(open).await.context("opening the repository panicked")?;
+    Ok(opened.map_err(Failure::from)?)
+}
+
+fn is_missing_or_empty(path: &Path) -> bool {
+    std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none())
+}
+
+fn join(addresses: &[std::net::SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl From<MasterError> for Failure {
+    fn from(error: MasterError) -> Failure {
+        Failure::new(exit_of(&error), error.to_string())
+    }
+}
+
+fn exit_of(error: &MasterError) -> Exit {
+    match error {
+        MasterError::Shared(error) => exit_of(error),
+        _ if error.is_absent() => Exit::Absent,
+        MasterError::SourceMissing(_) | MasterError::NotARepository(_) => Exit::Absent,
+        MasterError::Locked { .. }
+        | MasterError::NotEmpty(_)
+        | MasterError::SourceOverlaps { .. }
+        | MasterError::Changed(_)
+        | MasterError::State { .. } => Exit::Refused,
+        MasterError::Cancelled => Exit::Interrupted,
+        MasterError::Altered { .. }
+        | MasterError::Damaged { .. }
+        | MasterError::Head { .. }
+        | MasterError::Page { .. }
+        | MasterError::Statement(_) => Exit::Verification,
+        _ => Exit::Failed,
+    }
+}

@@ -1,0 +1,133 @@
+//! What the control socket of a master answers.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use axum::{Json, Router};
+use icbd_image::{ImageRef, VersionId};
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+
+use super::publish::{self, PublishSpec};
+use super::state::Master;
+use crate::control::events::{self, Event};
+use crate::control::{Peer, fail};
+use crate::failure::{Exit, Failure};
+use crate::images::{self, ImageSummary, VersionSummary};
+use crate::report::Report;
+use crate::verify::{VerifyResult, VersionBody};
+
+/// What the handlers share: the master, and the runtime that its long operations are watched on.
+#[derive(Clone)]
+struct Api {
+    master: Arc<Master>,
+    runtime: Handle,
+    tasks: TaskTracker,
+}
+
+/// The routes. Called on the daemon's own runtime; what outlives a request is in `tasks`.
+pub(super) fn router(master: Arc<Master>, tasks: TaskTracker) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/images", get(list))
+        .route("/v1/audit", get(audit))
+        .route("/v1/publish", post(start_publish))
+        .route("/v1/deploy", post(deploy))
+        .route("/v1/verify", post(start_verify))
+        .route("/v1/prefetch", any(not_here))
+        .route("/v1/prefetch/{job}", any(not_here))
+        .with_state(Api { master, runtime: Handle::current(), tasks })
+}
+
+async fn status(State(api): State<Api>) -> Json<Report> {
+    Json(api.master.report())
+}
+
+async fn list(State(api): State<Api>) -> Json<Vec<ImageSummary>> {
+    Json(api.master.images())
+}
+
+async fn audit(State(api): State<Api>) -> Response {
+    match api.master.audit.last(crate::audit::SHOWN_MAX) {
+        Ok(entries) => Json(entries).into_response(),
+        Err(error) => fail(&error),
+    }
+}
+
+async fn not_here() -> Response {
+    let message = "this is a master: prefetching is done on a cache server; run the command there, or name the \
+        cache's socket with --socket";
+    Failure::new(Exit::Usage, message).into_response()
+}
+
+async fn start_publish(State(api): State<Api>, peer: Peer, Json(spec): Json<PublishSpec>) -> Response {
+    let (teller, response) = events::answer();
+    let master = api.master;
+    let task = async move {
+        let what = format!("image publish {} {}", spec.image, spec.path.display());
+        let spec = PublishSpec { sign: spec.sign.or_else(|| master.sign_key.clone()), ..spec };
+        let (repository, progress) = (master.repository.clone(), teller.clone());
+        let work = move |cancel: &std::sync::atomic::AtomicBool| {
+            publish::publish(&repository, spec, &|progress_now| progress.tell(Event::Progress(progress_now)), cancel)
+        };
+        let outcome = master.operations.run(&peer, &what, teller.cancelled(), work).await;
+        let what = outcome.as_ref().map_or(what.clone(), |done| format!("{what} as {}", done.version));
+        master.audit.record(&peer, &what, &outcome);
+        teller.end(&outcome).await;
+    };
+    api.tasks.spawn_on(task, &api.runtime);
+    response
+}
+
+async fn deploy(
+    State(api): State<Api>,
+    peer: Peer,
+    Json(VersionBody { version }): Json<VersionBody<VersionId>>,
+) -> Response {
+    let master = api.master;
+    let done = api.runtime.spawn_blocking(move || {
+        let what = format!("image deploy {version}");
+        let deployed = images::find_version(&master.images(), &to_ref(&version))
+            .map_err(anyhow::Error::from)
+            .and_then(|_| Ok(VersionSummary::from(&master.repository.deploy(&version).map_err(Failure::from)?)));
+        master.audit.record(&peer, &what, &deployed);
+        deployed
+    });
+    match done.await {
+        Ok(Ok(summary)) => Json(summary).into_response(),
+        Ok(Err(error)) => fail(&error),
+        Err(error) => fail(&error.into()),
+    }
+}
+
+async fn start_verify(State(api): State<Api>, peer: Peer, Json(body): Json<VersionBody<ImageRef>>) -> Response {
+    let (teller, response) = events::answer();
+    let master = api.master;
+    let task = async move {
+        let outcome = verify(&master, &peer, &body.version, &teller).await;
+        teller.end(&outcome).await;
+    };
+    api.tasks.spawn_on(task, &api.runtime);
+    response
+}
+
+async fn verify(
+    master: &Master,
+    peer: &Peer,
+    wanted: &ImageRef,
+    teller: &events::Teller,
+) -> anyhow::Result<VerifyResult> {
+    let version = images::find_version(&master.images(), wanted)?.version.clone();
+    let (repository, progress, trust) = (master.repository.clone(), teller.clone(), master.trust.clone());
+    let what = format!("image verify {version}");
+    let work = move |cancel: &std::sync::atomic::AtomicBool| {
+        crate::verify::on_master(&repository, &version, &trust, &|now| progress.tell(Event::Progress(now)), cancel)
+    };
+    master.operations.run(peer, &what, teller.cancelled(), work).await
+}
+
+fn to_ref(version: &VersionId) -> ImageRef {
+    ImageRef { image: version.image.clone(), number: Some(version.number) }
+}

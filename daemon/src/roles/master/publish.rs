@@ -1,0 +1,86 @@
+//! Publishing, for the daemon and for the command that has a repository to itself.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context;
+use icbd_image::{ImageName, Root, SecretKey, Serial, VersionId};
+use icbd_master::{Phase, PublishRequest, Repository};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Exit, Failure};
+use crate::output::Progress;
+
+/// What to publish, as it travels to the daemon.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PublishSpec {
+    pub image: ImageName,
+    /// Absolute.
+    pub path: PathBuf,
+    pub note: String,
+    pub deploy: bool,
+    /// The file of the key to sign with, absolute; the daemon's own key if there is none.
+    pub sign: Option<PathBuf>,
+}
+
+/// What was published.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PublishResult {
+    pub version: VersionId,
+    pub root: Root,
+    pub serial: Serial,
+    pub deployed: bool,
+    pub files: u64,
+    pub data_bytes: u64,
+    /// What of the tree is not in the version, each with its reason.
+    pub skipped: Vec<String>,
+    pub skipped_count: u64,
+}
+
+/// What is left out is named so many times; the rest is counted.
+const SKIPPED_SHOWN_MAX: usize = 20;
+
+/// Publishes. Blocks; `cancel` ends it soon, with nothing left behind.
+pub(crate) fn publish(
+    repository: &Repository,
+    spec: PublishSpec,
+    progress: &(dyn Fn(Progress) + Sync),
+    cancel: &AtomicBool,
+) -> anyhow::Result<PublishResult> {
+    if !spec.path.is_absolute() {
+        let message = format!("{} is not an absolute path", spec.path.display());
+        return Err(Failure::new(Exit::Usage, message).into());
+    }
+    let sign = spec.sign.as_deref().map(read_secret_key).transpose()?.map(Arc::new);
+    let PublishSpec { image, path, note, deploy, .. } = spec;
+    let request = PublishRequest { image, path, note, deploy, sign };
+    let tell = |p: icbd_master::Progress| {
+        let what = match (p.phase, p.walked) {
+            (Phase::Waiting, _) => "waiting for another publish",
+            (Phase::Storing, _) => "storing",
+            (Phase::Syncing, _) => "syncing",
+        };
+        let total_bytes = if p.walked { p.found_bytes } else { 0 };
+        progress(Progress { what: what.to_owned(), done_bytes: p.done_bytes, total_bytes });
+    };
+    let published = repository.publish(&request, &tell, cancel).map_err(Failure::from)?;
+    Ok(PublishResult {
+        version: published.version,
+        root: published.record.root(),
+        serial: published.record.serial(),
+        deployed: deploy,
+        files: published.files,
+        data_bytes: published.record.data_bytes,
+        skipped: published.skipped.iter().take(SKIPPED_SHOWN_MAX).map(ToString::to_string).collect(),
+        skipped_count: published.skipped_count,
+    })
+}
+
+fn read_secret_key(path: &Path) -> anyhow::Result<SecretKey> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::new(Exit::Absent, error.to_string()))
+        .with_context(|| format!("cannot read the key {shown}; `icbd key create {shown}` makes one"))?;
+    text.parse().with_context(|| format!("{shown} is not a key to sign with"))
+}

@@ -1,0 +1,19 @@
+//! The read-only TCP plane: what a [`wire::Resource`](icbd_wire::Resource) path names is sent, nothing is changed.
+//!
+//! Reads of the repository are done on blocking threads, a piece at a time, so that a slow client holds
+//! one piece and no thread.
+
+mod allow;
+mod answer;
+mod blocks;
+mod count;
+mod files;
+mod listing;
+mod range;
+mod routes;
+mod tcp;
+
+pub(crate) use allow::Allow;
+pub(crate) use count::Sent;
+pub(crate) use routes::router;
+pub(crate) use tcp::{bind, serve};

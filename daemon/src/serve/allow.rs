@@ -1,0 +1,46 @@
+//! Who may connect: this machine, and the networks that were named.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+/// The networks that may read. Machine images hold secrets: nobody else may.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Allow(Arc<[IpNet]>);
+
+impl Allow {
+    pub(crate) fn new(networks: &[IpNet]) -> Allow {
+        Allow(networks.into())
+    }
+
+    pub(crate) fn admits(&self, address: IpAddr) -> bool {
+        // A socket that listens on `::` shows IPv4 clients as ::ffff:a.b.c.d.
+        let address = address.to_canonical();
+        address.is_loopback() || self.0.iter().any(|network| network.contains(&address))
+    }
+
+    /// Whether nobody but this machine is admitted.
+    pub(crate) fn is_local(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_named_networks_and_this_machine_are_admitted() {
+        let allow = Allow::new(&["10.1.0.0/16".parse().unwrap(), "fd00::/8".parse().unwrap()]);
+        let check = |text: &str, expected| assert_eq!(allow.admits(text.parse().unwrap()), expected, "{text}");
+        check("127.0.0.1", true);
+        check("::1", true);
+        check("10.1.255.1", true);
+        check("::ffff:10.1.2.3", true);
+        check("fd12::1", true);
+        check("10.2.0.1", false);
+        check("2001:db8::1", false);
+        assert!(!Allow::default().admits("192.0.2.1".parse().unwrap()) && Allow::default().is_local());
+    }
+}

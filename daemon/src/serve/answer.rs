@@ -1,0 +1,114 @@
+//! Answers of the TCP plane and the headers they carry.
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use icbd_image::Hash;
+
+/// For what a path names for ever. `no-transform`: a proxy that recompresses would break hashes and ranges.
+pub(super) const IMMUTABLE: &str = "public, max-age=31536000, immutable, no-transform";
+/// For what changes: kept, and asked about each time.
+pub(super) const REVALIDATE: &str = "no-cache, no-transform";
+/// Bytes that never change.
+pub(super) const OCTETS: Kind = Kind { media: "application/octet-stream", keep: IMMUTABLE };
+
+/// What a body is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kind {
+    pub(super) media: &'static str,
+    /// How long it may be kept: a `Cache-Control`.
+    pub(super) keep: &'static str,
+}
+
+/// What a request says about the copy its sender has.
+#[derive(Debug)]
+pub(super) struct Conditions {
+    pub(super) is_head: bool,
+    pub(super) headers: HeaderMap,
+}
+
+impl Conditions {
+    pub(super) fn of(request: &Request) -> Conditions {
+        Conditions { is_head: request.method() == Method::HEAD, headers: request.headers().clone() }
+    }
+
+    /// Whether the client has what `tag` names already (`If-None-Match`, which compares weakly).
+    pub(super) fn matches(&self, tag: &str) -> bool {
+        let lists = self.headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+        let mut tags = lists.flat_map(|list| list.split(',')).map(str::trim);
+        tags.any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
+    }
+}
+
+/// A strong entity tag for `bytes`, with its quotes.
+pub(super) fn tag_of(bytes: &[u8]) -> String {
+    format!("\"{}\"", Hash::of(bytes))
+}
+
+/// 200 with everything.
+pub(super) fn ok(body: Body, tag: &str, kind: Kind) -> Response {
+    let mut response = Response::new(body);
+    describe(response.headers_mut(), tag, kind.keep);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind.media));
+    response
+}
+
+/// 304: the client's copy is right.
+pub(super) fn not_modified(tag: &str, keep: &'static str) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    describe(response.headers_mut(), tag, keep);
+    response
+}
+
+/// 405: nothing is changed over TCP.
+pub(super) fn not_allowed() -> Response {
+    let mut response =
+        text(StatusCode::METHOD_NOT_ALLOWED, "this address is read-only; changes go through icbd's socket");
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    response
+}
+
+/// An error, for a person who looks with curl.
+pub(super) fn text(status: StatusCode, message: &str) -> Response {
+    let mut response = Response::new(Body::from(format!("{message}\n")));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// An error after which the connection is closed.
+pub(super) fn closing(status: StatusCode, message: &str) -> Response {
+    let mut response = text(status, message);
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+fn describe(headers: &mut HeaderMap, tag: &str, keep: &'static str) {
+    if let Ok(tag) = HeaderValue::from_str(tag) {
+        headers.insert(ETAG, tag);
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(keep));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_known_tag_is_found_in_any_list() {
+        let check = |value: &'static str, expected| {
+            let headers = HeaderMap::from_iter([(IF_NONE_MATCH, HeaderValue::from_static(value))]);
+            assert_eq!(Conditions { is_head: false, headers }.matches("\"a\""), expected, "{value}");
+        };
+        check("\"a\"", true);
+        check("\"x\", W/\"a\"", true);
+        check("*", true);
+        check("\"b\"", false);
+        check("a", false);
+        assert!(!Conditions { is_head: false, headers: HeaderMap::new() }.matches("\"a\""));
+    }
+}

@@ -1,0 +1,117 @@
+//! One request, one answer: the path says what, the method may only be GET or HEAD.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Request, State};
+use axum::response::Response;
+use http::{Method, StatusCode};
+use icbd_image::VersionId;
+use icbd_master::{MasterError, Repository};
+use icbd_wire::Resource;
+
+use super::answer::{self, Conditions, IMMUTABLE, Kind, OCTETS, REVALIDATE};
+use super::listing::ListingCache;
+use super::tcp::Client;
+use super::{Allow, Sent, blocks, files};
+
+/// What is served, to whom, and how much it was.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) repository: Arc<Repository>,
+    pub(super) sent: Arc<Sent>,
+    listing: Arc<ListingCache>,
+    allow: Allow,
+}
+
+/// Serves `repository` to those whom `allow` admits, counting in `sent`.
+pub(crate) fn router(repository: Arc<Repository>, sent: Arc<Sent>, allow: Allow) -> Router {
+    let shared = Shared { repository, sent, listing: Arc::default(), allow };
+    Router::new().fallback(handle).with_state(shared)
+}
+
+async fn handle(State(shared): State<Shared>, Extension(client): Extension<Client>, request: Request) -> Response {
+    shared.sent.request();
+    if !shared.allow.admits(client.0.ip()) {
+        tracing::info!(client = %client.0, "refused: its network is not in `allow`");
+        return answer::closing(
+            StatusCode::FORBIDDEN,
+            "your network may not read here; ask the administrator of this master",
+        );
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return answer::not_allowed();
+    }
+    let resource = match Resource::parse(request.uri().path()) {
+        Ok(resource) => resource,
+        Err(error) => return answer::text(StatusCode::NOT_FOUND, &error.to_string()),
+    };
+    let conditions = Conditions::of(&request);
+    let answered = answer(&shared, resource, &conditions).await;
+    answered.unwrap_or_else(|error| refuse(&error, request.uri().path()))
+}
+
+async fn answer(shared: &Shared, resource: Resource, conditions: &Conditions) -> Result<Response, MasterError> {
+    // What an immutable path names never changes: the path is its own entity tag.
+    let tag = format!("\"{resource}\"");
+    match resource {
+        Resource::Images => {
+            let (bytes, tag) = shared.listing.get(&shared.repository).await?;
+            Ok(whole(shared, bytes, &tag, Kind { media: "application/json", keep: REVALIDATE }, conditions))
+        }
+        Resource::Version(version) => one_version(shared, &version, conditions),
+        Resource::Blocks { run, codec } if !conditions.matches(&tag) => blocks::answer(shared, run, codec, &tag).await,
+        Resource::File { image, version, path } => files::answer(shared, image, version, path, conditions).await,
+        _ if conditions.matches(&tag) => Ok(answer::not_modified(&tag, IMMUTABLE)),
+        Resource::Head(root) => {
+            let bytes = read(shared, move |repository| repository.head_bytes(root)).await?;
+            Ok(whole(shared, bytes, &tag, OCTETS, conditions))
+        }
+        Resource::Page { root, file, page } => {
+            let bytes = read(shared, move |repository| repository.page_bytes(root, file, page)).await?;
+            Ok(whole(shared, bytes, &tag, OCTETS, conditions))
+        }
+        Resource::Blocks { .. } => Ok(answer::not_modified(&tag, IMMUTABLE)),
+    }
+}
+
+fn one_version(shared: &Shared, version: &VersionId, conditions: &Conditions) -> Result<Response, MasterError> {
+    let bytes = icbd_wire::listing::encode_version(&shared.repository.version(version)?);
+    let tag = answer::tag_of(&bytes);
+    Ok(whole(shared, bytes.into(), &tag, Kind { media: "application/json", keep: REVALIDATE }, conditions))
+}
+
+fn whole(shared: &Shared, bytes: bytes::Bytes, tag: &str, kind: Kind, conditions: &Conditions) -> Response {
+    if conditions.matches(tag) {
+        return answer::not_modified(tag, kind.keep);
+    }
+    if !conditions.is_head {
+        shared.sent.bytes(bytes.len());
+    }
+    answer::ok(Body::from(bytes), tag, kind)
+}
+
+/// Reads from the repository on a thread where that may block.
+pub(super) async fn read<T: Send + 'static>(
+    shared: &Shared,
+    read: impl FnOnce(&Arc<Repository>) -> Result<T, MasterError> + Send + 'static,
+) -> Result<T, MasterError> {
+    let repository = shared.repository.clone();
+    match tokio::task::spawn_blocking(move || read(&repository)).await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(MasterError::Io {
+            doing: "read for a client",
+            path: shared.repository.path().to_owned(),
+            source: std::io::Error::other(error),
+        }),
+    }
+}
+
+fn refuse(error: &MasterError, path: &str) -> Response {
+    if error.is_absent() {
+        return answer::text(StatusCode::NOT_FOUND, &error.to_string());
+    }
+    tracing::error!(path, %error, "cannot serve");
+    answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the master cannot read this; its log says why")
+}

@@ -1,0 +1,60 @@
+//! The listening TCP sockets.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::serve::ListenerExt;
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::connections;
+use crate::failure::{Exit, Failure};
+
+/// Connections on one address; more wait. Each holds at most about 1 MiB that its client has not taken yet.
+const CONNECTIONS_MAX: usize = 512;
+/// A client that takes nothing for so long is gone. A suspended machine may come back sooner.
+const SEND_STALL_MAX: Duration = Duration::from_secs(300);
+
+/// A socket that listens on `address`; port 0 takes a free port.
+pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let (exit, remedy) = match error.kind() {
+            std::io::ErrorKind::AddrInUse => (
+                Exit::Refused,
+                format!(
+                    "another program listens there (`ss -ltnp sport = :{}` shows which); stop it or pass another --listen",
+                    address.port()
+                ),
+            ),
+            std::io::ErrorKind::AddrNotAvailable => {
+                (Exit::Failed, "this machine has no such address; `ip address` lists those it has".to_owned())
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                (Exit::Failed, "ports below 1024 are root's; choose a higher one".to_owned())
+            }
+            _ => (Exit::Failed, "pass another --listen".to_owned()),
+        };
+        Failure::new(exit, format!("cannot listen on {address}: {error}; {remedy}"))
+    })
+}
+
+/// Serves `router` until `stop`.
+pub(crate) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let listener = listener.tap_io(|stream| prepare(stream));
+    connections::serve(listener, router, CONNECTIONS_MAX, |_, peer: SocketAddr| Client(peer), stop).await;
+}
+
+/// Who sent a request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Client(pub SocketAddr);
+
+fn prepare(stream: &TcpStream) {
+    // With Nagle's algorithm on, an answer of two packets waits 40 ms for the client's acknowledgement.
+    let nodelay = stream.set_nodelay(true);
+    let stall = setsockopt(stream, sockopt::TcpUserTimeout, &(SEND_STALL_MAX.as_millis() as u32));
+    if let (Err(error), _) | (Ok(()), Err(error)) = (nodelay, stall.map_err(std::io::Error::from)) {
+        tracing::debug!(%error, "a connection was closed before it began");
+    }
+}
