@@ -3,6 +3,7 @@
 //! The tests need root and FUSE. Every mount is in a temporary folder and goes away with its `Lab`.
 
 pub(crate) mod gate;
+pub(crate) mod handle;
 pub(crate) mod publish;
 
 use std::os::unix::fs::FileExt;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::lab::{DISK_BYTES, both_ways, disk, noise, pread};
+use super::lab::{DISK_BYTES, both_ways, disk, handle, noise, pread};
 use bytes::Bytes;
 
 /// A read is never short except at the end of the file, wherever it begins and ends.
@@ -87,11 +87,11 @@ fn handles_survive_what_the_kernel_forgets() {
     both_ways(|lab| {
         let paths =
             ["", "disk", "disk/current", "disk/1", "disk/1/disk.raw", "tree/1/etc/deep", "tree/1/etc/deep/block-again"];
-        let handles = paths.map(|path| handle_of(&lab.path(path)));
+        let handles = paths.map(|path| handle::handle_of(&lab.path(path)));
         std::fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
         for (path, handle) in paths.iter().zip(&handles) {
             let expected = std::fs::symlink_metadata(lab.path(path)).unwrap().ino();
-            let file = open_handle(&lab.mount(), handle).unwrap_or_else(|error| panic!("{path}: {error}"));
+            let file = handle::open_handle(&lab.mount(), handle).unwrap_or_else(|error| panic!("{path}: {error}"));
             assert_eq!(nix::sys::stat::fstat(file.as_fd()).unwrap().st_ino, expected, "{path}");
         }
     });
@@ -148,36 +148,4 @@ fn a_mapped_file_is_the_file() {
         let map = unsafe { memmap2::Mmap::map(&file) }.unwrap();
         assert_eq!(map[..], disk(1)[..]);
     });
-}
-
-type Handle = Vec<u8>;
-
-const HANDLE_HEADER: usize = 8;
-
-fn handle_of(path: &std::path::Path) -> Handle {
-    let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
-    let mut handle = vec![0u8; HANDLE_HEADER + 128];
-    handle[..4].copy_from_slice(&128u32.to_ne_bytes());
-    let mut mount_id = 0;
-    // SAFETY: `handle` is a struct file_handle with room for the 128 bytes that its header claims.
-    #[allow(unsafe_code)]
-    let got = unsafe {
-        nix::libc::name_to_handle_at(nix::libc::AT_FDCWD, path.as_ptr(), handle.as_mut_ptr().cast(), &mut mount_id, 0)
-    };
-    nix::errno::Errno::result(got).unwrap_or_else(|error| panic!("{path:?}: {error}"));
-    handle
-}
-
-fn open_handle(mount: &std::path::Path, handle: &Handle) -> std::io::Result<File> {
-    let mount = File::open(mount)?;
-    let mut handle = handle.clone();
-    let raw = std::os::fd::AsRawFd::as_raw_fd(&mount);
-    let flags = nix::libc::O_PATH;
-    // SAFETY: the handle came from name_to_handle_at; a descriptor that is returned is ours alone.
-    #[allow(unsafe_code)]
-    unsafe {
-        let fd = nix::libc::open_by_handle_at(raw, handle.as_mut_ptr().cast(), flags);
-        nix::errno::Errno::result(fd)?;
-        Ok(<File as std::os::fd::FromRawFd>::from_raw_fd(fd))
-    }
 }

@@ -8,9 +8,11 @@
 mod lab;
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use icbd_fs::keeper::{self, KeeperSettings};
@@ -22,6 +24,9 @@ use nix::unistd::Pid;
 /// The first argument of this program when it is not the test.
 const KEEPER: &str = "keeper";
 const DAEMON: &str = "daemon";
+
+/// How often the daemon is killed under its readers.
+const KILLS: u32 = 20;
 
 /// No harness: the keeper needs a process without other threads.
 fn main() {
@@ -85,7 +90,17 @@ fn daemon(arguments: &[String]) -> i32 {
         // Not through the mount: a daemon never opens what it serves.
         fs::write(folder.join("pid.new"), format!("{} {}", std::process::id(), mounted.status().adopted)).unwrap();
         fs::rename(folder.join("pid.new"), folder.join("pid")).unwrap();
-        terminate.recv().await;
+        loop {
+            // For the tests that wait until somebody waits.
+            let status = mounted.status();
+            let said = format!("{} {}", status.waiting, status.open.passthrough);
+            fs::write(folder.join("status.new"), said).unwrap();
+            fs::rename(folder.join("status.new"), folder.join("status")).unwrap();
+            tokio::select! {
+                _ = terminate.recv() => break,
+                () = tokio::time::sleep(Duration::from_millis(5)) => {}
+            }
+        }
         mounted.unmount().await.unwrap();
         cache.close().await;
         0
@@ -98,6 +113,7 @@ fn daemon(arguments: &[String]) -> i32 {
 struct Kept {
     folder: tempfile::TempDir,
     keeper: Child,
+    passthrough: bool,
 }
 
 impl Kept {
@@ -112,7 +128,7 @@ impl Kept {
             .arg(if passthrough { "passthrough" } else { "cached" })
             .spawn()
             .unwrap();
-        let kept = Kept { folder, keeper };
+        let kept = Kept { folder, keeper, passthrough };
         assert!(!kept.next_daemon(0).1);
         kept
     }
@@ -152,12 +168,20 @@ impl Kept {
         file
     }
 
-    fn waiting(&self) -> u64 {
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let mount = self.path("").to_str().unwrap().trim_end_matches('/').to_owned();
-        let line = table.lines().find(|line| line.split(' ').nth(4) == Some(&mount)).unwrap();
-        let minor = line.split(' ').nth(2).unwrap().split_once(':').unwrap().1;
-        fs::read_to_string(format!("/sys/fs/fuse/connections/{minor}/waiting")).unwrap().trim().parse().unwrap()
+    /// Requests for which the daemon owes an answer, and open passthrough handles.
+    fn status(&self) -> (u64, u64) {
+        let said = fs::read_to_string(self.folder.path().join("status")).unwrap();
+        let (waiting, passthrough) = said.split_once(' ').unwrap();
+        (waiting.parse().unwrap(), passthrough.parse().unwrap())
+    }
+
+    /// Waits until the daemon says something that `is` so.
+    fn until(&self, is: impl Fn((u64, u64)) -> bool) {
+        let until = Instant::now() + Duration::from_secs(20);
+        while !is(self.status()) {
+            assert!(Instant::now() < until, "{:?}", self.status());
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Stops it cleanly; the keeper's exit code.
@@ -199,11 +223,7 @@ fn pending_reads_and_lookups_complete_after_a_kill(kept: &mut Kept) {
         std::thread::spawn(move || (offset, pread(&File::open(path).unwrap(), offset, 4096).unwrap()))
     };
     let readers: Vec<_> = [0u64, 200_000, 1_500_000, 4 << 20, (5 << 20) + 77].map(read).into();
-    let until = Instant::now() + Duration::from_secs(20);
-    while kept.waiting() < readers.len() as u64 {
-        assert!(Instant::now() < until, "{} requests wait", kept.waiting());
-        std::thread::yield_now();
-    }
+    kept.until(|(waiting, _)| waiting >= readers.len() as u64);
     let killed = kept.kill_daemon();
     let looked_up = std::thread::spawn({
         let path = kept.path("tree/1/etc/deep");
@@ -231,10 +251,22 @@ fn what_is_open_stays_open_across_a_kill(kept: &mut Kept) {
             .unwrap();
     let mut listing = listing.iter();
     let first: Vec<_> = listing.by_ref().take(5).map(|entry| entry.unwrap().file_name().to_owned()).collect();
+    let paths = ["", "disk/1", "disk/current", "tree/1/etc/deep", "tree/1/big"].map(|path| kept.path(path));
+    let handles = paths.each_ref().map(|path| lab::handle::handle_of(path));
+    let passthrough = u64::from(kept.passthrough);
+    kept.until(|(_, open)| open == passthrough);
     for _ in 0..3 {
         let killed = kept.kill_daemon();
         assert!(kept.next_daemon(killed).1, "the mount was not adopted");
+        fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+        for (path, handle) in paths.iter().zip(&handles) {
+            let file = lab::handle::open_handle(&kept.path(""), handle).unwrap();
+            let expected = fs::symlink_metadata(path).unwrap().ino();
+            assert_eq!(nix::sys::stat::fstat(&file).unwrap().st_ino, expected);
+        }
         let again = files.map(|path| File::open(kept.path(path)).unwrap());
+        // The same backing id, which the new daemon has from the old one.
+        kept.until(|(_, open)| open == 2 * passthrough);
         for file in open.iter().chain(&again) {
             pread(file, 0, 6).unwrap();
         }
@@ -246,6 +278,7 @@ fn what_is_open_stays_open_across_a_kill(kept: &mut Kept) {
     let names: std::collections::BTreeSet<_> = first.into_iter().chain(rest).collect();
     assert_eq!(names.len(), 302);
     drop(open);
+    kept.until(|(_, open)| open == 0);
     let killed = kept.kill_daemon();
     assert!(kept.next_daemon(killed).1);
     assert_eq!(fs::read(kept.path("disk/1/disk.raw")).unwrap(), disk(1));
@@ -253,37 +286,41 @@ fn what_is_open_stays_open_across_a_kill(kept: &mut Kept) {
 
 /// A daemon that is killed again and again under many readers costs them pauses, never an error or a wrong byte.
 fn readers_see_pauses_only(kept: &mut Kept) {
-    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stop = Arc::new(AtomicBool::new(false));
+    let reads = Arc::new(AtomicU64::new(0));
     let expected: Arc<[bytes::Bytes; 2]> = Arc::new([disk(1), disk(2)]);
     let readers: Vec<_> = (0..16u64)
         .map(|reader| {
-            let (stop, expected) = (stop.clone(), expected.clone());
+            let (stop, reads, expected) = (stop.clone(), reads.clone(), expected.clone());
             let paths = [kept.path("disk/1/disk.raw"), kept.path("disk/2/disk.raw")];
             std::thread::spawn(move || {
                 let mut at = reader * 7919;
-                let mut reads = 0u64;
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) {
                     at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     let which = (at >> 40) as usize % 2;
                     let offset = (at >> 20) as usize % (DISK_BYTES - 9000);
                     let file = File::open(&paths[which]).expect("no open fails");
                     assert_eq!(pread(&file, offset as u64, 9000).unwrap(), expected[which][offset..][..9000]);
-                    reads += 1;
+                    reads.fetch_add(1, Ordering::Relaxed);
                 }
-                reads
             })
         })
         .collect();
     let mut last = kept.daemon();
-    for _ in 0..10 {
+    for _ in 0..KILLS {
+        // Not before the readers have got on.
+        let enough = reads.load(Ordering::Relaxed) + 200;
+        while reads.load(Ordering::Relaxed) < enough && !readers.iter().any(|reader| reader.is_finished()) {
+            std::thread::yield_now();
+        }
         kept.kill_daemon();
         let (daemon, adopted) = kept.next_daemon(last);
         assert!(adopted);
         last = daemon;
     }
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    let reads: u64 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
-    eprintln!("{reads} reads across 10 kills");
+    stop.store(true, Ordering::Relaxed);
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    println!("{} reads across {KILLS} kills", reads.load(Ordering::Relaxed));
     assert_eq!(kept.stop(), Some(0));
 }
 
