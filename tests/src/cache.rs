@@ -76,6 +76,7 @@ impl CacheServer {
 
     /// Kills the working process only, by SIGKILL; its keeper starts another. Waits until that one is ready.
     pub fn kill_worker(&mut self) -> Result<()> {
+        self.daemon.allow_log("the daemon ended while its mount is in use");
         kill(self.daemon.worker()?, Signal::SIGKILL).context("killing the worker")?;
         self.daemon.wait_ready()
     }

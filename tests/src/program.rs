@@ -33,6 +33,14 @@ impl Output {
         Ok(self)
     }
 
+    /// Fails unless standard output has each of `words`.
+    pub fn prints(self, words: &[&str]) -> Result<Output> {
+        for word in words {
+            ensure!(self.stdout.contains(word), "the output lacks {word:?}:\n{}", self.stdout);
+        }
+        Ok(self)
+    }
+
     /// Fails unless standard error has each of `words`: a message names the thing and the remedy.
     pub fn says(self, words: &[&str]) -> Result<Output> {
         for word in words {

@@ -98,7 +98,7 @@ fn a_store_with_a_damaged_file() -> Result<()> {
     File::options().write(true).open(&file)?.write_all_at(b"damage", 2 * MIB + 5)?;
     cache.start_again(&lab)?;
     cache.daemon.allow_log("");
-    cache.command(&["image", "verify", "lab@1"])?.failed_with(VERIFICATION)?.says(&["disk"])?;
+    cache.command(&["image", "verify", "lab@1"])?.failed_with(VERIFICATION)?.prints(&["disk"])?;
     ensure!(fs::read(cache.path("lab/1/disk"))? == pattern(1, 0, 4 * MIB as usize), "wrong bytes after the repair");
     icbd_tests::wait_for("the repair", || Ok((cache.command(&["image", "verify", "lab@1"])?.code == 0).then_some(())))
 }
@@ -113,7 +113,7 @@ fn a_repository_that_was_altered() -> Result<()> {
     drop(Command::new("chattr").arg("-i").arg(&file).output());
     File::options().write(true).open(&file)?.write_all_at(b"damage", 2 * MIB + 5)?;
     master.daemon.allow_log("altered");
-    icbd(["image", "verify", "lab@1", "--socket", master.socket()])?.failed_with(VERIFICATION)?.says(&["disk"])?;
+    icbd(["image", "verify", "lab@1", "--socket", master.socket()])?.failed_with(VERIFICATION)?.prints(&["disk"])?;
 
     let config = "[mount]\noffline_wait = \"1s\"\n".to_owned();
     let cache = CacheServer::start_with(&lab, &[&master.url()], &CacheSettings { config, ..Default::default() })?;

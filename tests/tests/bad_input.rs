@@ -151,7 +151,7 @@ fn cache_args(lab: &Lab, mount: &Path) -> Vec<String> {
 fn mount_points_that_are_none() -> Result<()> {
     let lab = Lab::new()?;
     let missing = lab.path("missing");
-    icbd(cache_args(&lab, &missing))?.failed_with(REFUSED)?.says(&["missing", "mkdir"])?;
+    icbd(cache_args(&lab, &missing))?.failed_with(ABSENT)?.says(&["missing", "mkdir"])?;
 
     let full = lab.folder("full")?;
     fs::write(full.join("thesis.odt"), "precious")?;
@@ -173,7 +173,7 @@ fn a_mount_point_that_is_mounted_already() -> Result<()> {
 
     let master = site(&lab)?;
     let cache = CacheServer::start(&lab, &master.url())?;
-    icbd(cache_args(&lab, cache.mount()))?.failed_with(REFUSED)?.says(&["mounted"])?;
+    icbd(cache_args(&lab, cache.mount()))?.failed_with(REFUSED)?.says(&["already"])?;
     ensure!(fs::read(cache.path("lab/1/disk"))?.len() as u64 == 4 * MIB, "the other's mount is gone");
     Ok(())
 }
@@ -188,7 +188,7 @@ fn a_mount_point_left_over_from_a_killed_daemon() -> Result<()> {
     cache.daemon.kill_all()?;
     ensure!(fs::read_dir(cache.mount()).is_err(), "the mount of a killed daemon answers");
     cache.start_again(&lab)?;
-    cache.daemon.allow_log("left over");
+    cache.daemon.allow_log("left behind");
     ensure!(fs::read(cache.path("lab/1/disk"))? == pattern(1, 0, 4 * MIB as usize), "wrong bytes after the restart");
     Ok(())
 }
