@@ -5,6 +5,8 @@
 //! *sync* that succeeded covers; of everything else any part may be there or not.
 
 mod clone;
+#[cfg(test)]
+pub(crate) mod memory;
 mod nowait;
 mod real;
 mod tree;

@@ -23,6 +23,8 @@ pub(crate) struct Flight {
     blocks: Range<u64>,
     hashes: Vec<Hash>,
     priority: Priority,
+    /// Of each block, whether it came: it is answered then, and may be another flight's already.
+    landed: Vec<bool>,
     error: Option<Arc<FetchError>>,
 }
 
@@ -32,7 +34,8 @@ impl Flight {
         assert!(
             blocks.end - blocks.start <= u64::from(RUN_BLOCKS_MAX) && hashes.len() as u64 == blocks.end - blocks.start
         );
-        Flight { file: file.clone(), blocks, hashes, priority, error: None }
+        let landed = vec![false; hashes.len()];
+        Flight { file: file.clone(), blocks, hashes, priority, landed, error: None }
     }
 
     /// How many blocks it owes.
@@ -59,8 +62,8 @@ impl Flight {
     }
 
     /// Takes what another local version holds; which blocks those were.
-    async fn reuse(&self, share: &mut OwnedSemaphorePermit) -> Vec<u64> {
-        let version = self.file.version();
+    async fn reuse(&mut self, share: &mut OwnedSemaphorePermit) -> Vec<u64> {
+        let version = self.file.version().clone();
         let Some(base) = version.base().await.cloned() else { return Vec::new() };
         if !crate::reuse::is_likely(&base, &self.file, self.blocks.clone()) {
             return Vec::new();
@@ -121,19 +124,22 @@ impl Flight {
     }
 
     /// Answers who waits for the block, and has it written. Its share of memory goes with it.
-    fn land(&self, block: VerifiedBlock, share: &mut OwnedSemaphorePermit) {
-        self.file.slots().land(block.index(), block.bytes());
-        match (self.file.version().filling(), share.split(1)) {
+    fn land(&mut self, block: VerifiedBlock, share: &mut OwnedSemaphorePermit) {
+        self.landed[(block.index() - self.blocks.start) as usize] = true;
+        let (slots, share) = (self.file.slots(), share.split(1));
+        let (index, bytes) = (block.index(), block.bytes().clone());
+        slots.land(index, &bytes, || match (self.file.version().filling(), share) {
             (Some(_), Some(share)) => self.file.version().core().writeback.write(self.file.clone(), block, share),
             // There is no tree to write to: the disk refused it.
-            _ => self.file.slots().settle(block.index()),
-        }
+            _ => slots.settle(index),
+        });
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.file.slots().fail(self.blocks.clone(), self.error.as_ref());
+        let owed = self.blocks.clone().zip(&self.landed).filter(|(_, landed)| !**landed).map(|(block, _)| block);
+        self.file.slots().fail(owed, self.error.as_ref());
     }
 }
 

@@ -30,6 +30,8 @@ mod settings;
 mod slots;
 mod status;
 mod store;
+#[cfg(test)]
+mod tests;
 mod verify;
 mod version;
 mod view;

@@ -86,9 +86,12 @@ impl Slots {
         self.lock().is_empty()
     }
 
-    /// A claimed block came: answers all who wait for it.
-    pub(crate) fn land(&self, block: u64, bytes: &Bytes) {
+    /// A claimed block came: `keep` has it written, and all who wait for it are answered.
+    ///
+    /// In this order, so that who has read a block and then flushes finds it flushed.
+    pub(crate) fn land(&self, block: u64, bytes: &Bytes, keep: impl FnOnce()) {
         let slot = self.lock().insert(block, Slot::Pending(bytes.clone()));
+        keep();
         if let Some(Slot::Flying(waiters)) = slot {
             // A waiter that went away is no concern.
             waiters.into_iter().for_each(|waiter| drop(waiter.send(Ok(bytes.clone()))));
@@ -96,7 +99,7 @@ impl Slots {
     }
 
     /// Claimed blocks did not come.
-    pub(crate) fn fail(&self, blocks: Range<u64>, error: Option<&Arc<FetchError>>) {
+    pub(crate) fn fail(&self, blocks: impl Iterator<Item = u64>, error: Option<&Arc<FetchError>>) {
         let mut slots = self.lock();
         let mut failed = Vec::new();
         for block in blocks {
@@ -114,7 +117,10 @@ impl Slots {
 
     /// A pending block was written and its bit set, or could not be written.
     pub(crate) fn settle(&self, block: u64) {
-        self.lock().remove(&block);
+        let mut slots = self.lock();
+        if let Some(Slot::Pending(_)) = slots.get(&block) {
+            slots.remove(&block);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Slot>> {

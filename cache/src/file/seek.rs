@@ -22,7 +22,7 @@ impl File {
 
     async fn seek(self: &Arc<Self>, offset: u64, is_it: impl Fn(&Hash) -> bool) -> Result<Option<u64>, CacheError> {
         let mut block = offset / BLOCK_BYTES;
-        while block < self.blocks() {
+        while offset < self.size && block < self.blocks() {
             let page = block / PAGE_BLOCKS;
             // A page of zeros is one step, so that a hole of 1 TiB takes 8192 and no fetch.
             let end = ((page + 1) * PAGE_BLOCKS).min(self.blocks());

@@ -1,0 +1,409 @@
+//! A disk in memory that can lose everything that was not synced, as a power cut does, and worse.
+//!
+//! At a crash each sector that was written since its last sync is, at random, what was synced or any
+//! of what was written later; so are sizes, names and attributes. A sync that fails leaves them so, too, and
+//! later syncs do not know of them: that is what Linux does.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::{Barrier, Disk, DiskFile, Missing, Tree, Wait};
+
+const SECTOR: usize = 512;
+
+/// The disk; clones are the same disk.
+#[derive(Debug, Clone)]
+pub(crate) struct MemoryDisk(Arc<Mutex<State>>);
+
+#[derive(Debug, Clone)]
+struct State {
+    names: BTreeMap<PathBuf, u64>,
+    durable_names: BTreeMap<PathBuf, u64>,
+    nodes: BTreeMap<u64, Node>,
+    dice: u64,
+    faults: Faults,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Faults {
+    /// No reflinks.
+    pub(crate) no_reflink: bool,
+    /// Reads from files fail.
+    pub(crate) reads: bool,
+    /// Writes fail so.
+    pub(crate) writes: Option<io::ErrorKind>,
+    /// So many of the next syncs fail.
+    pub(crate) failing_syncs: u32,
+    /// After so many syncs nothing can be changed any more: the power is gone.
+    pub(crate) syncs_left: Option<u64>,
+}
+
+#[derive(Debug, Clone)]
+enum Node {
+    Directory { xattrs: BTreeMap<String, Vec<u8>>, durable: BTreeMap<String, Vec<u8>> },
+    File(Content),
+}
+
+#[derive(Debug, Clone, Default)]
+struct Content {
+    now: Vec<u8>,
+    durable: Vec<u8>,
+    /// What each sector was since the last sync.
+    history: BTreeMap<usize, Vec<Vec<u8>>>,
+    sizes: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct MemoryFile {
+    disk: MemoryDisk,
+    node: u64,
+}
+
+impl MemoryDisk {
+    pub(crate) fn new(seed: u64) -> MemoryDisk {
+        let root = Node::Directory { xattrs: BTreeMap::new(), durable: BTreeMap::new() };
+        let names = BTreeMap::from([(PathBuf::new(), 0)]);
+        let nodes = BTreeMap::from([(0, root)]);
+        let (durable_names, dice) = (names.clone(), seed * 2 + 1);
+        MemoryDisk(Arc::new(Mutex::new(State { names, durable_names, nodes, dice, faults: Faults::default() })))
+    }
+
+    pub(crate) fn set_faults(&self, change: impl FnOnce(&mut Faults)) {
+        change(&mut self.lock().faults);
+    }
+
+    pub(crate) fn faults(&self) -> Faults {
+        self.lock().faults
+    }
+
+    /// Changes a byte behind everybody's back.
+    pub(crate) fn corrupt(&self, path: &Path, offset: usize) {
+        let mut state = self.lock();
+        let node = state.names[path];
+        if let Some(Node::File(content)) = state.nodes.get_mut(&node) {
+            content.now[offset] ^= 1;
+            content.durable = content.now.clone();
+        }
+    }
+
+    /// What the disk holds after a power cut; this one stays as it is.
+    pub(crate) fn crash(&self) -> MemoryDisk {
+        let mut state = self.lock().clone();
+        let mut paths: Vec<PathBuf> = state.names.keys().chain(state.durable_names.keys()).cloned().collect();
+        paths.sort();
+        paths.dedup();
+        let mut names = BTreeMap::new();
+        for path in paths {
+            let (now, durable) = (state.names.get(&path).copied(), state.durable_names.get(&path).copied());
+            let node = if now == durable || state.roll(2) == 0 { now } else { durable };
+            let parent_is_there = path.parent().is_none_or(|parent| names.contains_key(parent));
+            names.extend(node.filter(|_| parent_is_there).map(|node| (path, node)));
+        }
+        let mut nodes = std::mem::take(&mut state.nodes);
+        for node in nodes.values_mut() {
+            match node {
+                Node::Directory { xattrs, durable } => {
+                    if state.roll(2) == 0 {
+                        *xattrs = durable.clone();
+                    }
+                    *durable = xattrs.clone();
+                }
+                Node::File(content) => {
+                    content.settle_at_random(&mut state);
+                    content.now = content.durable.clone();
+                }
+            }
+        }
+        (state.nodes, state.durable_names, state.names) = (nodes, names.clone(), names);
+        state.faults = Faults { no_reflink: state.faults.no_reflink, ..Faults::default() };
+        MemoryDisk(Arc::new(Mutex::new(state)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl State {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.dice ^= self.dice << 13;
+        self.dice ^= self.dice >> 7;
+        self.dice ^= self.dice << 17;
+        (self.dice >> 20) % sides
+    }
+
+    fn node(&self, path: &Path) -> io::Result<u64> {
+        self.names.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn add(&mut self, path: &Path, node: Node) -> u64 {
+        let id = self.nodes.len() as u64;
+        self.nodes.insert(id, node);
+        self.names.insert(path.to_owned(), id);
+        id
+    }
+
+    fn make_directories(&mut self, path: &Path) {
+        let mut above: Vec<_> = path.ancestors().collect();
+        above.reverse();
+        for path in above {
+            if !self.names.contains_key(path) {
+                self.add(path, Node::Directory { xattrs: BTreeMap::new(), durable: BTreeMap::new() });
+            }
+        }
+    }
+
+    fn content(&mut self, node: u64) -> &mut Content {
+        match self.nodes.get_mut(&node) {
+            Some(Node::File(content)) => content,
+            other => panic!("no file: {other:?}"),
+        }
+    }
+
+    fn may_change(&self) -> io::Result<()> {
+        match self.faults {
+            Faults { syncs_left: Some(0), .. } => Err(io::Error::other("the power is gone")),
+            Faults { writes: Some(kind), .. } => Err(kind.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a sync happens now; else nothing of it may count.
+    fn may_sync(&mut self) -> io::Result<bool> {
+        match &mut self.faults.syncs_left {
+            Some(0) => return Err(io::Error::other("the power is gone")),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        match self.faults.failing_syncs {
+            0 => Ok(true),
+            _ => {
+                self.faults.failing_syncs -= 1;
+                Ok(false)
+            }
+        }
+    }
+}
+
+impl Content {
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        if self.now.len() < offset + bytes.len() {
+            self.resize(offset + bytes.len());
+        }
+        self.now[offset..offset + bytes.len()].copy_from_slice(bytes);
+        for sector in offset / SECTOR..(offset + bytes.len()).div_ceil(SECTOR) {
+            let end = self.now.len().min((sector + 1) * SECTOR);
+            self.history.entry(sector).or_default().push(self.now[sector * SECTOR..end].to_vec());
+        }
+    }
+
+    fn resize(&mut self, size: usize) {
+        self.sizes.push(size);
+        for sector in size / SECTOR..self.now.len().div_ceil(SECTOR) {
+            self.history.entry(sector).or_default().push(vec![0; SECTOR]);
+        }
+        self.now.resize(size, 0);
+    }
+
+    fn sync(&mut self) {
+        self.durable.resize(self.now.len(), 0);
+        for sector in std::mem::take(&mut self.history).into_keys() {
+            let range = sector * SECTOR..self.now.len().min((sector + 1) * SECTOR);
+            if !range.is_empty() {
+                self.durable[range.clone()].copy_from_slice(&self.now[range]);
+            }
+        }
+        self.sizes.clear();
+    }
+
+    /// What is durable is, sector by sector, anything since the last sync.
+    fn settle_at_random(&mut self, dice: &mut State) {
+        let sizes = std::mem::take(&mut self.sizes);
+        let size = match dice.roll(sizes.len() as u64 + 1) as usize {
+            0 => self.durable.len(),
+            at => sizes[at - 1],
+        };
+        self.durable.resize(size, 0);
+        for (sector, states) in std::mem::take(&mut self.history) {
+            let range = sector * SECTOR..size.min((sector + 1) * SECTOR);
+            if let (false, at @ 1..) = (range.is_empty(), dice.roll(states.len() as u64 + 1) as usize) {
+                let mut state = states[at - 1].clone();
+                state.resize(range.len(), 0);
+                self.durable[range].copy_from_slice(&state);
+            }
+        }
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn open(&self, path: &Path, missing: Missing) -> io::Result<Arc<dyn DiskFile>> {
+        let mut state = self.lock();
+        let node = match (state.node(path), missing) {
+            (Ok(node), _) => node,
+            (Err(error), Missing::Fail) => return Err(error),
+            (Err(_), Missing::Create) => {
+                state.may_change()?;
+                path.parent().into_iter().for_each(|parent| state.make_directories(parent));
+                state.add(path, Node::File(Content::default()))
+            }
+        };
+        Ok(Arc::new(MemoryFile { disk: self.clone(), node }))
+    }
+
+    fn make_tree(&self, path: &Path, tree: &Tree) -> io::Result<()> {
+        let mut state = self.lock();
+        state.may_change()?;
+        state.make_directories(path);
+        tree.directories().for_each(|index| state.make_directories(&path.join(tree.path(index))));
+        for (index, size) in tree.files() {
+            let path = path.join(tree.path(index));
+            assert!(!state.names.contains_key(&path), "{} is there already", path.display());
+            let node = state.add(&path, Node::File(Content::default()));
+            state.content(node).resize(size as usize);
+        }
+        Ok(())
+    }
+
+    fn reflink(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.faults.no_reflink {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        state.may_change()?;
+        let (from, to) = (state.node(from)?, state.node(to)?);
+        let bytes = state.content(from).now.clone();
+        state.content(to).resize(bytes.len());
+        state.content(to).write(0, &bytes);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.lock();
+        state.may_change()?;
+        state.names.retain(|name, _| !name.starts_with(path));
+        Ok(())
+    }
+
+    fn xattr(&self, path: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let state = self.lock();
+        let node = state.node(path)?;
+        match &state.nodes[&node] {
+            Node::Directory { xattrs, .. } => Ok(xattrs.get(name).cloned()),
+            Node::File(_) => Ok(None),
+        }
+    }
+
+    fn set_xattr(&self, path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
+        let mut state = self.lock();
+        let node = state.node(path)?;
+        state.may_change()?;
+        if let Some(Node::Directory { xattrs, .. }) = state.nodes.get_mut(&node) {
+            xattrs.insert(name.to_owned(), value.to_owned());
+        }
+        Ok(())
+    }
+
+    fn sync(&self, what: Barrier<'_>) -> io::Result<()> {
+        let mut state = self.lock();
+        if let Barrier::Names(path) = what {
+            state.node(path)?;
+        }
+        if !state.may_sync()? {
+            let mut nodes = std::mem::take(&mut state.nodes);
+            if what == Barrier::Everything {
+                for node in nodes.values_mut() {
+                    if let Node::File(content) = node {
+                        content.settle_at_random(&mut state);
+                    }
+                }
+            }
+            state.nodes = nodes;
+            return Err(io::Error::other("a sync failed"));
+        }
+        let covers = |path: &Path| match what {
+            Barrier::Names(directory) => path.parent() == Some(directory),
+            Barrier::Everything => true,
+        };
+        let names = state.names.clone();
+        state.durable_names.retain(|path, _| !covers(path));
+        state
+            .durable_names
+            .extend(names.iter().filter(|(path, _)| covers(path)).map(|(path, node)| (path.clone(), *node)));
+        let only = if let Barrier::Names(path) = what { Some(state.node(path)?) } else { None };
+        for (id, node) in &mut state.nodes {
+            match node {
+                Node::Directory { xattrs, durable } if only.is_none_or(|only| only == *id) => *durable = xattrs.clone(),
+                Node::File(content) if only.is_none() => content.sync(),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl DiskFile for MemoryFile {
+    fn read(&self, offset: u64, out: &mut [u8], wait: Wait) -> io::Result<usize> {
+        let mut state = self.disk.lock();
+        if state.faults.reads {
+            return Err(if wait == Wait::No {
+                io::ErrorKind::WouldBlock.into()
+            } else {
+                io::Error::other("bad sector")
+            });
+        }
+        let now = &state.content(self.node).now;
+        let start = now.len().min(offset as usize);
+        let end = now.len().min(start + out.len());
+        out[..end - start].copy_from_slice(&now[start..end]);
+        Ok(end - start)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.disk.lock();
+        state.may_change()?;
+        state.content(self.node).write(offset as usize, bytes);
+        Ok(())
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let mut state = self.disk.lock();
+        state.may_change()?;
+        let content = state.content(self.node);
+        let end = content.now.len().min((offset + len) as usize);
+        let start = end.min(offset as usize);
+        content.write(start, &vec![0; end - start]);
+        Ok(())
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.disk.lock().content(self.node).now.len() as u64)
+    }
+
+    fn set_size(&self, size: u64) -> io::Result<()> {
+        let mut state = self.disk.lock();
+        state.may_change()?;
+        state.content(self.node).resize(size as usize);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.disk.lock();
+        let well = state.may_sync()?;
+        let mut content = std::mem::take(state.content(self.node));
+        if well {
+            content.sync();
+        } else {
+            content.settle_at_random(&mut state);
+        }
+        *state.content(self.node) = content;
+        if well { Ok(()) } else { Err(io::Error::other("a sync failed")) }
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}

@@ -1,0 +1,9 @@
+//! The cache as a whole, on disks and sources that misbehave.
+
+mod crash;
+mod damage;
+mod master;
+mod model;
+mod reads;
+mod rig;
+mod seam;

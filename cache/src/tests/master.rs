@@ -1,0 +1,86 @@
+//! Masters that are restored, replaced or emptied: everything held stays; and stores that are not ours.
+
+use icbd_image::{RepositoryId, SecretKey, Trust, VersionState};
+
+use super::rig::{Rig, content};
+use crate::disk::memory::MemoryDisk;
+use crate::refresh::merge;
+use crate::view::View;
+use crate::{CacheError, layout, store};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_emptied_or_altered_master_takes_nothing_away() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let v1 = rig.publish(&[("a", content(&[1]))]).await;
+    let v2 = rig.publish(&[("a", content(&[2]))]).await;
+    let good = rig.master.current_listing();
+    let shown =
+        |rig: &Rig| rig.cache.view().images()[0].versions.iter().map(|version| version.root()).collect::<Vec<_>>();
+    let all = [v1.root(), v2.root()];
+
+    let mut foreign = good.clone();
+    foreign.repository = RepositoryId::from_random([9; 16]);
+    foreign.images.clear();
+    rig.master.set_listing(foreign);
+    let refresh = rig.cache.refresh().await.unwrap();
+    assert!(!refresh.changed && refresh.warnings[0].contains("serves repository"), "{refresh:?}");
+    assert_eq!((shown(&rig).as_slice(), rig.cache.status().warnings.len()), (all.as_slice(), 1));
+
+    let mut emptied = good.clone();
+    emptied.images.clear();
+    rig.master.set_listing(emptied);
+    assert!(rig.cache.refresh().await.unwrap().warnings[0].contains("is gone"));
+    assert_eq!(shown(&rig), all);
+
+    // The same number, another root: the one that was there first stays.
+    let mut altered = good.clone();
+    let other = rig.master.publish("lab", &[("a", content(&[3]))]);
+    let mut statement = other.statement.statement().clone();
+    (statement.number, statement.serial) = (v1.number(), v1.serial());
+    altered.images[0].versions[0].statement = icbd_image::SignedStatement::new(statement);
+    altered.images[0].versions[1].state = VersionState::Deployed;
+    altered.images[0].deployed = Some(v2.number());
+    rig.master.set_listing(altered);
+    let refresh = rig.cache.refresh().await.unwrap();
+    assert!(refresh.changed && refresh.warnings[0].contains("is another one"), "{refresh:?}");
+    assert_eq!((shown(&rig).as_slice(), rig.cache.view().images()[0].deployed), (all.as_slice(), Some(v2.number())));
+
+    rig.master.set_listing(good);
+    assert!(rig.cache.refresh().await.unwrap().warnings.is_empty());
+    assert!(rig.cache.status().warnings.is_empty());
+    rig.cache.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unsigned_versions_are_not_shown_where_signatures_are_required() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    rig.publish(&[("a", content(&[1]))]).await;
+    let (known, key) = (rig.cache.view(), SecretKey::from_random([1; 32], ""));
+    rig.master.publish("lab", &[("a", content(&[2]))]);
+    let mut listing = rig.master.current_listing();
+    let trust = Trust { keys: vec![key.public()], require: true };
+    let merged = merge(&known, listing.clone(), "master", &trust).unwrap();
+    // The one that was shown before signatures were required stays.
+    assert_eq!((merged.images[0].versions.len(), merged.refresh.warnings.len()), (1, 1));
+    assert!(merged.refresh.warnings[0].contains("not signed by a trusted key"));
+    let version = &mut listing.images[0].versions[1];
+    version.statement = version.statement.clone().sign(&key);
+    let merged = merge(&known, listing.clone(), "master", &trust).unwrap();
+    assert_eq!((merged.images[0].versions.len(), merged.refresh.added.len()), (2, 1));
+    let merged = merge(&View::default(), listing, "master", &trust).unwrap();
+    assert_eq!(merged.images[0].versions.len(), 1);
+    rig.cache.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_has_one_owner_and_a_newer_one_is_refused() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let path = rig.settings.store.clone();
+    let error = store::open(&path).unwrap_err();
+    assert!(error.to_string().contains(&format!("in use by the process {}", std::process::id())), "{error}");
+    rig.cache.close().await;
+    drop(rig.cache);
+    std::fs::write(path.join(layout::FORMAT), "icbd-store 2\n").unwrap();
+    let error = store::open(&path).unwrap_err();
+    assert!(matches!(error, CacheError::NewerStore { found: 2, ours: 1, .. }), "{error}");
+}

@@ -1,0 +1,185 @@
+//! What is asked of the master, and what is not.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use icbd_fetch::testing::{Asked, Fault};
+use icbd_image::FileIndex;
+
+use super::rig::{BLOCK, Rig, block_of, content};
+use crate::disk::memory::MemoryDisk;
+use crate::{CacheError, JobState, ReadNow};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_is_fetched_once_and_zero_blocks_never() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let bytes = content(&[0, 1, 2, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4]);
+    let record = rig.publish(&[("disk.raw", bytes.clone()), ("zero", content(&[0; 3]))]).await;
+    let file = rig.file(&record, "disk.raw").await;
+    // Sixteen readers of the same blocks, of whom half go away before they are answered.
+    let readers: Vec<_> = (0..16)
+        .map(|reader| {
+            let file = file.clone();
+            let read = tokio::spawn(async move { file.read(0, 6 * BLOCK).await });
+            if reader % 2 == 0 {
+                read.abort();
+            }
+            read
+        })
+        .collect();
+    for reader in readers {
+        match reader.await {
+            Ok(read) => assert_eq!(read.unwrap(), bytes.slice(..6 * BLOCK)),
+            Err(error) => assert!(error.is_cancelled()),
+        }
+    }
+    assert_eq!(file.read(0, usize::MAX).await.unwrap(), bytes);
+    let mut asked = rig.asked();
+    asked.sort();
+    assert_eq!(asked, [(1, 2), (5, 1), (17, 1)]);
+    assert_eq!(rig.file(&record, "zero").await.read(0, usize::MAX).await.unwrap(), content(&[0; 3]));
+    rig.cache.flush().await;
+    assert!(rig.version(&record).await.is_complete());
+    assert_eq!((rig.asked(), rig.cache.status().in_flight_bytes), (vec![], 0));
+    let mut now = Vec::new();
+    assert_eq!(file.read_now(BLOCK as u64 - 5, 2 * BLOCK, &mut now), ReadNow::Done);
+    assert_eq!(now, bytes[BLOCK - 5..3 * BLOCK - 5]);
+    assert_eq!(file.read_now(bytes.len() as u64 - 7, 100, &mut now), ReadNow::Done);
+    assert_eq!(now, bytes[bytes.len() - 7..]);
+    assert_eq!(file.read_now(u64::MAX, 100, &mut now), ReadNow::Done);
+    assert!(now.is_empty());
+    rig.cache.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_changed_is_fetched_of_the_next_version() {
+    for no_reflink in [false, true] {
+        let disk = MemoryDisk::new(1);
+        disk.set_faults(|faults| faults.no_reflink = no_reflink);
+        let rig = Rig::new(disk).await;
+        let old: Vec<u64> = (1..=30).collect();
+        let new: Vec<u64> = (1..=30)
+            .map(|seed| {
+                if seed % 10 == 4 {
+                    seed + 100
+                } else if seed % 10 == 5 {
+                    0
+                } else {
+                    seed
+                }
+            })
+            .collect();
+        let v1 = rig.publish(&[("disk.raw", content(&old)), ("kernel", content(&[50, 51]))]).await;
+        for name in ["disk.raw", "kernel"] {
+            rig.file(&v1, name).await.read(0, usize::MAX).await.unwrap();
+        }
+        rig.cache.flush().await;
+        rig.asked();
+        let v2 = rig.publish(&[("disk.raw", content(&new)), ("kernel", content(&[50, 52]))]).await;
+        assert_eq!(rig.file(&v2, "disk.raw").await.read(0, usize::MAX).await.unwrap(), content(&new));
+        assert_eq!(rig.file(&v2, "kernel").await.read(0, usize::MAX).await.unwrap(), content(&[50, 52]));
+        let mut asked = rig.asked();
+        asked.sort();
+        assert_eq!(asked, [(1, 1), (3, 1), (13, 1), (23, 1)], "reflinks: {}", !no_reflink);
+        let reused = rig.cache.status().reused_bytes;
+        assert_eq!(reused > 0, no_reflink, "{reused}");
+        rig.cache.flush().await;
+        assert!(rig.version(&v2).await.is_complete());
+        rig.cache.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_is_prefetched_whole_also_across_a_restart() {
+    let mut rig = Rig::new(MemoryDisk::new(1)).await;
+    let bytes = content(&(0..150).collect::<Vec<u64>>());
+    let files: [(&str, Bytes); 3] = [("a", bytes.clone()), ("b", content(&[5])), ("c", Bytes::new())];
+    let record = rig.publish(&files).await;
+    let id = record.statement.statement().version();
+    rig.line.set(Some(Fault::Held));
+    let job = rig.cache.prefetch_add(&id).await.unwrap();
+    assert_eq!(rig.cache.prefetch_add(&id).await.unwrap(), job);
+    let disk = rig.disk.clone();
+    rig.restart_on(disk).await;
+    rig.online().await;
+    let status = tokio::time::timeout(Duration::from_secs(20), rig.cache.prefetch_wait(job)).await.unwrap().unwrap();
+    assert_eq!((status.state, status.done_bytes), (JobState::Done, status.total_bytes));
+    assert!(rig.version(&record).await.is_complete());
+    rig.offline();
+    assert_eq!(rig.file(&record, "a").await.read(0, usize::MAX).await.unwrap(), bytes);
+    let other = rig.cache.prefetch_add(&id).await.unwrap();
+    assert!(other > job);
+    let cancelled = rig.cache.prefetch_cancel(other).await.unwrap();
+    assert!(cancelled.state.is_ended());
+    assert!(matches!(rig.cache.prefetch_cancel(99).await, Err(CacheError::UnknownJob(99))));
+    rig.cache.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_waits_for_a_source_and_the_status_says_for_what() {
+    let rig = Rig::with(MemoryDisk::new(1), |settings| settings.offline_wait = Duration::from_secs(60)).await;
+    let bytes = content(&[1, 2, 3]);
+    let record = rig.publish(&[("disk.raw", bytes.clone())]).await;
+    let file = rig.file(&record, "disk.raw").await;
+    assert_eq!(file.read(0, 10).await.unwrap(), bytes.slice(..10));
+    rig.line.set(Some(Fault::WrongHash));
+    let reader = tokio::spawn({
+        let file = file.clone();
+        async move { file.read(2 * BLOCK as u64, 10).await }
+    });
+    let waiting = loop {
+        // The status is what is awaited: it shows who has waited for a second.
+        if let Some(waiting) = rig.cache.status().waiting.first().filter(|waiting| waiting.why.is_some()).cloned() {
+            break waiting;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!((waiting.version.to_string().as_str(), waiting.path.as_str(), waiting.block), ("lab@1", "disk.raw", 2));
+    assert!(waiting.why.unwrap().contains("manifest says"));
+    // Nobody else waits with it.
+    assert_eq!(file.read(0, 10).await.unwrap(), bytes.slice(..10));
+    rig.line.set(None);
+    assert_eq!(reader.await.unwrap().unwrap(), bytes.slice(2 * BLOCK..2 * BLOCK + 10));
+    assert!(rig.cache.status().waiting.is_empty());
+    rig.cache.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_source_what_is_held_is_read_and_the_rest_fails_in_time() {
+    let mut rig = Rig::new(MemoryDisk::new(1)).await;
+    let bytes = content(&(1..=40).collect::<Vec<u64>>());
+    let record = rig.publish(&[("disk.raw", bytes.clone())]).await;
+    rig.file(&record, "disk.raw").await.read(3 * BLOCK as u64, BLOCK).await.unwrap();
+    rig.cache.flush().await;
+    rig.offline();
+    let disk = rig.disk.crash();
+    rig.restart_on(disk).await;
+    let file = rig.file(&record, "disk.raw").await;
+    assert_eq!(file.read(3 * BLOCK as u64, BLOCK).await.unwrap(), block_of(&bytes, 3));
+    let error = file.read(4 * BLOCK as u64, 1).await.unwrap_err();
+    assert!(error.to_string().contains("lab@1: disk.raw, block 4 could not be had"), "{error}");
+    assert!(!error.is_permanent());
+    assert!(rig.cache.refresh().await.is_err());
+    rig.cache.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_and_holes_are_where_the_manifest_says() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let seeds: Vec<u64> = (0..20).map(|block| u64::from(block == 5 || block == 19)).collect();
+    let record = rig.publish(&[("disk.raw", content(&seeds)), ("zero", content(&[0; 20]))]).await;
+    let file = rig.file(&record, "disk.raw").await;
+    let (block, end) = (BLOCK as u64, file.size());
+    assert_eq!(file.seek_data(7).await.unwrap(), Some(5 * block));
+    assert_eq!(file.seek_data(5 * block + 3).await.unwrap(), Some(5 * block + 3));
+    assert_eq!(file.seek_hole(5 * block + 3).await.unwrap(), Some(6 * block));
+    assert_eq!(file.seek_hole(9).await.unwrap(), Some(9));
+    assert_eq!((file.seek_hole(19 * block).await.unwrap(), file.seek_data(end).await.unwrap()), (Some(end), None));
+    let zero = rig.file(&record, "zero").await;
+    assert_eq!((zero.seek_data(0).await.unwrap(), zero.seek_hole(1).await.unwrap()), (None, Some(1)));
+    // One page of the first; the second is zero by its head.
+    let pages = rig.master.take_asked().into_iter().filter(|asked| matches!(asked, Asked::Page(_, _, _)));
+    assert_eq!(pages.count(), 1);
+    assert!(rig.version(&record).await.file(FileIndex::ROOT).is_err());
+    rig.cache.close().await;
+}
