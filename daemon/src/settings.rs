@@ -121,7 +121,7 @@ impl Settings {
         let repo = require(file.master.repo, "--repo DIR", "master.repo")?;
         let file = File { master: file::Master { repo: Some(repo.clone()), ..file.master }, ..file }.with_defaults();
         Ok(MasterSettings {
-            repo,
+            repo: absolute(&repo)?,
             listen: file.master.listen.unwrap_or_default(),
             allow: file.master.allow.unwrap_or_default(),
             sign_key: file.sign.key,
@@ -141,11 +141,12 @@ impl Settings {
         }
         let sources = sources.iter().map(|url| check_url(url)).collect::<Result<_, _>>()?;
         let file = self.file.clone().with_defaults();
-        let path = |given: &Option<PathBuf>, named: Option<PathBuf>| given.clone().or(named).unwrap_or_default();
+        let path =
+            |given: &Option<PathBuf>, named: Option<PathBuf>| absolute(&given.clone().or(named).unwrap_or_default());
         Ok(CacheSettings {
             sources,
-            store: path(&args.store, file.store.path),
-            mount: path(&args.mount, file.mount.path),
+            store: path(&args.store, file.store.path)?,
+            mount: path(&args.mount, file.mount.path)?,
             passthrough: !args.no_passthrough,
             offline_wait: file.mount.offline_wait.map(|span| span.0).unwrap_or_default(),
             in_flight_bytes: file.memory.in_flight.map(|bytes| bytes.0).unwrap_or_default(),
@@ -168,6 +169,12 @@ impl Settings {
             _ => Ok(()),
         }
     }
+}
+
+/// A daemon's paths hold whatever becomes of the directory it was started in.
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
+        .map_err(|error| Failure::new(Exit::Usage, format!("{:?} is not a path: {error}", path.display())))
 }
 
 fn default_socket(role: Role) -> PathBuf {
@@ -245,6 +252,15 @@ mod tests {
         check(settings(""), from("img:7070"), "does not begin");
         check(settings(""), from("http://a/files"), "has a path");
         assert!(settings("").master(&MasterArgs::default()).unwrap_err().message.contains("--repo DIR"));
+    }
+
+    /// What is shipped can be used as it is.
+    #[test]
+    fn the_sample_configurations_are_right() {
+        let cache = settings(include_str!("../../mount-helpers/icbd-cache.toml"));
+        assert_eq!(cache.cache(&CacheArgs::default()).unwrap().mount, PathBuf::from("/icbd"));
+        let master = settings(include_str!("../../mount-helpers/icbd-master.toml"));
+        assert_eq!(master.master(&MasterArgs::default()).unwrap().allow.len(), 1);
     }
 
     #[test]

@@ -132,7 +132,7 @@ mod tests {
 cache-204  up 12 d  master http://img:7070 OFFLINE for 9 min: connection refused
 store btrfs 312 GiB/400 GiB  FULL: no space left
 mount /icbd  open: 2 cached, 0 passthrough
-IMAGE@N       STATE     LOCAL     HERE      SIZE
+IMAGE@N       STATE     LOCAL     HERE     SIZE
 debian-lab@3  deployed   61 %  3.8 MiB  6.2 MiB
 1 more versions, of which nothing is here; --all lists them
 ! debian-lab@3 disk.raw block 17: waiting 12 s for master (connection refused)

@@ -1,0 +1,42 @@
+//! Keys, and the configuration.
+
+use std::os::unix::fs::PermissionsExt;
+
+use crate::lab::Lab;
+
+#[test]
+fn a_key_is_made_trusted_used_and_revoked() {
+    let lab = Lab::new();
+    let id = lab.ok(&["key", "create", "sign.key", "--comment", "alice"]);
+    let mode = lab.path("sign.key").metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    lab.fails(&["key", "create", "sign.key"], 4, &["sign.key.pub exists already"]);
+    assert_eq!(lab.ok(&["key", "list"]), "no key is trusted; `icbd key trust FILE.pub` adds one");
+    lab.fails(&["key", "trust", "sign.key"], 1, &["sign.key is not a public key"]);
+    lab.fails(&["key", "trust", "none.pub"], 3, &["none.pub"]);
+    assert_eq!(lab.ok(&["key", "trust", "sign.key.pub"]), id);
+    assert!(lab.ok(&["key", "list"]).contains(&format!("{id}  alice")));
+
+    lab.ok(&["image", "publish", "lab", "tree", "--repo", "repo", "--sign", "sign.key"]);
+    let master = lab.master("repo");
+    assert!(lab.ok(&["image", "show", "lab@1", "--socket", &master.socket]).contains(&format!("signed by  {id}")));
+    assert!(lab.ok(&["image", "verify", "lab@1", "--socket", &master.socket]).ends_with(&format!("signed by {id}")));
+
+    lab.fails(&["key", "revoke", "0000000000000000"], 3, &["icbd key list"]);
+    lab.ok(&["key", "revoke", &id]);
+    assert!(lab.ok(&["key", "list"]).starts_with("no key"));
+}
+
+#[test]
+fn a_configuration_is_checked_and_shown() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("bad.toml"), "role = \"master\"\n[master]\nrepo = \"/srv\"\nlisen = []\n").unwrap();
+    let says = ["bad.toml:4: unknown key \"lisen\" in [master]; did you mean \"listen\"?"];
+    lab.fails(&["config", "check", "--config", "bad.toml"], 2, &says);
+    lab.fails(&["status", "--config", "bad.toml"], 2, &says);
+    lab.fails(&["config", "check", "--config", "none.toml"], 2, &["none.toml"]);
+    std::fs::write(lab.path("poor.toml"), "role = \"cache\"\n").unwrap();
+    lab.fails(&["config", "check", "--config", "poor.toml"], 2, &["no source is named"]);
+    lab.ok(&["config", "check"]);
+    assert!(lab.ok(&["config", "show", "--effective"]).contains("offline_wait = \"120s\""));
+}

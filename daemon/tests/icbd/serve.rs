@@ -1,0 +1,113 @@
+//! The read-only TCP plane.
+
+use icbd_image::{FileIndex, Head, Run};
+use icbd_wire::{Codec, FrameDecoder, Resource, listing};
+
+use crate::lab::Lab;
+
+fn check_range(master: &crate::lab::Master, range: &str, status: u16, expected: &[u8], content_range: &str) {
+    let answer = master.ask("GET", "/files/lab/1/disk.raw", &[&format!("Range: bytes={range}")]);
+    assert_eq!((answer.status, answer.header("content-range")), (status, Some(content_range)), "{range}");
+    assert!(answer.body == expected || status == 416, "{range}");
+}
+
+/// A file is read by those who know no icbd: whole, in part, and again only if it changed.
+#[test]
+fn files_are_served_as_curl_qemu_and_ipxe_ask() {
+    let (lab, content) = (Lab::new(), Lab::content());
+    lab.ok(&["image", "publish", "lab", "tree", "--deploy", "--repo", "repo"]);
+    let master = lab.master("repo");
+    let whole = master.get("/files/lab/1/disk.raw");
+    assert!(whole.status == 200 && whole.body == content);
+    assert_eq!(whole.header("accept-ranges"), Some("bytes"));
+    assert_eq!(whole.header("content-type"), Some("application/octet-stream"));
+    assert!(whole.header("cache-control").unwrap().contains("immutable, no-transform"));
+    assert!(whole.header("last-modified").is_some());
+    assert_eq!(master.get("/files/lab/current/disk.raw").body, content);
+    assert_eq!(master.get("/files/lab/1/empty").header("content-length"), Some("0"));
+
+    let len = content.len();
+    check_range(&master, "0-0", 206, &content[..1], &format!("bytes 0-0/{len}"));
+    check_range(&master, "65530-65541", 206, &content[65530..65542], &format!("bytes 65530-65541/{len}"));
+    check_range(&master, "300000-", 206, &content[300_000..], &format!("bytes 300000-{}/{len}", len - 1));
+    check_range(&master, "-5", 206, &content[len - 5..], &format!("bytes {}-{}/{len}", len - 5, len - 1));
+    check_range(&master, &format!("{len}-"), 416, b"", &format!("bytes */{len}"));
+
+    let head = master.ask("HEAD", "/files/lab/1/disk.raw", &[]);
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    assert_eq!(head.header("content-length"), Some(&*len.to_string()));
+    let tag = format!("If-None-Match: {}", whole.header("etag").unwrap());
+    assert_eq!(master.ask("GET", "/files/lab/1/disk.raw", &[&tag]).status, 304);
+    let other = ["If-Range: \"other\"", "Range: bytes=0-0"];
+    assert_eq!(master.ask("GET", "/files/lab/1/disk.raw", &other).status, 200);
+}
+
+/// What a cache asks for: listing, head, blocks; the counter counts blocks of block requests only.
+#[test]
+fn a_version_is_served_block_by_block() {
+    let (lab, content) = (Lab::new(), Lab::content());
+    lab.ok(&["image", "publish", "lab", "tree", "--repo", "repo"]);
+    let master = lab.master("repo");
+    let answer = master.get("/v1/images");
+    let list = listing::decode(&answer.body).unwrap();
+    let root = list.images[0].versions[0].root();
+    let tag = format!("If-None-Match: {}", answer.header("etag").unwrap());
+    assert_eq!(master.ask("GET", "/v1/images", &[&tag]).status, 304);
+    lab.ok(&["image", "publish", "lab", "tree", "--socket", &master.socket]);
+    assert_eq!(master.ask("GET", "/v1/images", &[&tag]).status, 200);
+    assert_eq!(master.get("/v1/images/lab/versions/1").status, 200);
+
+    let head = Head::parse_expecting(master.get(&Resource::Head(root).to_string()).body.into(), &root).unwrap();
+    let file = head.resolve(b"disk.raw").unwrap();
+    let page = master.get(&Resource::Page { root, file, page: 0 }.to_string());
+    assert_eq!(page.body.len(), content.len().div_ceil(65536) * 32);
+    for (codec, first, count) in [(Codec::Lz4, 3, 1), (Codec::None, 5, 12), (Codec::Zstd, 0, 21)] {
+        let run = Run { root, file, first, count };
+        let answer = master.get(&Resource::Blocks { run, codec }.to_string());
+        assert_eq!(answer.status, 200);
+        let mut decoder = FrameDecoder::new(first, count.into(), content.len() as u64);
+        decoder.push(&answer.body);
+        for block in run.blocks() {
+            let (index, bytes) = decoder.next().unwrap().unwrap();
+            let start = block as usize * 65536;
+            assert!(index == block && content[start..].starts_with(&bytes) && !bytes.is_empty(), "{block}");
+        }
+    }
+    let sent = &master.status(&lab)["sent"];
+    assert_eq!(sent["blocks"], 1 + 12 + 21);
+    assert!(sent["bytes"].as_u64().unwrap() > 0 && sent["requests"].as_u64().unwrap() >= 8);
+    let past = Resource::Blocks { run: Run { root, file, first: 20, count: 2 }, codec: Codec::None };
+    assert_eq!(master.get(&past.to_string()).status, 404);
+    let nobody = Run { root, file: FileIndex::new(99).unwrap(), first: 0, count: 1 };
+    assert_eq!(master.get(&Resource::Blocks { run: nobody, codec: Codec::None }.to_string()).status, 404);
+}
+
+/// TCP changes nothing, and what is not there is told in plain text.
+#[test]
+fn everything_else_is_refused_in_plain_text() {
+    let lab = Lab::new();
+    lab.ok(&["image", "publish", "lab", "tree", "--repo", "repo"]);
+    let master = lab.master("repo");
+    for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+        let answer = master.ask(method, "/v1/images", &[]);
+        assert_eq!((answer.status, answer.header("allow")), (405, Some("get, head")), "{method}");
+    }
+    for path in [
+        "/",
+        "/v1",
+        "/v1/publish",
+        "/v1/status",
+        "/v1/heads/12",
+        "/files/lab/2/disk.raw",
+        "/files/lab/1/none",
+        "/files/lab/1/../1/disk.raw",
+        "/files/lab/1/%2e%2e/repository.lock",
+        "/files/lab/current/disk.raw",
+        "/files/other/1/x",
+    ] {
+        let answer = master.get(path);
+        assert_eq!((answer.status, answer.header("content-type")), (404, Some("text/plain; charset=utf-8")), "{path}");
+        assert!(answer.text().ends_with('\n') && answer.text().len() > 10, "{path}: {}", answer.text());
+    }
+    assert_eq!(master.stop(), 0);
+}
