@@ -15,7 +15,7 @@ use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::SystemTime;
 
 use fuser::*;
@@ -46,7 +46,7 @@ impl Edge {
     fn drive(&self, answer: impl Future<Output = ()> + Send + 'static) {
         let _runtime = self.runtime.enter();
         let mut answer = Box::pin(answer);
-        if let Poll::Pending = answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        if answer.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
             self.tasks.spawn_on(answer, &self.runtime);
         }
     }
@@ -119,7 +119,10 @@ impl Filesystem for Edge {
         let (service, reply) = self.owe(reply);
         self.drive(async move {
             let data = service.read(node.0, offset, size as usize).await;
-            reply.answer(data, |reply, data| reply.data(data.bytes()));
+            reply.answer(data, |reply, data| {
+                reply.data(data.bytes());
+                service.recycle(data);
+            });
         });
     }
 

@@ -11,7 +11,6 @@ pub(crate) enum Refusal {
     /// A node id that means nothing (any more).
     Stale,
     NotDirectory,
-    IsDirectory,
     /// An argument that makes no sense for this node.
     Invalid,
     NameTooLong,
@@ -35,7 +34,6 @@ impl Refusal {
             Refusal::NoEntry => Errno::ENOENT,
             Refusal::Stale => Errno::ESTALE,
             Refusal::NotDirectory => Errno::ENOTDIR,
-            Refusal::IsDirectory => Errno::EISDIR,
             Refusal::Invalid => Errno::EINVAL,
             Refusal::NameTooLong => Errno::ENAMETOOLONG,
             Refusal::ReadOnly => Errno::EROFS,

@@ -31,10 +31,10 @@ pub const RENEW_EXIT_CODE: i32 = 75;
 /// What a shell reports for a program that a signal ended, plus the signal.
 const SIGNALLED_EXIT_CODE: i32 = 128;
 /// A daemon that lived so long had started well: the next start is not delayed.
-const LIVED_WELL: Duration = Duration::from_secs(2);
+const LIVED_WELL: Duration = Duration::from_secs(1);
 const DELAY_MIN: Duration = Duration::from_millis(20);
 /// Readers wait meanwhile, so not longer.
-const DELAY_MAX: Duration = Duration::from_secs(2);
+const DELAY_MAX: Duration = Duration::from_secs(1);
 /// Fruitless restarts are reported one by one up to this number, then every so-many-th.
 const REPORTED_MAX: u32 = 10;
 

@@ -15,7 +15,7 @@ use crate::edge::{Edge, backing};
 use crate::invalidate::Invalidator;
 use crate::modes::{Modes, OpenHandles};
 use crate::mountpoint::{self, Unmounted};
-use crate::service::Service;
+use crate::service::{Buffers, Service};
 use crate::table::{Stage, Table};
 use crate::{FsError, Handover, MountSettings};
 
@@ -64,7 +64,7 @@ pub async fn mount(cache: Arc<Cache>, settings: MountSettings, handover: Handove
     let set_up = if adopted { SetUp::Adopted } else { SetUp::Fresh { passthrough: settings.passthrough } };
     let passthrough = settings.passthrough;
     let edge = Edge {
-        service: Arc::new(Service { cache, modes, fuse, passthrough }),
+        service: Arc::new(Service { cache, modes, fuse, passthrough, buffers: Buffers::default() }),
         runtime: Runtime::current(),
         tasks: TaskTracker::new(),
         leaving: Arc::new(AtomicBool::new(false)),
