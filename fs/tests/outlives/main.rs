@@ -41,11 +41,12 @@ fn main() {
 }
 
 fn run(filter: Option<&str>) {
-    let tests: [(&str, Test); 5] = [
+    let tests: [(&str, Test); 6] = [
         ("a_stop_through_the_keeper_is_clean", a_stop_through_the_keeper_is_clean),
         ("pending_reads_and_lookups_complete_after_a_kill", pending_reads_and_lookups_complete_after_a_kill),
         ("what_is_open_stays_open_across_a_kill", what_is_open_stays_open_across_a_kill),
         ("readers_see_pauses_only", readers_see_pauses_only),
+        ("a_mount_that_is_lost_is_made_anew", a_mount_that_is_lost_is_made_anew),
         ("a_daemon_without_keeper_unmounts", a_daemon_without_keeper_unmounts),
     ];
     for (name, test) in tests.into_iter().filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter))) {
@@ -323,6 +324,18 @@ fn readers_see_pauses_only(kept: &mut Kept) {
     stop.store(true, Ordering::Relaxed);
     readers.into_iter().for_each(|reader| reader.join().unwrap());
     println!("{} reads across {KILLS} kills", reads.load(Ordering::Relaxed));
+    assert_eq!(kept.stop(), Some(0));
+}
+
+/// A mount that cannot be taken over is cleaned up and made anew.
+fn a_mount_that_is_lost_is_made_anew(kept: &mut Kept) {
+    let keeper = Pid::from_raw(kept.keeper.id() as i32);
+    kill(keeper, Signal::SIGSTOP).unwrap();
+    let killed = kept.kill_daemon();
+    nix::mount::umount2(&kept.path(""), nix::mount::MntFlags::MNT_DETACH).unwrap();
+    kill(keeper, Signal::SIGCONT).unwrap();
+    assert!(!kept.next_daemon(killed).1, "adopted a mount that is not there");
+    assert_eq!(fs::read(kept.path("disk/current/notes")).unwrap(), b"small\n");
     assert_eq!(kept.stop(), Some(0));
 }
 
