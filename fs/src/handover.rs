@@ -12,7 +12,7 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::stat::{Mode, SFlag, fstat, major, minor};
 
 use crate::FsError;
-use crate::table::{Stage, Table};
+use crate::table::Table;
 
 /// The descriptors of one mount, before, during and after a daemon.
 #[derive(Debug)]
@@ -65,11 +65,6 @@ impl Handover {
             (Some(fuse), Some(table)) => Handover::from_inherited(FIRST + fuse, FIRST + table).map(Some),
             _ => Ok(None),
         }
-    }
-
-    /// Whether a mount is set up on these descriptors, for a daemon to adopt.
-    pub fn is_live(&self) -> bool {
-        matches!(Table::peek_stage(&self.table), Ok(Stage::Mounting | Stage::Live))
     }
 
     /// The descriptors with their names, for systemd's store.
