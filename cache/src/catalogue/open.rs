@@ -30,7 +30,7 @@ const SCHEMA: &str = "
 pub(crate) fn open(store: &Path, disk: &dyn Disk) -> Result<(Catalogue, Option<String>), CacheError> {
     let path = store.join(layout::CATALOGUE);
     match connect(store, &path) {
-        Ok(db) => return Ok((Catalogue(Mutex::new(db)), None)),
+        Ok(db) => Ok((Catalogue(Mutex::new(db)), None)),
         Err(CacheError::Catalogue(error)) if is_damage(&error) => {
             let aside = set_aside(store).map_err(CacheError::disk("set aside the damaged", &path))?;
             let catalogue = Catalogue(Mutex::new(connect(store, &path)?));
