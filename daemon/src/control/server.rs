@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::peer::Peer;
 use super::socket::{self, BoundSocket};
@@ -15,6 +17,8 @@ use crate::failure::Failure;
 
 /// People and scripts at once; more wait.
 const CONNECTIONS_MAX: usize = 64;
+/// How long operations that were cancelled may take to tidy up and say so.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
 
 /// A running control plane. Stops, and removes its socket, when it is dropped.
 #[derive(Debug)]
@@ -45,6 +49,16 @@ impl ControlServer {
         let thread = Some(thread.context("cannot start the control thread")?);
         tracing::info!(socket = %path.display(), "control socket is open");
         Ok(ControlServer { stop, thread, _socket: socket })
+    }
+
+    /// Stops once `tasks`, which were closed, have ended and told so, or do not within a moment.
+    pub(crate) async fn stop_after(self, tasks: &TaskTracker) {
+        if tokio::time::timeout(LAST_WORDS_MAX, tasks.wait()).await.is_err() {
+            tracing::info!(tasks = tasks.len(), "ending what clients still wait for");
+        }
+        // Hangs up, which cancels what is left.
+        drop(self);
+        tasks.wait().await;
     }
 }
 

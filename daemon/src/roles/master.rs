@@ -19,9 +19,10 @@ use crate::args::MasterArgs;
 use crate::audit::Audit;
 use crate::control::ControlServer;
 use crate::failure::{Exit, Failure};
+use crate::logging;
+use crate::notify::{self, Told};
 use crate::serve::{self, Allow};
 use crate::settings::{MasterSettings, Settings};
-use crate::{logging, notify};
 pub(crate) use publish::{PublishResult, PublishSpec, publish};
 use state::Master;
 
@@ -62,15 +63,16 @@ async fn serve(settings: MasterSettings) -> anyhow::Result<()> {
         tracing::info!(%address, repository = %settings.repo.display(), "listening");
     }
     notify::ready(&format!("serving {} on {}", settings.repo.display(), join(&listen)));
-    notify::run_until_told().await?;
+    while notify::run_until_told().await? == Told::Restart {
+        tracing::info!("SIGHUP means nothing to a master; restart it to have it read its configuration");
+    }
     tracing::info!("stopping");
     notify::stopping();
     master.operations.cancel_all();
     stop.cancel();
     while servers.join_next().await.is_some() {}
     tasks.close();
-    tasks.wait().await;
-    drop(control);
+    control.stop_after(&tasks).await;
     Ok(())
 }
 

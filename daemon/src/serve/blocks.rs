@@ -2,12 +2,14 @@
 //!
 //! Pieces end on a grid of 16, so that requests which begin at different blocks share what was encoded.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
 use icbd_image::Run;
-use icbd_master::MasterError;
+use icbd_master::{MasterError, Repository};
 use icbd_wire::{Codec, FRAME_BLOCKS_MAX};
 
 use super::answer::{self, OCTETS};
@@ -17,9 +19,13 @@ use super::routes::{Shared, read};
 /// there, or damaged, is an error status and not a body that breaks off.
 pub(super) async fn answer(shared: &Shared, run: Run, codec: Codec, tag: &str) -> Result<Response, MasterError> {
     let (first, rest) = split(run);
-    // All of the run must be there before any of it is sent.
-    read(shared, move |repository| repository.blocks(run).map(drop)).await?;
-    let bytes = piece(shared, first, codec).await?;
+    let encode = move |repository: &Arc<Repository>| {
+        // All of the run must be there before any of it is sent.
+        repository.blocks(run)?;
+        repository.encoded_run(first, codec)
+    };
+    let bytes = read(shared, encode).await?;
+    count(shared, first, &bytes);
     let Some(rest) = rest else {
         return Ok(answer::ok(Body::from(bytes), tag, OCTETS));
     };
@@ -52,9 +58,13 @@ impl Step {
 
 async fn piece(shared: &Shared, run: Run, codec: Codec) -> Result<Bytes, MasterError> {
     let bytes = read(shared, move |repository| repository.encoded_run(run, codec)).await?;
+    count(shared, run, &bytes);
+    Ok(bytes)
+}
+
+fn count(shared: &Shared, run: Run, bytes: &Bytes) {
     shared.sent.blocks(run.count.into());
     shared.sent.bytes(bytes.len());
-    Ok(bytes)
 }
 
 /// The first block, for which somebody waits, and the others.

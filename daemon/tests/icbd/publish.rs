@@ -22,7 +22,7 @@ fn versions_are_numbered_listed_deployed_and_verified() {
     let list: Value = serde_json::from_str(&ok(&["image", "list", "--json"])).unwrap();
     assert_eq!((&list[0]["name"], &list[0]["deployed"]), (&"lab".into(), &1.into()));
     assert_eq!(list[0]["versions"].as_array().unwrap().len(), 3);
-    assert!(ok(&["image", "list", "lab"]).contains("lab@1  deployed"));
+    assert!(ok(&["image", "list", "lab"]).contains("lab@1    deployed"));
     assert_eq!(ok(&["image", "deploy", "lab@2"]), "lab@2");
     let shown: Value = serde_json::from_str(&ok(&["image", "show", "lab", "--json"])).unwrap();
     assert_eq!((&shown["version"], &shown["state"]), (&"lab@2".into(), &"deployed".into()));

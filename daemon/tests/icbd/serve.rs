@@ -65,7 +65,7 @@ fn a_version_is_served_block_by_block() {
         let run = Run { root, file, first, count };
         let answer = master.get(&Resource::Blocks { run, codec }.to_string());
         assert_eq!(answer.status, 200);
-        let mut decoder = FrameDecoder::new(first, count.into(), content.len() as u64);
+        let mut decoder = FrameDecoder::new(first, count, content.len() as u64);
         decoder.push(&answer.body);
         for block in run.blocks() {
             let (index, bytes) = decoder.next().unwrap().unwrap();

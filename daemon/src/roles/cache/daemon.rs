@@ -44,8 +44,7 @@ pub(super) async fn serve(settings: CacheSettings, keeping: Keeping) -> anyhow::
     stop.cancel();
     tasks.close();
     server.cache.close().await;
-    tasks.wait().await;
-    drop(control);
+    control.stop_after(&tasks).await;
     match outcome {
         Ok(Told::Stop) if is_by_systemd => handover::forget_in_systemd(),
         Err(FsError::Renew(why)) => {
