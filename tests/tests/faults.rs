@@ -113,6 +113,7 @@ fn damaged_manifests_are_refused() -> Result<()> {
         let mut cache = CacheServer::start_with(&lab, &[&proxy.url()], &settings)?;
         allow_source_trouble(&cache);
         cache.daemon.allow_log("manifest");
+        cache.daemon.allow_log("a request failed");
         for (what, part) in [("head", "/heads/"), ("page", "/pages/")] {
             proxy.set(fault, part);
             let read = File::open(cache.path("lab/1/disk")).and_then(|file| file.read_exact_at(&mut [0; 10], 0));
