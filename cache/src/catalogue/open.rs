@@ -29,27 +29,39 @@ const SCHEMA: &str = "
 /// Opens the catalogue of the store at `store`; with a warning if it had to be rebuilt.
 pub(crate) fn open(store: &Path, disk: &dyn Disk) -> Result<(Catalogue, Option<String>), CacheError> {
     let path = store.join(layout::CATALOGUE);
-    match connect(store, &path) {
-        Ok(db) => Ok((Catalogue(Mutex::new(db)), None)),
+    let (db, was) = match connect(store, &path) {
+        Ok((db, Tables::Found)) => return Ok((Catalogue(Mutex::new(db)), None)),
+        Ok((db, Tables::Made)) => (db, "was gone".to_owned()),
         Err(CacheError::Catalogue(error)) if is_damage(&error) => {
             let aside = set_aside(store).map_err(CacheError::disk("set aside the damaged", &path))?;
-            let catalogue = Catalogue(Mutex::new(connect(store, &path)?));
-            let (repository, images) = rebuild::from_marks(store, disk);
-            catalogue.store(repository, &images)?;
-            let versions: usize = images.iter().map(|image| image.versions.len()).sum();
-            let warning = format!(
-                "the catalogue was damaged ({error}); it was rebuilt from what the trees prove: {versions} versions of {} \
-                 images. The damaged one is kept as {aside}; prefetch jobs in it are lost",
-                images.len()
-            );
-            tracing::error!("{warning}");
-            Ok((catalogue, Some(warning)))
+            (connect(store, &path)?.0, format!("was damaged ({error}) and is kept as {aside}"))
         }
-        Err(error) => Err(error),
+        Err(error) => return Err(error),
+    };
+    let catalogue = Catalogue(Mutex::new(db));
+    let (repository, images) = rebuild::from_marks(store, disk);
+    if images.is_empty() && was == "was gone" {
+        // A new store.
+        return Ok((catalogue, None));
     }
+    catalogue.store(repository, &images)?;
+    let versions: usize = images.iter().map(|image| image.versions.len()).sum();
+    let warning = format!(
+        "the catalogue {was}; it was rebuilt from what the trees prove: {versions} versions of {} images. Prefetch jobs \
+         in it are lost: add them again",
+        images.len()
+    );
+    tracing::error!("{warning}");
+    Ok((catalogue, Some(warning)))
 }
 
-fn connect(store: &Path, path: &Path) -> Result<Connection, CacheError> {
+/// Whether a database had tables already.
+enum Tables {
+    Found,
+    Made,
+}
+
+fn connect(store: &Path, path: &Path) -> Result<(Connection, Tables), CacheError> {
     let mut db = Connection::open(path)?;
     db.busy_timeout(Duration::from_secs(5))?;
     let found: u32 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -74,7 +86,7 @@ fn connect(store: &Path, path: &Path) -> Result<Connection, CacheError> {
     }
     // A damage that the check does not see shows here at the latest.
     super::rows::images(&db)?;
-    Ok(db)
+    Ok((db, if found == 0 { Tables::Made } else { Tables::Found }))
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {

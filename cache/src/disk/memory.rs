@@ -4,15 +4,17 @@
 //! of what was written later; so are sizes, names and attributes. A sync that fails leaves them so, too, and
 //! later syncs do not know of them: that is what Linux does.
 
+mod content;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{Barrier, Disk, DiskFile, Missing, Tree, Wait};
+use content::Content;
 
-const SECTOR: usize = 512;
+use super::{Barrier, Disk, DiskFile, Missing, Tree, Wait};
 
 /// The disk; clones are the same disk.
 #[derive(Debug, Clone)]
@@ -46,15 +48,6 @@ pub(crate) struct Faults {
 enum Node {
     Directory { xattrs: BTreeMap<String, Vec<u8>>, durable: BTreeMap<String, Vec<u8>> },
     File(Content),
-}
-
-#[derive(Debug, Clone, Default)]
-struct Content {
-    now: Vec<u8>,
-    durable: Vec<u8>,
-    /// What each sector was since the last sync.
-    history: BTreeMap<usize, Vec<Vec<u8>>>,
-    sizes: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -184,56 +177,6 @@ impl State {
             _ => {
                 self.faults.failing_syncs -= 1;
                 Ok(false)
-            }
-        }
-    }
-}
-
-impl Content {
-    fn write(&mut self, offset: usize, bytes: &[u8]) {
-        if self.now.len() < offset + bytes.len() {
-            self.resize(offset + bytes.len());
-        }
-        self.now[offset..offset + bytes.len()].copy_from_slice(bytes);
-        for sector in offset / SECTOR..(offset + bytes.len()).div_ceil(SECTOR) {
-            let end = self.now.len().min((sector + 1) * SECTOR);
-            self.history.entry(sector).or_default().push(self.now[sector * SECTOR..end].to_vec());
-        }
-    }
-
-    fn resize(&mut self, size: usize) {
-        self.sizes.push(size);
-        for sector in size / SECTOR..self.now.len().div_ceil(SECTOR) {
-            self.history.entry(sector).or_default().push(vec![0; SECTOR]);
-        }
-        self.now.resize(size, 0);
-    }
-
-    fn sync(&mut self) {
-        self.durable.resize(self.now.len(), 0);
-        for sector in std::mem::take(&mut self.history).into_keys() {
-            let range = sector * SECTOR..self.now.len().min((sector + 1) * SECTOR);
-            if !range.is_empty() {
-                self.durable[range.clone()].copy_from_slice(&self.now[range]);
-            }
-        }
-        self.sizes.clear();
-    }
-
-    /// What is durable is, sector by sector, anything since the last sync.
-    fn settle_at_random(&mut self, dice: &mut State) {
-        let sizes = std::mem::take(&mut self.sizes);
-        let size = match dice.roll(sizes.len() as u64 + 1) as usize {
-            0 => self.durable.len(),
-            at => sizes[at - 1],
-        };
-        self.durable.resize(size, 0);
-        for (sector, states) in std::mem::take(&mut self.history) {
-            let range = sector * SECTOR..size.min((sector + 1) * SECTOR);
-            if let (false, at @ 1..) = (range.is_empty(), dice.roll(states.len() as u64 + 1) as usize) {
-                let mut state = states[at - 1].clone();
-                state.resize(range.len(), 0);
-                self.durable[range].copy_from_slice(&state);
             }
         }
     }
