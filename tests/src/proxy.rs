@@ -186,7 +186,7 @@ fn serve(stream: TcpStream, shared: &Shared) -> Result<()> {
         (state.upstream, if suffers { state.fault } else { Fault::None }, replaced)
     };
     if let Some(body) = replaced {
-        return reply(&stream, "200 OK", "application/json", &body);
+        return reply(&stream, "200 OK", "application/json\r\nETag: \"replaced\"", &body);
     }
     match fault {
         Fault::Refuse => return Ok(stream.shutdown(Shutdown::Both)?),
