@@ -40,6 +40,12 @@ const MIGRATIONS: [&str; 1] = ["
     ) STRICT;
 "];
 
+/// What is known to be wrong with which version.
+pub(crate) type Damages = Vec<(VersionId, String)>;
+
+/// Image, number, record and damage as the columns say.
+type VersionRow = (String, u32, VersionRecord, Option<String>);
+
 /// The open catalogue of one repository.
 #[derive(Debug)]
 pub(crate) struct Catalogue {
@@ -70,10 +76,27 @@ impl Catalogue {
     }
 
     /// Everything in the catalogue, and what is known to be wrong with which version.
-    pub(crate) fn listing(&self) -> Result<(Listing, Vec<(VersionId, String)>), MasterError> {
-        let (uuid, images, versions) = self.read_tables().map_err(|source| self.failed(source))?;
-        let repository = RepositoryId::from_bytes(uuid);
-        let mut listing = Listing { repository, images };
+    pub(crate) fn listing(&self) -> Result<(Listing, Damages), MasterError> {
+        let uuid = self.db.query_row("SELECT uuid FROM repository", [], |row| row.get(0));
+        let repository = RepositoryId::from_bytes(uuid.map_err(|source| self.failed(source))?);
+        // No name is less than the first or greater than the second.
+        let (images, damages) = self.images(repository, ["", "\u{7f}"])?;
+        Ok((Listing { repository, images }, damages))
+    }
+
+    /// One image of `repository`, which is this one; `None` if there is none of this name.
+    pub(crate) fn image(
+        &self,
+        repository: RepositoryId,
+        name: &ImageName,
+    ) -> Result<(Option<ImageRecord>, Damages), MasterError> {
+        let (mut images, damages) = self.images(repository, [name.as_str(); 2])?;
+        Ok((images.pop(), damages))
+    }
+
+    /// The images whose names are between two, and what is wrong with their versions.
+    fn images(&self, repository: RepositoryId, names: [&str; 2]) -> Result<(Vec<ImageRecord>, Damages), MasterError> {
+        let (mut images, versions) = self.read_tables(names).map_err(|source| self.failed(source))?;
         let mut damages = Vec::new();
         for (image, number, record, damage) in versions {
             let said = record.statement.statement();
@@ -81,11 +104,11 @@ impl Catalogue {
                 return Err(self.damaged(format!("{image}@{number} carries the statement of {}", said.version())));
             }
             damages.extend(damage.map(|damage| (said.version(), damage)));
-            let at = listing.images.binary_search_by(|record| record.name.as_str().cmp(&image));
+            let at = images.binary_search_by(|record| record.name.as_str().cmp(&image));
             let at = at.map_err(|_| self.damaged(format!("{image}@{number} belongs to no image")))?;
-            listing.images[at].versions.push(record);
+            images[at].versions.push(record);
         }
-        Ok((listing, damages))
+        Ok((images, damages))
     }
 
     /// The last number that image `image` gave, and the last serial of all.
@@ -153,19 +176,17 @@ impl Catalogue {
         run().map_err(|source| MasterError::Catalogue { path: self.path.clone(), source })
     }
 
-    #[expect(clippy::type_complexity, reason = "the rows of three tables, used in one place")]
-    fn read_tables(
-        &self,
-    ) -> rusqlite::Result<([u8; 16], Vec<ImageRecord>, Vec<(String, u32, VersionRecord, Option<String>)>)> {
-        let uuid = self.db.query_row("SELECT uuid FROM repository", [], |row| row.get(0))?;
-        let images = "SELECT name, serial, changed_seconds, changed_nanoseconds, deployed FROM images ORDER BY name";
-        let images = self.db.prepare(images)?.query_map([], image_record)?.collect::<Result<_, _>>()?;
+    fn read_tables(&self, names: [&str; 2]) -> rusqlite::Result<(Vec<ImageRecord>, Vec<VersionRow>)> {
+        let images = "SELECT name, serial, changed_seconds, changed_nanoseconds, deployed FROM images
+                      WHERE name BETWEEN ?1 AND ?2 ORDER BY name";
+        let mut images = self.db.prepare_cached(images)?;
+        let images = images.query_map(names, image_record)?.collect::<Result<_, _>>()?;
+        let versions = "SELECT image, number, state, data_bytes, note, statement, damage FROM versions
+                        WHERE image BETWEEN ?1 AND ?2 ORDER BY image, number";
+        let mut versions = self.db.prepare_cached(versions)?;
         let versions =
-            "SELECT image, number, state, data_bytes, note, statement, damage FROM versions ORDER BY image, number";
-        let mut versions = self.db.prepare(versions)?;
-        let versions =
-            versions.query_map([], |row| Ok((row.get(0)?, row.get(1)?, version_record(row)?, row.get(6)?)))?;
-        Ok((uuid, images, versions.collect::<Result<_, _>>()?))
+            versions.query_map(names, |row| Ok((row.get(0)?, row.get(1)?, version_record(row)?, row.get(6)?)))?;
+        Ok((images, versions.collect::<Result<_, _>>()?))
     }
 
     fn failed(&self, source: rusqlite::Error) -> MasterError {

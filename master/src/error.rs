@@ -42,6 +42,8 @@ pub enum MasterError {
     Attribute { path: PathBuf, what: String, source: io::Error },
     #[error("{} cannot be published: {source}", path.display())]
     Unfit { path: PathBuf, source: Box<HeadError> },
+    #[error("the note has {bytes} bytes; write at most {bytes_max}")]
+    Note { bytes: usize, bytes_max: usize },
     #[error("publishing was cancelled")]
     Cancelled,
     #[error("image {0} has used up its version numbers")]
@@ -106,6 +108,7 @@ impl MasterError {
             | MasterError::Deep { .. }
             | MasterError::Attribute { .. }
             | MasterError::Unfit { .. }
+            | MasterError::Note { .. }
             | MasterError::Numbers(_)
             | MasterError::Serials
             | MasterError::NoImage(_)

@@ -9,11 +9,12 @@ mod piece;
 mod queue;
 mod staging;
 mod store;
+mod turn;
 mod walk;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, TryLockError};
 
 use icbd_image::{
     Head, ImageName, Root, SecretKey, Serial, SignedStatement, Statement, VersionId, VersionNumber, VersionRecord,
@@ -26,6 +27,10 @@ pub(crate) use piece::{PIECE_BYTES, segments, touched_blocks};
 pub(crate) use staging::Intent;
 use staging::Staging;
 pub(crate) use store::threads;
+pub(crate) use turn::Turns;
+
+/// Every cache asks for all notes every other second.
+const NOTE_BYTES_MAX: usize = 1000;
 
 /// What to publish, and as what.
 #[derive(Debug, Clone)]
@@ -33,7 +38,7 @@ pub struct PublishRequest {
     pub image: ImageName,
     /// A directory, or one regular file, which then is the only file of the version.
     pub path: PathBuf,
-    /// What people shall read about the version.
+    /// What people shall read about the version; at most 1000 bytes.
     pub note: String,
     /// Whether it becomes the image's deployed version at once.
     pub deploy: bool,
@@ -122,20 +127,17 @@ impl Repository {
         progress: &(dyn Fn(Progress) + Sync),
         cancel: &AtomicBool,
     ) -> Result<Published, MasterError> {
+        if request.note.len() > NOTE_BYTES_MAX {
+            return Err(MasterError::Note { bytes: request.note.len(), bytes_max: NOTE_BYTES_MAX });
+        }
         let watch = Watch { progress, cancel };
-        let _turn = match self.publishing.try_lock() {
-            Ok(turn) => turn,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                let waiting = Phase::Waiting;
-                progress(Progress { phase: waiting, files: 0, done_bytes: 0, found_bytes: 0, walked: false });
-                crate::repository::guard(&self.publishing)
-            }
-        };
+        let waiting = Progress { phase: Phase::Waiting, files: 0, done_bytes: 0, found_bytes: 0, walked: false };
+        let _turn = self.publishing.take(cancel, || progress(waiting))?;
         let staging = Staging::create(&self.layout)?;
         let published = self.publish_staged(request, &staging, &watch);
-        // Asked again, since an error of the commit does not say whether it took effect.
-        match self.reload() {
+        // After an error the catalogue is asked again: one of the commit does not say whether it took effect.
+        let known = if published.is_ok() { Ok(self.snapshot()) } else { self.reload().map(Arc::new) };
+        match known {
             Ok(snapshot) => staging.settle(&self.layout, &snapshot),
             Err(error) => tracing::warn!(%error, "the remains of a publish stay until the next start"),
         }
@@ -158,7 +160,9 @@ impl Repository {
         }
         let record = record(request, statement, &stored.head);
         staging.place(&self.layout, &version, &stored.head.root())?;
-        self.change(|catalogue| catalogue.add(&NewVersion { record: &record, image_serial, deploy: request.deploy }))?;
+        self.change(&version.image, |catalogue| {
+            catalogue.add(&NewVersion { record: &record, image_serial, deploy: request.deploy })
+        })?;
         tracing::info!(%version, root = %stored.head.root().short(), files = stored.files, "version published");
         Ok(Published {
             record: self.version(&version)?,

@@ -2,22 +2,24 @@
 //!
 //! Lock order: `publishing` before `catalogue` before `current`; each is held only inside one call.
 
-use std::collections::{BTreeMap, HashMap};
+mod snapshot;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
 
-use icbd_image::{
-    ImageName, Listing, RepositoryId, Root, Timestamp, VersionId, VersionNumber, VersionRecord, VersionState,
-};
+use icbd_image::{ImageName, Listing, RepositoryId, Timestamp, VersionId, VersionNumber, VersionRecord, VersionState};
 
 use crate::MasterError;
 use crate::catalog::Catalogue;
 use crate::layout::{Layout, Lock};
+use crate::publish::Turns;
 use crate::recover;
 use crate::serve::Serving;
+pub(crate) use snapshot::Snapshot;
 
 /// Says what time it is.
 pub type Clock = fn() -> SystemTime;
@@ -47,44 +49,8 @@ pub struct Repository {
     catalogue: Mutex<Catalogue>,
     current: RwLock<Arc<Snapshot>>,
     /// Publishes take turns.
-    pub(crate) publishing: Mutex<()>,
-    on_change: Mutex<Option<ChangeCallback>>,
+    pub(crate) publishing: Turns,
     _lock: Lock,
-}
-
-type ChangeCallback = Box<dyn Fn(u64) + Send + Sync>;
-
-/// What the catalogue says at one moment.
-pub(crate) struct Snapshot {
-    pub(crate) listing: Arc<Listing>,
-    roots: HashMap<Root, Vec<VersionId>>,
-    damages: BTreeMap<VersionId, String>,
-    revision: u64,
-}
-
-impl Snapshot {
-    fn new((listing, damages): (Listing, Vec<(VersionId, String)>), revision: u64) -> Snapshot {
-        let mut roots: HashMap<Root, Vec<VersionId>> = HashMap::new();
-        for version in listing.images.iter().flat_map(|image| &image.versions) {
-            roots.entry(version.root()).or_default().push(version.statement.statement().version());
-        }
-        Snapshot { listing: Arc::new(listing), roots, damages: damages.into_iter().collect(), revision }
-    }
-
-    pub(crate) fn has_root(&self, root: &Root) -> bool {
-        self.roots.contains_key(root)
-    }
-
-    /// A version with this root; one that is not known to be damaged, if there is one.
-    pub(crate) fn version_of(&self, root: &Root) -> Option<&VersionId> {
-        let versions = self.roots.get(root)?;
-        versions.iter().find(|version| !self.damages.contains_key(version)).or(versions.first())
-    }
-
-    pub(crate) fn record(&self, version: &VersionId) -> Result<&VersionRecord, MasterError> {
-        let image = self.listing.image(&version.image).ok_or_else(|| MasterError::NoImage(version.image.clone()))?;
-        image.version(version.number).ok_or_else(|| MasterError::NoVersion(version.clone()))
-    }
 }
 
 impl Repository {
@@ -126,8 +92,7 @@ impl Repository {
             settings,
             catalogue: Mutex::new(catalogue),
             current: RwLock::new(Arc::new(snapshot)),
-            publishing: Mutex::new(()),
-            on_change: Mutex::new(None),
+            publishing: Turns::default(),
             _lock: lock,
         })
     }
@@ -147,19 +112,12 @@ impl Repository {
 
     /// Counts the changes of the listing since the repository was opened.
     pub fn revision(&self) -> u64 {
-        self.snapshot().revision
-    }
-
-    /// Has `callback` called with the new revision after every change, in place of an earlier callback.
-    ///
-    /// It is called on the thread that made the change and must not call the repository.
-    pub fn on_change(&self, callback: impl Fn(u64) + Send + Sync + 'static) {
-        *guard(&self.on_change) = Some(Box::new(callback));
+        self.snapshot().revision()
     }
 
     /// The versions of which stored bytes are known not to be what was published, and what was found.
     pub fn damages(&self) -> BTreeMap<VersionId, String> {
-        self.snapshot().damages.clone()
+        self.snapshot().damages().clone()
     }
 
     /// One version's record.
@@ -184,7 +142,7 @@ impl Repository {
         }
         if state == VersionState::Ready {
             let now = self.now();
-            self.change(|catalogue| catalogue.deploy(version, now))?;
+            self.change(&version.image, |catalogue| catalogue.deploy(version, now))?;
         }
         self.version(version)
     }
@@ -210,44 +168,40 @@ impl Repository {
         read(&guard(&self.catalogue))
     }
 
-    /// Changes the catalogue, then shows the change to everybody.
+    /// Changes what the catalogue says of `image`, then shows the change to everybody.
     pub(crate) fn change(
         &self,
+        image: &ImageName,
         make: impl FnOnce(&mut Catalogue) -> Result<(), MasterError>,
     ) -> Result<(), MasterError> {
-        let revision = {
-            let mut catalogue = guard(&self.catalogue);
-            make(&mut catalogue)?;
-            let loaded = catalogue.listing()?;
-            let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-            let revision = current.revision + 1;
-            *current = Arc::new(Snapshot::new(loaded, revision));
-            revision
-        };
-        if let Some(callback) = &*guard(&self.on_change) {
-            callback(revision);
-        }
+        let mut catalogue = guard(&self.catalogue);
+        make(&mut catalogue)?;
+        // This image alone: with thousands of versions, reading all of them would take longer than the publish.
+        let (record, damages) = catalogue.image(self.id(), image)?;
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        // In place, unless somebody reads in it just now.
+        Arc::make_mut(&mut current).replace(image, record, damages);
         Ok(())
     }
 
     /// Remembers that a version is not what was published, once, and says so.
     pub(crate) fn note_damage(&self, version: &VersionId, what: &str) {
-        if self.snapshot().damages.contains_key(version) {
+        if self.snapshot().damages().contains_key(version) {
             return;
         }
         tracing::error!(%version, what, "a stored version was altered behind the master's back");
-        if let Err(error) = self.change(|catalogue| catalogue.set_damage(version, Some(what))) {
+        if let Err(error) = self.change(&version.image, |catalogue| catalogue.set_damage(version, Some(what))) {
             tracing::error!(%version, %error, "the damage could not be noted in the catalogue");
         }
     }
 
     /// Forgets what was wrong with a version that was found whole again.
     pub(crate) fn clear_damage(&self, version: &VersionId) -> Result<(), MasterError> {
-        if !self.snapshot().damages.contains_key(version) {
+        if !self.snapshot().damages().contains_key(version) {
             return Ok(());
         }
         tracing::info!(%version, "a damaged version is whole again");
-        self.change(|catalogue| catalogue.set_damage(version, None))
+        self.change(&version.image, |catalogue| catalogue.set_damage(version, None))
     }
 }
 

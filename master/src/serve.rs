@@ -6,8 +6,10 @@
 //! that are all zeros by the manifest are answered without reading.
 
 mod file;
+mod raw;
 mod version;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,9 +28,6 @@ const PAGE_BYTES_MAX: u64 = 64 << 20;
 const VERSIONS_MAX: u64 = 256;
 /// Stored files kept open.
 const FILES_MAX: u64 = 512;
-/// Runs of at most so many blocks (1 MiB) are encoded whole, once for all who ask; longer ones as they are sent.
-const WHOLE_BLOCKS_MAX: u32 = 16;
-
 static ZERO_BLOCK: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
 
 /// What is kept in memory of what is served; everything bounded.
@@ -113,44 +112,6 @@ impl Repository {
         Ok(BlockReader { repository: self, version, file: run.file, file_bytes })
     }
 
-    /// Hands `out` the frames of `run`, its first block alone in the first one so that it can be sent at once.
-    ///
-    /// What was encoded lately comes from memory. An error of `out` ends it and is returned inside `Ok`.
-    pub fn stream_run<E>(
-        &self,
-        run: Run,
-        codec: Codec,
-        mut out: impl FnMut(Bytes) -> Result<(), E>,
-    ) -> Result<Result<(), E>, MasterError> {
-        let cached = self.serving.encoded.get(&(run, codec));
-        let whole = match cached {
-            None if run.count <= WHOLE_BLOCKS_MAX => Some(self.encoded_run(run, codec)?),
-            cached => cached,
-        };
-        if let Some(bytes) = whole {
-            return Ok(out(bytes));
-        }
-        let reader = self.blocks(run)?;
-        let mut kept = Vec::new();
-        let sent = icbd_wire::encode_run(
-            &run,
-            run.first,
-            codec,
-            |block| reader.read(block).map_err(Ended::Failed),
-            |frame: Bytes| {
-                kept.extend_from_slice(if codec == Codec::None { &[] } else { &frame });
-                out(frame).map_err(Ended::Refused)
-            },
-        );
-        match sent {
-            Ok(()) if codec != Codec::None => self.serving.encoded.insert((run, codec), kept.into()),
-            Ok(()) => {}
-            Err(Ended::Refused(error)) => return Ok(Err(error)),
-            Err(Ended::Failed(error)) => return Err(error),
-        }
-        Ok(Ok(()))
-    }
-
     /// All frames of `run` in one piece of memory, encoded once however many ask at the same time.
     pub fn encoded_run(&self, run: Run, codec: Codec) -> Result<Bytes, MasterError> {
         let encode = || {
@@ -170,7 +131,7 @@ impl Repository {
         };
         // Without a codec there is nothing to save: the kernel already keeps these bytes.
         if codec == Codec::None {
-            encode()
+            self.raw_run(run)
         } else {
             self.serving.encoded.try_get_with((run, codec), encode).map_err(shared)
         }
@@ -181,12 +142,6 @@ impl Repository {
         let head = self.head(root)?;
         self.serving.versions.try_get_with(root, || OpenVersion::open(self, head).map(Arc::new)).map_err(shared)
     }
-}
-
-/// Why the frames of a run ended early.
-enum Ended<E> {
-    Failed(MasterError),
-    Refused(E),
 }
 
 /// Reads the blocks of one file of one version; each comes verified.
@@ -211,6 +166,41 @@ impl BlockReader<'_> {
             return Ok(Bytes::from_static(&ZERO_BLOCK[..block_len(self.file_bytes, block)]));
         }
         self.version.block(self.repository, self.file, block, &hash)
+    }
+
+    /// The file's bytes in `range`, as far as it has them. Holds all of them in memory: ask for a mebibyte or so.
+    pub fn read_range(&self, range: Range<u64>) -> Result<Bytes, MasterError> {
+        let range = range.start..range.end.min(self.file_bytes);
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let (first, end) = (range.start / BLOCK_BYTES, range.end.div_ceil(BLOCK_BYTES));
+        let start = first * BLOCK_BYTES;
+        // Whole blocks, since only those can be verified; what was not asked for is cut off again.
+        let mut bytes = vec![0; ((end * BLOCK_BYTES).min(self.file_bytes) - start) as usize];
+        self.read_into(first, &self.hashes(first..end)?, &mut bytes)?;
+        Ok(Bytes::from(bytes).slice((range.start - start) as usize..(range.end - start) as usize))
+    }
+
+    /// Fills `bytes` with the file's, from block `first` on: whole blocks, or to the file's end. Zeros when it begins.
+    fn read_into(&self, first: u64, hashes: &[Hash], bytes: &mut [u8]) -> Result<(), MasterError> {
+        let mut rest = bytes;
+        let mut at = 0;
+        for like in hashes.chunk_by(|a, b| a.is_zero() == b.is_zero()) {
+            let block = first + at as u64;
+            at += like.len();
+            let len = rest.len().min(like.len() * BLOCK_BYTES as usize);
+            let (part, others) = rest.split_at_mut(len);
+            rest = others;
+            if !like[0].is_zero() {
+                self.version.blocks_into(self.repository, self.file, block, like, part)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn hashes(&self, blocks: Range<u64>) -> Result<Vec<Hash>, MasterError> {
+        blocks.map(|block| self.hash(block)).collect()
     }
 
     fn hash(&self, block: u64) -> Result<Hash, MasterError> {

@@ -17,9 +17,6 @@ fn deploying_leaves_the_version_before_as_the_fallback() {
     let area = Area::new();
     std::fs::write(area.source().join("a"), b"1").unwrap();
     let repository = area.open();
-    let seen = Arc::new(AtomicU64::new(0));
-    let told = seen.clone();
-    repository.on_change(move |revision| told.store(revision, Ordering::Relaxed));
     let key = Arc::new(SecretKey::from_random([7; 32], "alice"));
     let first = PublishRequest {
         note: "the first".to_owned(),
@@ -42,7 +39,7 @@ fn deploying_leaves_the_version_before_as_the_fallback() {
         (Some(second.version.number), [VersionState::Ready, VersionState::Deployed].as_slice())
     );
     assert_eq!((record.versions[0].note.as_str(), record.versions[0].data_bytes), ("the first", 1));
-    assert_eq!((repository.revision(), seen.load(Ordering::Relaxed)), (3, 3));
+    assert_eq!(repository.revision(), 3);
     let trust = Trust { keys: vec![key.public()], require: true };
     let verify = |version| repository.verify(version, &trust, &|_| {}, &AtomicBool::new(false));
     assert_eq!(verify(&first.version).unwrap().signer, Some(key.public().id()));

@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Area, Mounted, image, publish, request, stored};
-use icbd_master::{MasterError, Phase, Repository, Settings};
+use common::{Area, Mounted, image, no_progress, publish, request, stored};
+use icbd_master::{MasterError, Phase, PublishRequest, Repository, Settings};
 
 fn check(area: &Area, repository: &Repository, path: &Path, expected: &str) {
     let error = publish(repository, "bad", path).unwrap_err().to_string();
@@ -132,4 +132,16 @@ fn what_is_no_repository_is_not_taken_for_one() {
     newer.pragma_update(None, "user_version", 99).unwrap();
     drop(newer);
     assert!(matches!(open(&area.repository()), MasterError::Newer { found: 99, .. }));
+}
+
+#[test]
+fn a_note_is_no_book() {
+    let area = Area::new();
+    std::fs::write(area.source().join("a"), b"1").unwrap();
+    let repository = area.open();
+    let noted = |bytes| PublishRequest { note: "x".repeat(bytes), ..request("lab", &area.source()) };
+    let publish = |bytes| repository.publish(&noted(bytes), &no_progress, &AtomicBool::new(false));
+    let error = publish(1001).unwrap_err();
+    assert_eq!(error.to_string(), "the note has 1001 bytes; write at most 1000");
+    assert_eq!(publish(1000).unwrap().record.note.len(), 1000);
 }

@@ -69,3 +69,27 @@ fn a_sparse_disk_of_one_terabyte() {
     assert!(report.is_whole());
     assert_eq!(stored(&area.repository()).0, 0);
 }
+
+/// The ten-thousandth version costs what the first did: a publish reads its own image of the catalogue only.
+#[test]
+fn many_small_versions() {
+    let area = Area::new();
+    let repository = area.open();
+    let source = area.source().join("file");
+    let started = Instant::now();
+    for number in 0..400 {
+        std::fs::write(&source, number.to_string()).unwrap();
+        publish(&repository, &format!("image-{}", number % 40), &area.source()).unwrap();
+    }
+    eprintln!("400 small versions published in {:?}", started.elapsed());
+    let listing = repository.listing();
+    assert_eq!((listing.images.len(), repository.revision()), (40, 400));
+    assert!(listing.images.iter().all(|image| image.versions.len() == 10));
+    let version = listing.images[7].versions[3].statement.statement().version();
+    repository.deploy(&version).unwrap();
+    assert_eq!(listing.images[7].deployed, None, "a listing that somebody holds does not change");
+    let shown = repository.listing();
+    drop(repository);
+    let reopened = area.open();
+    assert_eq!(*shown, *reopened.listing(), "what is shown is what the catalogue says");
+}

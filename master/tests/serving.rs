@@ -6,7 +6,6 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use bytes::Bytes;
 use common::{Area, image, publish};
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, Page, Root, Run, Trust};
 use icbd_master::{FaultKind, MasterError};
@@ -65,12 +64,7 @@ fn heads_pages_and_runs_are_what_was_published() {
         for codec in [Codec::None, Codec::Lz4, Codec::Zstd, Codec::Zstd] {
             let run = Run { root, file, first, count };
             let mut decoder = FrameDecoder::new(run.first, run.count, node.size());
-            let mut body = Vec::new();
-            let sent = repository.stream_run(run, codec, |bytes: Bytes| {
-                body.extend_from_slice(&bytes);
-                Ok::<(), ()>(())
-            });
-            sent.unwrap().unwrap();
+            let body = repository.encoded_run(run, codec).unwrap();
             decoder.push(&body);
             let mut decoded = Vec::new();
             while let Some((_, bytes)) = decoder.next().unwrap() {

@@ -1,5 +1,7 @@
 //! The one answer to "give me these blocks", for a master and for a cache server that serves peers.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use icbd_image::{Run, is_zero};
 
@@ -44,4 +46,27 @@ pub fn encode_run<E>(
         }
     }
     flush(&mut blocks)
+}
+
+/// The frames that [`encode_run`] makes of `run` when it packs nothing: the blocks of each, and whether they are zeros.
+///
+/// For those who put such frames together where the blocks are read to, without a copy; see
+/// [`frame_header`](crate::frame_header).
+pub fn raw_frames(run: &Run, demanded: u64, is_zero: impl Fn(u64) -> bool) -> Vec<(Range<u64>, bool)> {
+    let mut frames: Vec<(Range<u64>, bool)> = Vec::new();
+    for block in run.blocks() {
+        let zero = is_zero(block);
+        match frames.last_mut() {
+            Some((blocks, zeros))
+                if *zeros == zero
+                    && block != demanded
+                    && block.checked_sub(1) != Some(demanded)
+                    && blocks.end - blocks.start < FRAME_BLOCKS_MAX as u64 =>
+            {
+                blocks.end = block + 1;
+            }
+            _ => frames.push((block..block + 1, zero)),
+        }
+    }
+    frames
 }

@@ -12,7 +12,7 @@ mod decode;
 mod encode;
 
 pub use decode::{FrameDecoder, FrameError};
-pub use encode::FrameEncoder;
+pub use encode::{FrameEncoder, frame_header};
 
 /// Blocks in a full frame: 1 MiB.
 pub const FRAME_BLOCKS_MAX: usize = 16;

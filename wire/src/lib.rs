@@ -11,8 +11,8 @@ mod frame;
 pub mod listing;
 mod url;
 
-pub use answer::encode_run;
+pub use answer::{encode_run, raw_frames};
 pub use codec::{Codec, CodecError};
-pub use frame::{FRAME_BLOCKS_MAX, FrameDecoder, FrameEncoder, FrameError, HEADER_BYTES};
+pub use frame::{FRAME_BLOCKS_MAX, FrameDecoder, FrameEncoder, FrameError, HEADER_BYTES, frame_header};
 pub use listing::{LISTING_BYTES_MAX, ListingError};
 pub use url::{RUN_BLOCKS_MAX, Resource, UrlError};

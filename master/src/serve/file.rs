@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
-use icbd_image::{BLOCK_BYTES, FileIndex, Head, ImageName, Kind, Run, Timestamp, VersionId, VersionNumber};
+use bytes::Bytes;
+use icbd_image::{FileIndex, Head, ImageName, Kind, Root, Run, Timestamp, VersionId, VersionNumber};
 
 use super::BlockReader;
 use crate::{MasterError, Repository};
@@ -18,7 +18,7 @@ pub struct FileRead<'r> {
     index: FileIndex,
     mtime: Timestamp,
     blocks: Option<BlockReader<'r>>,
-    root: icbd_image::Root,
+    root: Root,
 }
 
 impl Repository {
@@ -66,25 +66,14 @@ impl FileRead<'_> {
         format!("{}-{}", self.root, self.index)
     }
 
+    /// Root and index: what to ask [`Repository::blocks`] for when more than one range is read.
+    pub fn content(&self) -> (Root, FileIndex) {
+        (self.root, self.index)
+    }
+
     /// The file's bytes in `range`, as far as it has them. Holds all of them in memory: ask for a mebibyte or so.
     pub fn read(&self, range: Range<u64>) -> Result<Bytes, MasterError> {
-        let range = range.start..range.end.min(self.size());
-        let Some(reader) = self.blocks.as_ref().filter(|_| !range.is_empty()) else { return Ok(Bytes::new()) };
-        let (first, last) = (range.start / BLOCK_BYTES, (range.end - 1) / BLOCK_BYTES);
-        let part = |block: u64| {
-            let start = block * BLOCK_BYTES;
-            let bytes = reader.read(block)?;
-            let end = (range.end - start).min(bytes.len() as u64);
-            Ok(bytes.slice(range.start.saturating_sub(start) as usize..end as usize))
-        };
-        if first == last {
-            return part(first);
-        }
-        let mut bytes = BytesMut::with_capacity((range.end - range.start) as usize);
-        for block in first..=last {
-            bytes.extend_from_slice(&part(block)?);
-        }
-        Ok(bytes.freeze())
+        self.blocks.as_ref().map_or(Ok(Bytes::new()), |reader| reader.read_range(range))
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use icbd_image::{FileIndex, Hash, Head, Kind, Node, Page, VerifiedBlock, VersionId, block_len};
+use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, Kind, Node, Page, VerifiedBlock, VersionId, block_len};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::tree::{Stat, Tree};
@@ -110,6 +110,28 @@ impl OpenVersion {
         Ok((bytes, verified))
     }
 
+    /// Fills `bytes` with the blocks from `first` on, whose hashes are `expected`, and compares them.
+    pub(super) fn blocks_into(
+        &self,
+        repository: &Repository,
+        file: FileIndex,
+        first: u64,
+        expected: &[Hash],
+        bytes: &mut [u8],
+    ) -> Result<(), MasterError> {
+        if let Some(opened) = repository.serving.files.get(&(self.head.root(), file))
+            && opened.read_exact_at(bytes, first * BLOCK_BYTES).is_ok()
+            && bytes.chunks(BLOCK_BYTES as usize).zip(expected).all(|(block, hash)| Hash::of(block) == *hash)
+        {
+            return Ok(());
+        }
+        // Not open yet, or something is wrong: one by one, so that the error names the block.
+        for (block, (bytes, hash)) in (first..).zip(bytes.chunks_mut(BLOCK_BYTES as usize).zip(expected)) {
+            bytes.copy_from_slice(&self.block(repository, file, block, hash)?);
+        }
+        Ok(())
+    }
+
     /// Reads one block of a file and compares it with `expected`.
     pub(super) fn block(
         &self,
@@ -135,7 +157,7 @@ impl OpenVersion {
         let opened = repository.serving.files.try_get_with((self.head.root(), file), open);
         let opened = opened.map_err(|error| failed((*error).into()))?;
         let mut bytes = vec![0; block_len(size, block)];
-        opened.read_exact_at(&mut bytes, block * icbd_image::BLOCK_BYTES).map_err(failed)?;
+        opened.read_exact_at(&mut bytes, block * BLOCK_BYTES).map_err(failed)?;
         match VerifiedBlock::check(block, bytes.into(), expected) {
             Ok(block) => Ok(block.into_bytes()),
             Err(_) => Err(altered()),

@@ -68,9 +68,19 @@ impl fmt::Debug for FrameEncoder {
 fn append(out: &mut Vec<u8>, blocks: usize, packing: Packing, bytes: &[u8]) {
     // Exactly: frames are kept in a cache that counts their bytes.
     out.reserve_exact(HEADER_BYTES + bytes.len());
-    out.extend_from_slice(&[blocks as u8, packing.to_u8(), 0, 0]);
-    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    out.extend_from_slice(&header(blocks, packing, bytes.len()));
     out.extend_from_slice(bytes);
+}
+
+/// The header of a frame of 1 to 16 `blocks` that goes as it is: `bytes` of data follow, none when the blocks are zeros.
+pub fn frame_header(blocks: usize, bytes: usize) -> [u8; HEADER_BYTES] {
+    assert!((1..=FRAME_BLOCKS_MAX).contains(&blocks), "{blocks} blocks in a frame");
+    header(blocks, if bytes == 0 { Packing::Zero } else { Packing::Raw }, bytes)
+}
+
+fn header(blocks: usize, packing: Packing, bytes: usize) -> [u8; HEADER_BYTES] {
+    let [a, b, c, d] = (bytes as u32).to_le_bytes();
+    [blocks as u8, packing.to_u8(), 0, 0, a, b, c, d]
 }
 
 /// Bytes packed to; `None` when it could not be packed, and goes as it is.

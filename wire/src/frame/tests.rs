@@ -5,7 +5,7 @@ use icbd_image::{BLOCK_BYTES, FileIndex, Root, Run, block_count, block_len, is_z
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Codec, encode_run};
+use crate::{Codec, encode_run, raw_frames};
 
 /// What a block of a test's file contains.
 #[derive(Debug, Clone, Copy)]
@@ -261,4 +261,30 @@ fn an_error_ends_a_run_after_good_frames() {
     assert_eq!(decode(&run(0, 17), file_bytes, &answer.concat(), 4096).unwrap().len(), 17);
     let closed = encode_run(&run(0, 40), 0, Codec::None, read, |_| Err(99));
     assert_eq!(closed, Err(99), "the first frame that nobody wants ends it");
+}
+
+/// What a master puts together in place is, byte for byte, what packing nothing makes.
+#[test]
+fn frames_put_together_in_place_are_the_same() {
+    use Content::{Noise, Zero};
+    let long = [[Noise; 20].as_slice(), &[Zero; 18], &[Noise, Zero, Noise]].concat();
+    for (contents, first, count) in
+        [(&long, 0, 41), (&long, 3, 30), (&long, 19, 2), (&long, 37, 4), (&vec![Zero; 9], 2, 5)]
+    {
+        let (file_bytes, blocks) = file(contents, 77);
+        let run = run(first, count);
+        for demanded in [first, first + u64::from(count) / 2] {
+            let mut made = Vec::new();
+            for (part, zeros) in raw_frames(&run, demanded, |block| is_zero(&blocks[block as usize])) {
+                let data: Vec<u8> = blocks[part.start as usize..part.end as usize].concat();
+                let data = if zeros { &[] } else { &*data };
+                made.push([&frame_header((part.end - part.start) as usize, data.len()), data].concat());
+            }
+            assert_eq!(
+                made,
+                encode(&blocks, &run, demanded, Codec::None),
+                "{first} {count} {demanded} of {file_bytes}"
+            );
+        }
+    }
 }
