@@ -109,7 +109,10 @@ pub(crate) enum ImageCommand {
     /// Publish a directory or a file as the next version of an image (on a master)
     Publish(PublishArgs),
     /// List images, or the versions of one
-    List { image: Option<ImageName> },
+    List {
+        /// List the versions of this one
+        image: Option<ImageName>,
+    },
     /// Show one version
     Show {
         #[arg(value_name = "IMAGE[@N]")]
@@ -131,6 +134,7 @@ pub(crate) enum ImageCommand {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct PublishArgs {
+    /// Its name; the first publish makes the image
     pub image: ImageName,
     /// A directory (disk.raw, vmlinuz, initrd …) or one file
     pub path: PathBuf,
@@ -180,6 +184,7 @@ pub(crate) enum PrefetchCommand {
 pub(crate) enum KeyCommand {
     /// Make a key pair: FILE (keep it secret) and FILE.pub
     Create {
+        /// The secret key; must not exist yet
         file: PathBuf,
         /// Who or what the key is for
         #[arg(long, default_value = "", value_name = "TEXT", hide_default_value = true)]

@@ -29,8 +29,21 @@ pub(crate) struct Entry {
     pub pid: i32,
     /// The verb and what it was done to: `image publish debian-lab`.
     pub what: String,
-    /// `done`, or why not.
+    /// `done`, or why not; `begun` where only a later line tells.
     pub result: String,
+}
+
+impl Entry {
+    fn new(peer: &Peer, what: &str, result: String) -> Entry {
+        Entry {
+            time: output::time(output::now()),
+            user: peer.user.clone(),
+            uid: peer.uid,
+            pid: peer.pid,
+            what: what.to_owned(),
+            result,
+        }
+    }
 }
 
 /// An open audit log.
@@ -49,19 +62,17 @@ impl Audit {
         Ok(Audit { path, file: Mutex::new(file) })
     }
 
+    /// Appends that `peer` begins a change: what a crash cuts short has a name, too. Nothing is changed without it.
+    pub(crate) fn begin(&self, peer: &Peer, what: &str) -> anyhow::Result<()> {
+        let begun = self.append(&Entry::new(peer, what, "begun".to_owned()));
+        begun.with_context(|| format!("nothing was changed: cannot write the audit log {}", self.path.display()))
+    }
+
     /// Appends one change. A log that cannot be written is said loudly; the change has happened already.
     pub(crate) fn record<T>(&self, peer: &Peer, what: &str, result: &anyhow::Result<T>) {
         let result = result.as_ref().map_or_else(|error| format!("{error:#}"), |_| "done".to_owned());
         tracing::info!(user = %peer.user, pid = peer.pid, what, result, "change");
-        let entry = Entry {
-            time: output::time(output::now()),
-            user: peer.user.clone(),
-            uid: peer.uid,
-            pid: peer.pid,
-            what: what.to_owned(),
-            result,
-        };
-        if let Err(error) = self.append(&entry) {
+        if let Err(error) = self.append(&Entry::new(peer, what, result)) {
             tracing::error!(path = %self.path.display(), %error, "cannot write the audit log");
         }
     }

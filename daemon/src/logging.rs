@@ -19,6 +19,8 @@ pub(crate) fn start(level: LogLevel) {
     let directives: String = rooms.map(|room| format!("{room}={level},")).concat();
     let filter = EnvFilter::new(format!("{directives}warn"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Whoever read the log may be gone: that is no reason to end.
+    let log = log.log_internal_errors(false);
     // The journal has the time of each line already.
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let log = log.with_ansi(std::io::stderr().is_terminal()).with_target(level == "debug" || level == "trace");

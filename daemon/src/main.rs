@@ -3,6 +3,7 @@
 //! The raw command line (`args`) becomes settings in one step (`settings`); the rest is a match. The roles
 //! compose the other rooms, and the commands ask a role over its control socket; no logic of theirs is here.
 
+mod allocator;
 mod args;
 mod audit;
 mod commands;
@@ -27,23 +28,41 @@ use std::process::ExitCode;
 use args::{Args, Command};
 use clap::Parser;
 use commands::block_on;
-use failure::Failure;
+use failure::{Exit, Failure};
 use settings::Settings;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(answer) => return print(&answer),
+    };
     match run(args) {
         Ok(code) => code,
         Err(error) => {
             let failure = Failure::of(&error);
-            eprintln!("icbd: {failure}");
+            output::complain(&format!("icbd: {failure}"));
             failure.exit.code().into()
         }
     }
 }
 
+/// Prints the help that was asked for, or what is wrong with the command line.
+fn print(answer: &clap::Error) -> ExitCode {
+    if answer.use_stderr() {
+        // As plain text: it repeats what was typed, which may be anything.
+        output::complain(&answer.render().to_string());
+    } else {
+        // Who closed the other end has seen enough.
+        let _ = answer.print();
+    }
+    ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(Exit::Usage.code()))
+}
+
 fn run(args: Args) -> anyhow::Result<ExitCode> {
     let settings = Settings::resolve(&args.global)?;
+    if let Command::Master(_) | Command::Cache(_) = args.command {
+        allocator::keep_freed_buffers();
+    }
     match args.command {
         Command::Master(args) => roles::master::run(&settings, &args)?,
         Command::Cache(args) => return roles::cache::run(&settings, &args),

@@ -1,6 +1,7 @@
 //! What people and scripts see: results on stdout, talk on stderr.
 
 mod human;
+mod plain;
 mod progress;
 mod table;
 
@@ -9,6 +10,7 @@ use std::io::Write;
 use serde::Serialize;
 
 pub(crate) use human::{bytes, now, percent, seconds, time};
+pub(crate) use plain::{plain, plain_lines};
 pub(crate) use progress::{Progress, ProgressBar};
 pub(crate) use table::table;
 
@@ -22,7 +24,7 @@ pub(crate) struct Talk {
 impl Talk {
     /// Prints a result: `value` as JSON where that was asked for, else what `human` makes of it.
     pub(crate) fn result<T: Serialize>(self, value: &T, human: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
-        let text = if self.json { serde_json::to_string_pretty(value)? } else { human(value) };
+        let text = if self.json { json(value)? } else { plain_lines(&human(value)) };
         let text = text.trim_end();
         if text.is_empty() {
             return Ok(());
@@ -38,7 +40,27 @@ impl Talk {
     /// Says something on stderr that is no result.
     pub(crate) fn say(self, text: impl std::fmt::Display) {
         if !self.quiet {
-            eprintln!("{text}");
+            complain(&text.to_string());
         }
     }
+}
+
+/// Writes `text` to stderr. Who no longer listens there is no reason to end differently.
+pub(crate) fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", plain_lines(text.trim_end()));
+}
+
+/// JSON, which is read on terminals, too: what a terminal would obey is written as `\u009b`.
+fn json(value: &impl Serialize) -> anyhow::Result<String> {
+    let text = serde_json::to_string_pretty(value)?;
+    let is_odd = |c: char| c != '\n' && plain(c.encode_utf8(&mut [0; 4])) != c.to_string();
+    if !text.contains(is_odd) {
+        return Ok(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        // Such characters are below U+10000, and stand inside strings only.
+        if is_odd(c) { shown.push_str(&format!("\\u{:04x}", u32::from(c))) } else { shown.push(c) }
+    }
+    Ok(shown)
 }

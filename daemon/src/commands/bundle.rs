@@ -1,6 +1,7 @@
 //! `icbd support-bundle`: a tar of what those who help ask first. Every part has a time-out of its own,
 //! because it is made when something hangs. Keys are not in it.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -26,8 +27,13 @@ pub(crate) fn run(settings: &Settings, file: Option<PathBuf>) -> Result<()> {
     let stamp: String = output::time(now).chars().filter(char::is_ascii_alphanumeric).collect();
     let file = file.unwrap_or_else(|| format!("icbd-support-{stamp}.tar").into());
     let shown = file.display().to_string();
-    let target =
-        std::fs::File::create_new(&file).with_context(|| format!("cannot create {shown}; name another file"))?;
+    // For its owner alone: it tells much of the machine.
+    let target = std::fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&file)
+        .with_context(|| format!("cannot create {shown}; name another file"))?;
     let mut bundle = tar::Builder::new(target);
     // All at once: ten parts that hang take no longer than one.
     let waiting: Vec<_> = parts(settings).into_iter().map(|(name, get)| (name, begin(get))).collect();

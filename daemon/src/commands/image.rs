@@ -8,7 +8,7 @@ use crate::args::{ImageCommand, RepoArgs};
 use crate::control::Client;
 use crate::failure::{Exit, Failure};
 use crate::images::{ImageSummary, VersionSummary, find_image, find_version};
-use crate::output::{bytes, table, time};
+use crate::output::{bytes, plain, table, time};
 use crate::settings::{Role, Settings};
 use crate::verify::{VerifyResult, VersionBody};
 
@@ -59,7 +59,7 @@ async fn show(settings: &Settings, wanted: &ImageRef) -> Result<()> {
             ("parent", version.parent.map_or("-".to_owned(), |parent| parent.to_string())),
             ("serial", version.serial.to_string()),
             ("signed by", signers),
-            ("note", version.note.clone()),
+            ("note", plain(&version.note)),
         ];
         lines.map(|(key, value)| format!("{key:<10} {value}").trim_end().to_owned()).join("\n")
     })
@@ -78,7 +78,7 @@ async fn verify(settings: &Settings, version: ImageRef) -> Result<()> {
             "{}: {} blocks in {:.1} s, root {root}, {signer}",
             result.version, result.blocks, result.seconds
         )];
-        lines.extend(result.faults.iter().map(|fault| format!("! {fault}")));
+        lines.extend(result.faults.iter().map(|fault| format!("! {}", plain(fault))));
         lines.join("\n")
     })?;
     match result.fault_count {

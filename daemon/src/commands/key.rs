@@ -103,7 +103,7 @@ fn trust_key(settings: &Settings, file: &Path) -> Result<()> {
     let done = write_new(&path, 0o644, &key.to_string());
     record(folder, &format!("key trust {} {}", key.id(), key.comment()), &done)?;
     done?;
-    settings.talk().say("daemons that run use it after a restart");
+    settings.talk().say("daemons read it when they start: restart those that shall believe it (`systemctl restart icbd-cache icbd-master`)");
     settings.talk().result(&KeyReport::new(&key, &path), |report| report.fingerprint.clone())
 }
 
@@ -121,7 +121,9 @@ fn revoke(settings: &Settings, fingerprint: &str) -> Result<()> {
         record(path.parent().unwrap_or(Path::new(".")), &format!("key revoke {fingerprint}"), &done)?;
         done?;
     }
-    settings.talk().say("daemons that run believe it until they are restarted");
+    settings
+        .talk()
+        .say("daemons that run go on believing it: restart them now (`systemctl restart icbd-cache icbd-master`)");
     Ok(())
 }
 

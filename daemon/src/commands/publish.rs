@@ -17,7 +17,7 @@ use crate::audit::Audit;
 use crate::control::{Client, Peer};
 use crate::failure::Failure;
 use crate::images::{ImageSummary, VersionSummary, find_version};
-use crate::output::ProgressBar;
+use crate::output::{ProgressBar, plain};
 use crate::report::Report;
 use crate::roles::master::{self, PublishResult, PublishSpec};
 use crate::settings::{Role, Settings};
@@ -41,7 +41,7 @@ pub(super) async fn publish(settings: &Settings, args: PublishArgs) -> Result<()
         None => directly(settings, &args.repo, spec).await?,
     };
     for skipped in &result.skipped {
-        settings.talk().say(format_args!("left out: {skipped}"));
+        settings.talk().say(format_args!("left out: {}", plain(skipped)));
     }
     let unnamed = result.skipped_count.saturating_sub(result.skipped.len() as u64);
     if unnamed > 0 {
@@ -64,6 +64,7 @@ pub(super) async fn daemon_for(settings: &Settings, repo: &RepoArgs) -> Result<O
 }
 
 async fn through_daemon(settings: &Settings, mut client: Client, spec: PublishSpec) -> Result<PublishResult> {
+    let image = spec.image.clone();
     let done = follow(&mut client, "/v1/publish", &spec, settings.talk()).await?;
     match done {
         Some(result) => Ok(result),
@@ -72,7 +73,9 @@ async fn through_daemon(settings: &Settings, mut client: Client, spec: PublishSp
             let socket = client.socket().to_owned();
             drop(client);
             wait_until_tidy(&socket).await;
-            Err(interrupted("nothing was published"))
+            Err(interrupted(&format!(
+                "nothing was published, unless its last step had begun: `icbd image list {image}` shows it"
+            )))
         }
     }
 }
@@ -95,6 +98,7 @@ async fn directly(settings: &Settings, repo: &RepoArgs, spec: PublishSpec) -> Re
     let sign = spec.sign.or_else(|| settings.file.sign.key.clone());
     let spec = PublishSpec { sign, ..spec };
     let what = format!("image publish {} {}", spec.image, spec.path.display());
+    audit.begin(&Peer::this_process(), &what)?;
     let cancel = Arc::new(AtomicBool::new(false));
     let (send, mut receive) = mpsc::channel(PROGRESS_QUEUE_MAX);
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -121,9 +125,13 @@ async fn directly(settings: &Settings, repo: &RepoArgs, spec: PublishSpec) -> Re
 pub(super) fn deploy_directly(repo: &RepoArgs, version: &VersionId) -> Result<VersionSummary> {
     let (repository, audit) = open(repo, false)?;
     let images: Vec<ImageSummary> = repository.listing().images.iter().map(ImageSummary::from).collect();
-    find_version(&images, &ImageRef { image: version.image.clone(), number: Some(version.number) })?;
-    let done = repository.deploy(version).map_err(|error| anyhow::Error::from(Failure::from(error)));
-    audit.record(&Peer::this_process(), &format!("image deploy {version}"), &done);
+    let (peer, what) = (Peer::this_process(), format!("image deploy {version}"));
+    let wanted = ImageRef { image: version.image.clone(), number: Some(version.number) };
+    let done = find_version(&images, &wanted)
+        .map_err(anyhow::Error::from)
+        .and_then(|_| audit.begin(&peer, &what))
+        .and_then(|()| Ok(repository.deploy(version).map_err(Failure::from)?));
+    audit.record(&peer, &what, &done);
     Ok(VersionSummary::from(&done?))
 }
 

@@ -1,10 +1,12 @@
 //! The socket's file: made with the right owner, a dead daemon's replaced, a live one's respected.
 
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::unistd::{Gid, Group, Uid};
 
 use crate::failure::{Exit, Failure};
@@ -32,7 +34,10 @@ pub(super) fn bind(path: &Path) -> anyhow::Result<(UnixListener, BoundSocket)> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
     remove_dead(path)?;
-    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen at {shown}"))?;
+    let failed = || format!("cannot listen at {shown}");
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let listener = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None).with_context(failed)?;
+    UnixAddr::new(path).and_then(|at| socket::bind(listener.as_raw_fd(), &at)).with_context(failed)?;
     let socket = BoundSocket { path: path.to_owned() };
     let group = Group::from_name(GROUP).ok().flatten().map_or(Gid::from_raw(0), |group| group.gid);
     // Not root: the socket stays ours alone, which is as strict.
@@ -41,8 +46,9 @@ pub(super) fn bind(path: &Path) -> anyhow::Result<(UnixListener, BoundSocket)> {
     }
     let mode = std::fs::Permissions::from_mode(0o660);
     std::fs::set_permissions(path, mode).with_context(|| format!("cannot set the mode of {shown}"))?;
-    listener.set_nonblocking(true)?;
-    Ok((listener, socket))
+    // Only now may anybody connect: not while the file still had the rights that the umask gave it.
+    socket::listen(&listener, Backlog::MAXCONN).with_context(failed)?;
+    Ok((listener.into(), socket))
 }
 
 /// Removes the socket of a daemon that is gone; refuses where somebody answers, or where no socket is.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Talk, bytes, percent, seconds};
+use super::{Talk, bytes, complain, percent, plain, seconds};
 
 /// How far something is. Travels over the control socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,14 +47,14 @@ impl ProgressBar {
         match &mut self.shown {
             Shown::Nothing => {}
             Shown::Bar(bar) => {
-                bar.set_message(progress.what.clone());
+                bar.set_message(plain(&progress.what));
                 bar.set_length(progress.total_bytes.max(progress.done_bytes));
                 bar.set_position(progress.done_bytes);
             }
             Shown::Lines { last } => {
                 if last.elapsed() >= LINE_INTERVAL {
                     *last = Instant::now();
-                    eprintln!("{}", line(progress, self.started.elapsed()));
+                    complain(&line(progress, self.started.elapsed()));
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! Tables without frames, as `status` and the lists print them.
 
+use super::plain;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 /// A table with a line of `headings`; columns whose heading begins with `>` are aligned right.
@@ -8,7 +9,7 @@ pub(crate) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings.iter().map(|heading| heading.trim_start_matches('>')));
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| plain(cell)));
     }
     let last = headings.len().saturating_sub(1);
     for (at, column) in table.column_iter_mut().enumerate() {

@@ -1,7 +1,7 @@
 //! `icbd status` for people.
 
-use super::{CacheReport, MasterReport, Process, Report, SourceReport, VersionReport, WaitingReport};
-use crate::output::{bytes, percent, seconds, table};
+use super::{CacheReport, MasterReport, MountReport, Process, Report, SourceReport, VersionReport, WaitingReport};
+use crate::output::{bytes, percent, plain, seconds, table};
 use icbd_image::VersionState;
 
 /// A report as text. `all` lists also the versions of which nothing is here and which are not deployed.
@@ -26,9 +26,9 @@ fn show_master(master: &MasterReport) -> String {
         ),
     ];
     let running =
-        |op: &super::OperationReport| format!("running for {}: {} ({})", seconds(op.seconds), op.what, op.user);
+        |op: &super::OperationReport| format!("running for {}: {} ({})", seconds(op.seconds), plain(&op.what), op.user);
     lines.extend(master.operations.iter().map(running));
-    lines.extend(master.warnings.iter().map(|warning| format!("! {warning}")));
+    lines.extend(master.warnings.iter().map(|warning| format!("! {}", plain(warning))));
     lines.join("\n")
 }
 
@@ -42,25 +42,38 @@ fn show_cache(cache: &CacheReport, all: bool) -> String {
     let space = format!("{}/{}", bytes(store.used_bytes), bytes(store.size_bytes));
     let mut lines = vec![
         format!("{}  {}", up(&cache.process), sources.join("  ")),
-        format!("store {} {space}{state}", store.file_system),
+        format!("store {} {} {space}{state}", store.path.display(), store.file_system),
         format!(
-            "mount {}  open: {} cached, {} passthrough",
-            cache.mount.path.display(),
-            cache.mount.cached_handles,
-            cache.mount.passthrough_handles
+            "fetched {} since the start, took {} from other versions here",
+            bytes(cache.fetched_bytes),
+            bytes(cache.reused_bytes)
         ),
+        show_mount(&cache.mount),
     ];
     let shown: Vec<&VersionReport> = cache.versions.iter().filter(|version| all || is_of_interest(version)).collect();
     let hidden = cache.versions.len() - shown.len();
     if !shown.is_empty() {
-        lines.push(table(&["IMAGE@N", "STATE", ">LOCAL", ">HERE", ">SIZE"], shown.into_iter().map(version_row)));
+        lines.push(table(
+            &["IMAGE@N", "STATE", ">LOCAL", "READY", ">HERE", ">SIZE"],
+            shown.into_iter().map(version_row),
+        ));
     }
     if hidden > 0 {
-        lines.push(format!("{hidden} more versions, of which nothing is here; --all lists them"));
+        lines.push(format!("{hidden} more, of which nothing is here; --all lists them"));
     }
     lines.extend(cache.waiting.iter().map(show_waiting));
-    lines.extend(cache.warnings.iter().map(|warning| format!("! {warning}")));
+    lines.extend(cache.warnings.iter().map(|warning| format!("! {}", plain(warning))));
     lines.join("\n")
+}
+
+fn show_mount(mount: &MountReport) -> String {
+    let path = mount.path.display();
+    if !mount.mounted {
+        return format!("mount {path}  NOT MOUNTED");
+    }
+    let waiting =
+        if mount.waiting_requests == 0 { String::new() } else { format!("  {} wait", mount.waiting_requests) };
+    format!("mount {path}  open: {} cached, {} passthrough{waiting}", mount.cached_handles, mount.passthrough_handles)
 }
 
 fn up(process: &Process) -> String {
@@ -89,15 +102,25 @@ fn version_row(version: &VersionReport) -> Vec<String> {
         version.version.to_string(),
         version.state.to_string(),
         local,
+        ready(version).to_owned(),
         bytes(version.resident_bytes),
         bytes(version.bytes),
     ]
 }
 
+/// Whether it can be read without a master.
+fn ready(version: &VersionReport) -> &'static str {
+    match (version.complete, version.resident_bytes) {
+        (true, _) => "complete",
+        (false, 0) => "no",
+        (false, _) => "in part",
+    }
+}
+
 fn show_waiting(waiting: &WaitingReport) -> String {
     let WaitingReport { version, file, block, .. } = waiting;
     let why = waiting.reason.as_deref().map_or(String::new(), |reason| format!(" ({reason})"));
-    format!("! {version} {file} block {block}: waiting {} for master{why}", seconds(waiting.seconds))
+    format!("! {version} {} block {block}: waiting {} for master{why}", plain(file), seconds(waiting.seconds))
 }
 
 #[cfg(test)]
@@ -130,16 +153,17 @@ mod tests {
     fn a_cache_shows_what_an_administrator_asks_first() {
         let expected = "\
 cache-204  up 12 d  master http://img:7070 OFFLINE for 9 min: connection refused
-store btrfs 312 GiB/400 GiB  FULL: no space left
+store /s btrfs 312 GiB/400 GiB  FULL: no space left
+fetched 0 B since the start, took 0 B from other versions here
 mount /icbd  open: 2 cached, 0 passthrough
-IMAGE@N       STATE     LOCAL     HERE     SIZE
-debian-lab@3  deployed   61 %  3.8 MiB  6.2 MiB
-1 more versions, of which nothing is here; --all lists them
+IMAGE@N       STATE     LOCAL  READY       HERE     SIZE
+debian-lab@3  deployed   61 %  in part  3.8 MiB  6.2 MiB
+1 more, of which nothing is here; --all lists them
 ! debian-lab@3 disk.raw block 17: waiting 12 s for master (connection refused)
 ! debian-lab@1 is gone from the master; it is kept";
         let report = Report::Cache(cache());
         assert_eq!(show(&report, false), expected);
-        assert!(show(&report, true).contains("debian-lab@2  ready"));
+        assert!(show(&report, true).contains("debian-lab@2  ready       0 %  no"));
     }
 
     #[test]

@@ -56,8 +56,8 @@ async fn serve(settings: MasterSettings) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut servers = JoinSet::new();
     for listener in listeners {
-        let router = serve::router(master.repository.clone(), master.sent.clone(), allow.clone());
-        servers.spawn(serve::serve(listener, router, stop.clone()));
+        let router = serve::router(master.repository.clone(), master.sent.clone());
+        servers.spawn(serve::serve(listener, router, allow.clone(), stop.clone()));
     }
     for address in &listen {
         tracing::info!(%address, repository = %settings.repo.display(), "listening");

@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use icbd_image::Hash;
 
@@ -77,13 +77,6 @@ pub(super) fn text(status: StatusCode, message: &str) -> Response {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-/// An error after which the connection is closed.
-pub(super) fn closing(status: StatusCode, message: &str) -> Response {
-    let mut response = text(status, message);
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 

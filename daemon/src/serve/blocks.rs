@@ -13,53 +13,71 @@ use icbd_master::{MasterError, Repository};
 use icbd_wire::{Codec, FRAME_BLOCKS_MAX};
 
 use super::answer::{self, OCTETS};
-use super::routes::{Shared, read};
+use super::routes::{Reading, Shared, begin, read};
 
 /// The answer to a request for `run`. Its first piece is read before it begins, so that what is not
 /// there, or damaged, is an error status and not a body that breaks off.
-pub(super) async fn answer(shared: &Shared, run: Run, codec: Codec, tag: &str) -> Result<Response, MasterError> {
+pub(super) async fn answer(
+    shared: &Shared,
+    run: Run,
+    codec: Codec,
+    tag: &str,
+    is_head: bool,
+) -> Result<Response, MasterError> {
     let (first, rest) = split(run);
     let encode = move |repository: &Arc<Repository>| {
         // All of the run must be there before any of it is sent.
         repository.blocks(run)?;
-        repository.encoded_run(first, codec)
+        if is_head { Ok(Bytes::new()) } else { repository.encoded_run(first, codec) }
     };
     let bytes = read(shared, encode).await?;
+    if is_head {
+        return Ok(answer::ok(Body::empty(), tag, OCTETS));
+    }
     count(shared, first, &bytes);
     let Some(rest) = rest else {
         return Ok(answer::ok(Body::from(bytes), tag, OCTETS));
     };
-    let begin = Step { shared: shared.clone(), codec, ready: Some(bytes), rest: Some(rest) };
-    Ok(answer::ok(Body::from_stream(stream::unfold(begin, Step::next)), tag, OCTETS))
+    let mut pieces = Pieces { shared: shared.clone(), codec, ready: Some(bytes), under_way: None, rest: Some(rest) };
+    pieces.begin_next();
+    Ok(answer::ok(Body::from_stream(stream::unfold(pieces, Pieces::next)), tag, OCTETS))
 }
 
-/// Where the body of an answer is.
-struct Step {
+/// The pieces of an answer. Each is made while the one before is sent, so two of them are in memory.
+struct Pieces {
     shared: Shared,
     codec: Codec,
     ready: Option<Bytes>,
+    under_way: Option<(Run, Reading<Bytes>)>,
     rest: Option<Run>,
 }
 
-impl Step {
-    async fn next(mut self) -> Option<(Result<Bytes, MasterError>, Step)> {
+impl Pieces {
+    async fn next(mut self) -> Option<(Result<Bytes, MasterError>, Pieces)> {
         if let Some(bytes) = self.ready.take() {
             return Some((Ok(bytes), self));
         }
-        let (now, rest) = split_on_grid(self.rest?);
-        let bytes = piece(&self.shared, now, self.codec).await;
-        if let Err(error) = &bytes {
-            tracing::error!(root = %now.root.short(), file = %now.file, first = now.first, %error, "an answer breaks off");
+        let (run, reading) = self.under_way.take()?;
+        let bytes = reading.end(&self.shared).await;
+        match &bytes {
+            Ok(bytes) => {
+                count(&self.shared, run, bytes);
+                self.begin_next();
+            }
+            Err(error) => {
+                tracing::error!(root = %run.root.short(), file = %run.file, first = run.first, %error, "an answer breaks off");
+            }
         }
-        self.rest = rest.filter(|_| bytes.is_ok());
         Some((bytes, self))
     }
-}
 
-async fn piece(shared: &Shared, run: Run, codec: Codec) -> Result<Bytes, MasterError> {
-    let bytes = read(shared, move |repository| repository.encoded_run(run, codec)).await?;
-    count(shared, run, &bytes);
-    Ok(bytes)
+    fn begin_next(&mut self) {
+        let Some(rest) = self.rest.take() else { return };
+        let (run, rest) = split_on_grid(rest);
+        let codec = self.codec;
+        self.rest = rest;
+        self.under_way = Some((run, begin(&self.shared, move |repository| repository.encoded_run(run, codec))));
+    }
 }
 
 fn count(shared: &Shared, run: Run, bytes: &Bytes) {

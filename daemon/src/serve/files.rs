@@ -1,7 +1,6 @@
 //! Plain files by name, whole or in part, for curl, qemu and iPXE.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::body::Body;
@@ -10,21 +9,19 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use icbd_image::{ImageName, VersionNumber};
-use icbd_master::{MasterError, Repository};
+use icbd_image::{FileIndex, ImageName, Root, Run, VersionNumber};
+use icbd_master::MasterError;
 
 use super::answer::{self, Conditions, IMMUTABLE, Kind, REVALIDATE};
 use super::range::{self, Wanted};
-use super::routes::{Shared, read};
+use super::routes::{Reading, Shared, begin, read};
 
-/// What is read and held in memory at a time: four blocks keep a fast line busy.
-const PIECE_BYTES: u64 = 256 << 10;
+/// What is read and sent at a time; two such pieces of each answer are in memory.
+const PIECE_BYTES: u64 = 1 << 20;
 
 /// A file of a version, found once: `current` may mean another one a moment later.
 struct Found {
-    image: ImageName,
-    number: VersionNumber,
-    path: Vec<u8>,
+    content: (Root, FileIndex),
     size: u64,
     tag: String,
     changed: SystemTime,
@@ -42,7 +39,7 @@ pub(super) async fn answer(
     let found = read(shared, move |repository| {
         let file = repository.open_file(&image, number, &path)?;
         let (size, tag, changed) = (file.size(), format!("\"{}\"", file.etag()), file.mtime().into());
-        Ok(Found { number: file.version().number, image, path, size, tag, changed })
+        Ok(Found { content: file.content(), size, tag, changed })
     })
     .await?;
     if is_unchanged(conditions, &found) {
@@ -82,56 +79,76 @@ fn is_unchanged(conditions: &Conditions, found: &Found) -> bool {
 
 /// The bytes of `part`, a piece at a time; the first is read at once, so that an error is a status.
 async fn body(shared: &Shared, found: &Found, part: Range<u64>) -> Result<Body, MasterError> {
-    let (image, number, path) = (found.image.clone(), found.number, found.path.clone());
-    let mut step = Step { shared: shared.clone(), image, number, path, ready: None, part };
-    let first = step.read().await?;
-    if step.part.is_empty() {
+    if part.is_empty() {
+        return Ok(Body::empty());
+    }
+    let mut pieces =
+        Pieces { shared: shared.clone(), content: found.content, ready: None, under_way: None, rest: part };
+    let first = pieces.piece().await?;
+    if pieces.rest.is_empty() {
         return Ok(Body::from(first));
     }
-    step.ready = Some(first);
-    Ok(Body::from_stream(stream::unfold(step, Step::next)))
+    pieces.ready = Some(first);
+    pieces.begin_next();
+    Ok(Body::from_stream(stream::unfold(pieces, Pieces::next)))
 }
 
-/// Where a body is.
-struct Step {
+/// The pieces of a body. Each is read while the one before is sent.
+struct Pieces {
     shared: Shared,
-    image: ImageName,
-    number: VersionNumber,
-    path: Vec<u8>,
+    content: (Root, FileIndex),
     ready: Option<Bytes>,
+    under_way: Option<Reading<Bytes>>,
     /// What is still to be read.
-    part: Range<u64>,
+    rest: Range<u64>,
 }
 
-impl Step {
-    async fn next(mut self) -> Option<(Result<Bytes, MasterError>, Step)> {
+impl Pieces {
+    async fn next(mut self) -> Option<(Result<Bytes, MasterError>, Pieces)> {
         if let Some(bytes) = self.ready.take() {
             return Some((Ok(bytes), self));
         }
-        if self.part.is_empty() {
-            return None;
-        }
-        let bytes = self.read().await;
-        if let Err(error) = &bytes {
-            let (image, number) = (&self.image, self.number);
-            tracing::error!(%image, %number, offset = self.part.start, %error, "an answer breaks off");
-            self.part = 0..0;
+        let reading = self.under_way.take()?;
+        let bytes = reading.end(&self.shared).await;
+        match &bytes {
+            Ok(bytes) => {
+                self.shared.sent.bytes(bytes.len());
+                self.begin_next();
+            }
+            Err(error) => {
+                let (root, file) = self.content;
+                tracing::error!(root = %root.short(), %file, before = self.rest.start, %error, "an answer breaks off");
+            }
         }
         Some((bytes, self))
     }
 
-    async fn read(&mut self) -> Result<Bytes, MasterError> {
-        // Later pieces begin on a multiple of their size, so that no block is read twice.
-        let end = (self.part.start / PIECE_BYTES + 1) * PIECE_BYTES;
-        let piece = self.part.start..end.min(self.part.end);
-        let (image, number, path, range) = (self.image.clone(), self.number, self.path.clone(), piece.clone());
-        let open_and_read =
-            move |repository: &Arc<Repository>| repository.open_file(&image, Some(number), &path)?.read(range);
-        let bytes = read(&self.shared, open_and_read).await?;
-        self.part.start = piece.end;
+    async fn piece(&mut self) -> Result<Bytes, MasterError> {
+        let range = self.take();
+        let bytes = begin_read(&self.shared, self.content, range).end(&self.shared).await?;
         self.shared.sent.bytes(bytes.len());
         Ok(bytes)
     }
+
+    fn begin_next(&mut self) {
+        if !self.rest.is_empty() {
+            let range = self.take();
+            self.under_way = Some(begin_read(&self.shared, self.content, range));
+        }
+    }
+
+    /// The next piece. All but the first begin on a multiple of their size, so that no block is read twice.
+    fn take(&mut self) -> Range<u64> {
+        let end = (self.rest.start / PIECE_BYTES + 1) * PIECE_BYTES;
+        let piece = self.rest.start..end.min(self.rest.end);
+        self.rest.start = piece.end;
+        piece
+    }
+}
+
+fn begin_read(shared: &Shared, (root, file): (Root, FileIndex), range: Range<u64>) -> Reading<Bytes> {
+    let first = Run { root, file, first: 0, count: 1 };
+    begin(shared, move |repository| repository.blocks(first)?.read_range(range))
 }
 
 fn describe(mut response: Response, found: &Found) -> Response {

@@ -4,42 +4,34 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
 use http::{Method, StatusCode};
 use icbd_image::VersionId;
 use icbd_master::{MasterError, Repository};
 use icbd_wire::Resource;
+use tokio::task::JoinHandle;
 
 use super::answer::{self, Conditions, IMMUTABLE, Kind, OCTETS, REVALIDATE};
 use super::listing::ListingCache;
-use super::tcp::Client;
-use super::{Allow, Sent, blocks, files};
+use super::{Sent, blocks, files};
 
-/// What is served, to whom, and how much it was.
+/// What is served, and how much it was.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) repository: Arc<Repository>,
     pub(super) sent: Arc<Sent>,
     listing: Arc<ListingCache>,
-    allow: Allow,
 }
 
-/// Serves `repository` to those whom `allow` admits, counting in `sent`.
-pub(crate) fn router(repository: Arc<Repository>, sent: Arc<Sent>, allow: Allow) -> Router {
-    let shared = Shared { repository, sent, listing: Arc::default(), allow };
+/// Serves `repository`, counting in `sent`.
+pub(crate) fn router(repository: Arc<Repository>, sent: Arc<Sent>) -> Router {
+    let shared = Shared { repository, sent, listing: Arc::default() };
     Router::new().fallback(handle).with_state(shared)
 }
 
-async fn handle(State(shared): State<Shared>, Extension(client): Extension<Client>, request: Request) -> Response {
+async fn handle(State(shared): State<Shared>, request: Request) -> Response {
     shared.sent.request();
-    if !shared.allow.admits(client.0.ip()) {
-        tracing::info!(client = %client.0, "refused: its network is not in `allow`");
-        return answer::closing(
-            StatusCode::FORBIDDEN,
-            "your network may not read here; ask the administrator of this master",
-        );
-    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return answer::not_allowed();
     }
@@ -61,7 +53,9 @@ async fn answer(shared: &Shared, resource: Resource, conditions: &Conditions) ->
             Ok(whole(shared, bytes, &tag, Kind { media: "application/json", keep: REVALIDATE }, conditions))
         }
         Resource::Version(version) => one_version(shared, &version, conditions),
-        Resource::Blocks { run, codec } if !conditions.matches(&tag) => blocks::answer(shared, run, codec, &tag).await,
+        Resource::Blocks { run, codec } if !conditions.matches(&tag) => {
+            blocks::answer(shared, run, codec, &tag, conditions.is_head).await
+        }
         Resource::File { image, version, path } => files::answer(shared, image, version, path, conditions).await,
         _ if conditions.matches(&tag) => Ok(answer::not_modified(&tag, IMMUTABLE)),
         Resource::Head(root) => {
@@ -97,14 +91,32 @@ pub(super) async fn read<T: Send + 'static>(
     shared: &Shared,
     read: impl FnOnce(&Arc<Repository>) -> Result<T, MasterError> + Send + 'static,
 ) -> Result<T, MasterError> {
+    begin(shared, read).end(shared).await
+}
+
+/// A read that has begun.
+pub(super) struct Reading<T>(JoinHandle<Result<T, MasterError>>);
+
+/// Begins to read from the repository on a thread where that may block.
+pub(super) fn begin<T: Send + 'static>(
+    shared: &Shared,
+    read: impl FnOnce(&Arc<Repository>) -> Result<T, MasterError> + Send + 'static,
+) -> Reading<T> {
     let repository = shared.repository.clone();
-    match tokio::task::spawn_blocking(move || read(&repository)).await {
-        Ok(outcome) => outcome,
-        Err(error) => Err(MasterError::Io {
-            doing: "read for a client",
-            path: shared.repository.path().to_owned(),
-            source: std::io::Error::other(error),
-        }),
+    Reading(tokio::task::spawn_blocking(move || read(&repository)))
+}
+
+impl<T> Reading<T> {
+    /// What was read.
+    pub(super) async fn end(self, shared: &Shared) -> Result<T, MasterError> {
+        match self.0.await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(MasterError::Io {
+                doing: "read for a client",
+                path: shared.repository.path().to_owned(),
+                source: std::io::Error::other(error),
+            }),
+        }
     }
 }
 

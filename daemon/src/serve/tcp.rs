@@ -1,18 +1,20 @@
 //! The listening TCP sockets.
 
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use axum::Router;
 use axum::serve::ListenerExt;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use super::Allow;
 use crate::connections;
 use crate::failure::{Exit, Failure};
 
-/// Connections on one address; more wait. Each holds at most about 1 MiB that its client has not taken yet.
+/// Connections on one address; more wait. Each holds at most about 3 MiB that its client has not taken yet.
 const CONNECTIONS_MAX: usize = 512;
 /// A client that takes nothing for so long is gone. A suspended machine may come back sooner.
 const SEND_STALL_MAX: Duration = Duration::from_secs(300);
@@ -40,15 +42,25 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
-/// Serves `router` until `stop`.
-pub(crate) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+/// Serves `router` to those whom `allow` admits, until `stop`.
+pub(crate) async fn serve(listener: TcpListener, router: Router, allow: Allow, stop: CancellationToken) {
     let listener = listener.tap_io(|stream| prepare(stream));
-    connections::serve(listener, router, CONNECTIONS_MAX, |_, peer: SocketAddr| Client(peer), stop).await;
+    let admit = |stream: &TcpStream, client: SocketAddr| {
+        if allow.admits(client.ip()) {
+            return Some(());
+        }
+        tracing::info!(%client, "refused: its network is not in `allow`");
+        // Before it asked: others must not be able to hold connections by asking slowly. Lost if it cannot be sent.
+        let _ = send(stream.as_raw_fd(), REFUSAL, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+        None
+    };
+    connections::serve(listener, router, CONNECTIONS_MAX, admit, stop).await;
 }
 
-/// Who sent a request.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Client(pub SocketAddr);
+/// What those are told who may not connect.
+const REFUSAL: &[u8] =
+    b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n\
+    your network may not read here; ask the administrator of this master\n";
 
 fn prepare(stream: &TcpStream) {
     // With Nagle's algorithm on, an answer of two packets waits 40 ms for the client's acknowledgement.

@@ -1,5 +1,8 @@
 //! What is wrong is named, with the remedy and the exit code.
 
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+
 use crate::lab::Lab;
 
 #[test]
@@ -37,6 +40,12 @@ fn what_is_not_there() {
     fails(&["image", "verify", "debian-lab@7"], 3, &["there is debian-lab@1"]);
     fails(&["image", "deploy", "debian-lab@7"], 3, &["there is debian-lab@1"]);
     fails(&["image", "publish", "debian-lab", "none"], 3, &["none"]);
+    let log = lab.ok(&["log", "--socket", &master.socket]);
+    let failed = |what: &str, why: &str| log.lines().any(|line| line.contains(what) && line.contains(why));
+    assert!(
+        failed("image deploy debian-lab@7", "there is no version")
+            && failed("image publish debian-lab", "there is no /")
+    );
     fails(&["prefetch", "add", "debian-lab@1", "--all"], 2, &["this is a master", "cache server"]);
     // A socket that a killed daemon left behind is no daemon.
     std::fs::remove_file(lab.path("dead.sock")).ok();
@@ -75,5 +84,41 @@ fn a_support_bundle_holds_the_status_and_no_keys() {
     let has = |text: &str| tar.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(has("master-status.json") && has("\"role\": \"master\"") && has("mountinfo") && has("icbd.toml"));
     assert!(!has("icbd-secret-ed25519"));
+    assert_eq!(lab.path("bundle.tar").metadata().unwrap().permissions().mode() & 0o777, 0o600);
     lab.fails(&["support-bundle", "bundle.tar"], 1, &["bundle.tar", "name another file"]);
+}
+
+/// A note with an escape sequence in it coloured the terminal of whoever listed it, and one with a new line made two rows.
+#[test]
+fn what_others_wrote_is_shown_and_not_obeyed() {
+    let lab = Lab::new();
+    let note = "a\u{1b}[31m\nb\u{9b}1m\u{202e}ü";
+    lab.ok(&["image", "publish", "lab", "tree", "--deploy", "--repo", "repo", "-m", note]);
+    let master = lab.master("repo");
+    let shown = "a\\u{1b}[31m\\nb\\u{9b}1m\\u{202e}ü";
+    for command in [["image", "list", "lab"], ["image", "show", "lab@1"]] {
+        let out = lab.ok(&[&command[..], &["--socket", &master.socket]].concat());
+        assert!(out.contains(shown), "{out}");
+    }
+    let json = lab.ok(&["image", "show", "lab@1", "--json", "--socket", &master.socket]);
+    assert!(json.chars().all(|c| c == '\n' || !c.is_control()), "{json:?}");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["note"], note);
+    lab.fails(&["image", "publish", "a\u{1b}[31m", "tree", "--repo", "repo"], 2, &["a\\u{1b}[31m"]);
+}
+
+/// Whoever closes the other end of a pipe has seen enough: no panic, and the exit code is what it would have been.
+#[test]
+fn closed_pipes_change_nothing() {
+    let lab = Lab::new();
+    let run = |args: &[&str]| lab.command(args).stdout(closed()).stderr(closed()).status().unwrap().code();
+    assert_eq!(run(&["status", "--socket", "none.sock"]), Some(6));
+    assert_eq!(run(&["frobnicate"]), Some(2));
+    assert_eq!(run(&["--help"]), Some(0));
+    assert_eq!(run(&["config", "show", "--effective"]), Some(0));
+    assert_eq!(run(&["image", "publish", "lab", "tree", "--repo", "repo"]), Some(0));
+}
+
+/// A pipe that nobody reads.
+fn closed() -> Stdio {
+    std::io::pipe().unwrap().1.into()
 }

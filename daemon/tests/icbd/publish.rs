@@ -1,6 +1,8 @@
 //! Publishing with and without a daemon, and what the other commands show of it.
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
@@ -51,6 +53,18 @@ fn publishes_at_the_same_time_take_turns() {
     let mut printed: Vec<String> = children.into_iter().map(read).collect();
     printed.sort();
     assert_eq!(printed, ["lab@1\n", "lab@2\n", "lab@3\n", "lab@4\n", "lab@5\n"]);
+}
+
+/// A path that is no text travels to the daemon as well.
+#[test]
+fn a_path_need_not_be_utf8() {
+    let lab = Lab::new();
+    let master = lab.master("repo");
+    let path = lab.path("").join(OsStr::from_bytes(b"tree-\xff"));
+    std::fs::rename(lab.path("tree"), &path).unwrap();
+    let args = ["image", "publish", "lab", "--socket", &master.socket];
+    let output = lab.command(&args).arg(&path).output().unwrap();
+    assert_eq!(output.stdout, b"lab@1\n", "{output:?}");
 }
 
 /// Ctrl-C ends a publish with 130, and nothing of it is left.

@@ -1,5 +1,8 @@
 //! The read-only TCP plane.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
 use icbd_image::{FileIndex, Head, Run};
 use icbd_wire::{Codec, FrameDecoder, Resource, listing};
 
@@ -73,8 +76,11 @@ fn a_version_is_served_block_by_block() {
             assert!(index == block && content[start..].starts_with(&bytes) && !bytes.is_empty(), "{block}");
         }
     }
+    let run = Resource::Blocks { run: Run { root, file, first: 0, count: 21 }, codec: Codec::None };
+    let asked = master.ask("HEAD", &run.to_string(), &[]);
+    assert_eq!((asked.status, asked.body.len()), (200, 0));
     let sent = &master.status(&lab)["sent"];
-    assert_eq!(sent["blocks"], 1 + 12 + 21);
+    assert_eq!(sent["blocks"], 1 + 12 + 21, "what was only asked about was not sent");
     assert!(sent["bytes"].as_u64().unwrap() > 0 && sent["requests"].as_u64().unwrap() >= 8);
     let past = Resource::Blocks { run: Run { root, file, first: 20, count: 2 }, codec: Codec::None };
     assert_eq!(master.get(&past.to_string()).status, 404);
@@ -110,4 +116,43 @@ fn everything_else_is_refused_in_plain_text() {
         assert!(answer.text().ends_with('\n') && answer.text().len() > 10, "{path}: {}", answer.text());
     }
     assert_eq!(master.stop(), 0);
+}
+
+/// A connection is used for request after request, also by those who do not wait for the answers.
+#[test]
+fn requests_that_come_at_once_are_answered_in_order() {
+    let (lab, content) = (Lab::new(), Lab::content());
+    lab.ok(&["image", "publish", "lab", "tree", "--repo", "repo"]);
+    let master = lab.master("repo");
+    let mut stream = TcpStream::connect(master.address).unwrap();
+    let get = |first, last, end| {
+        format!("GET /files/lab/1/disk.raw HTTP/1.1\r\nHost: x\r\nRange: bytes={first}-{last}\r\n{end}\r\n")
+    };
+    let requests = [get(0, 0, ""), get(7, 1_200_000, ""), get(9, 9, "Connection: close\r\n")].concat();
+    stream.write_all(requests.as_bytes()).unwrap();
+    let mut answers = Vec::new();
+    stream.read_to_end(&mut answers).unwrap();
+    let end_of_head = |bytes: &[u8]| bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+    let mut rest = answers.as_slice();
+    for expected in [&content[..1], &content[7..=1_200_000], &content[9..10]] {
+        rest = &rest[end_of_head(rest)..];
+        assert!(rest.starts_with(expected));
+        rest = &rest[expected.len()..];
+    }
+    assert!(rest.is_empty());
+}
+
+/// Headers that do not end are not kept in memory.
+#[test]
+fn endless_headers_are_cut_off() {
+    let lab = Lab::new();
+    let master = lab.master("repo");
+    let mut stream = TcpStream::connect(master.address).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nEndless: ").unwrap();
+    let mut written = 0;
+    while written < 16 << 20 && stream.write_all(&[b'x'; 4096]).is_ok() {
+        written += 4096;
+    }
+    assert!(written < 16 << 20, "16 MiB of a header were taken");
+    assert_eq!(master.get("/v1/images").status, 200);
 }

@@ -79,12 +79,16 @@ async fn not_here(State(api): State<Api>) -> Response {
 async fn add(State(api): State<Api>, peer: Peer, Json(body): Json<VersionBody<ImageRef>>) -> Response {
     let server = api.server.clone();
     let added = async move {
-        let version = find_version(&server.images(), &body.version)?.version.clone();
-        let added = server.cache.prefetch_add(&version).await.map_err(|error| Failure::from(error).into());
-        server.audit.record(&peer, &format!("prefetch add {version} --all"), &added);
+        let added = add_job(&server, &body.version).await;
+        server.audit.record(&peer, &format!("prefetch add {} --all", body.version), &added);
         job(&server, added?)
     };
     on_daemon(&api, added).await
+}
+
+async fn add_job(server: &CacheServer, wanted: &ImageRef) -> anyhow::Result<JobId> {
+    let version = find_version(&server.images(), wanted)?.version.clone();
+    Ok(server.cache.prefetch_add(&version).await.map_err(Failure::from)?)
 }
 
 async fn cancel(State(api): State<Api>, peer: Peer, Path(job): Path<JobId>) -> Response {

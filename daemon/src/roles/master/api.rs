@@ -72,7 +72,10 @@ async fn start_publish(State(api): State<Api>, peer: Peer, Json(spec): Json<Publ
         let work = move |cancel: &std::sync::atomic::AtomicBool| {
             publish::publish(&repository, spec, &|progress_now| progress.tell(Event::Progress(progress_now)), cancel)
         };
-        let outcome = master.operations.run(&peer, &what, teller.cancelled(), work).await;
+        let outcome = match master.audit.begin(&peer, &what) {
+            Ok(()) => master.operations.run(&peer, &what, teller.cancelled(), work).await,
+            Err(error) => Err(error),
+        };
         let what = outcome.as_ref().map_or(what.clone(), |done| format!("{what} as {}", done.version));
         master.audit.record(&peer, &what, &outcome);
         teller.end(&outcome).await;
@@ -91,7 +94,8 @@ async fn deploy(
         let what = format!("image deploy {version}");
         let deployed = images::find_version(&master.images(), &to_ref(&version))
             .map_err(anyhow::Error::from)
-            .and_then(|_| Ok(VersionSummary::from(&master.repository.deploy(&version).map_err(Failure::from)?)));
+            .and_then(|_| master.audit.begin(&peer, &what))
+            .and_then(|()| Ok(VersionSummary::from(&master.repository.deploy(&version).map_err(Failure::from)?)));
         master.audit.record(&peer, &what, &deployed);
         deployed
     });

@@ -17,6 +17,7 @@ use crate::output::Progress;
 pub(crate) struct PublishSpec {
     pub image: ImageName,
     /// Absolute.
+    #[serde(with = "sent_path")]
     pub path: PathBuf,
     pub note: String,
     pub deploy: bool,
@@ -36,6 +37,36 @@ pub(crate) struct PublishResult {
     /// What of the tree is not in the version, each with its reason.
     pub skipped: Vec<String>,
     pub skipped_count: u64,
+}
+
+/// A path in JSON: a text, or its bytes where it is none.
+mod sent_path {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Sent {
+        Text(PathBuf),
+        Bytes(Vec<u8>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        match path.to_str() {
+            Some(text) => text.serialize(serializer),
+            None => path.as_os_str().as_bytes().serialize(serializer),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        Ok(match Sent::deserialize(deserializer)? {
+            Sent::Text(path) => path,
+            Sent::Bytes(bytes) => OsString::from_vec(bytes).into(),
+        })
+    }
 }
 
 /// What is left out is named so many times; the rest is counted.
