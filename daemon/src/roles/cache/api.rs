@@ -79,16 +79,17 @@ async fn not_here(State(api): State<Api>) -> Response {
 async fn add(State(api): State<Api>, peer: Peer, Json(body): Json<VersionBody<ImageRef>>) -> Response {
     let server = api.server.clone();
     let added = async move {
-        let added = add_job(&server, &body.version).await;
-        server.audit.record(&peer, &format!("prefetch add {} --all", body.version), &added);
+        let found = find_version(&server.images(), &body.version).map(|found| found.version.clone());
+        let name = found.as_ref().map_or_else(|_| body.version.to_string(), ToString::to_string);
+        let added = add_job(&server, found).await;
+        server.audit.record(&peer, &format!("prefetch add {name} --all"), &added);
         job(&server, added?)
     };
     on_daemon(&api, added).await
 }
 
-async fn add_job(server: &CacheServer, wanted: &ImageRef) -> anyhow::Result<JobId> {
-    let version = find_version(&server.images(), wanted)?.version.clone();
-    Ok(server.cache.prefetch_add(&version).await.map_err(Failure::from)?)
+async fn add_job(server: &CacheServer, found: Result<VersionId, Failure>) -> anyhow::Result<JobId> {
+    Ok(server.cache.prefetch_add(&found?).await.map_err(Failure::from)?)
 }
 
 async fn cancel(State(api): State<Api>, peer: Peer, Path(job): Path<JobId>) -> Response {
