@@ -5,17 +5,9 @@
 
 use std::sync::Arc;
 
+use icbd_fetch::Urgency;
 use icbd_image::BLOCK_BYTES;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-/// How urgent a fetch is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Priority {
-    Prefetch,
-    Readahead,
-    /// Somebody waits for it.
-    Demand,
-}
 
 /// Shares of memory for blocks.
 #[derive(Debug)]
@@ -45,10 +37,10 @@ impl Budget {
     }
 
     /// Waits for a share of `blocks`, at most [`RUN_BLOCKS_MAX`].
-    pub(crate) async fn take(&self, blocks: u32, priority: Priority) -> OwnedSemaphorePermit {
+    pub(crate) async fn take(&self, blocks: u32, urgency: Urgency) -> OwnedSemaphorePermit {
         let never = "this semaphore is never closed";
         let shared = self.shared.clone();
-        if priority != Priority::Demand {
+        if urgency != Urgency::Demand {
             return shared.acquire_many_owned(blocks).await.expect(never);
         }
         // Queueing for both: whichever is free first.

@@ -89,6 +89,15 @@ impl Cache {
     pub async fn refresh(&self) -> Result<Refresh, CacheError> {
         // One after the other: each builds on the view that the one before left.
         let _turn = self.refreshing.acquire().await.map_err(|_| CacheError::Closed)?;
+        // What cannot be kept has to be told again.
+        let result = self.refresh_once().await;
+        if result.is_err() {
+            self.core.sources.forget_listing();
+        }
+        result
+    }
+
+    async fn refresh_once(&self) -> Result<Refresh, CacheError> {
         let Some(listed) = self.core.sources.listing().await? else {
             return Ok(Refresh { warnings: self.lock_warnings().refresh.clone(), ..Refresh::default() });
         };
@@ -188,7 +197,7 @@ impl Cache {
         if let Ok(Err(error)) = stopped.await {
             tracing::warn!(%error, "how much is held could not be noted");
         }
-        self.core.versions.clear();
+        self.core.forget_all();
     }
 
     /// Keeps the warnings of a refresh; new ones are logged.
@@ -210,7 +219,7 @@ impl Drop for Cache {
     fn drop(&mut self) {
         self.core.stop.cancel();
         self.core.writeback.stop();
-        self.core.versions.clear();
+        self.core.forget_all();
     }
 }
 

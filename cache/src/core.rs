@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use icbd_fetch::Sources;
 use icbd_image::{FileIndex, Page, Serial};
+use moka::policy::EvictionPolicy;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -16,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::budget::Budget;
 use crate::catalogue::Catalogue;
 use crate::disk::Disk;
+use crate::file::File;
 use crate::health::Health;
 use crate::version::{Residency, Versions};
 use crate::waiting::WaitingList;
@@ -24,6 +26,10 @@ use crate::{CacheError, Settings, View};
 
 /// Reads of the disk that may wait at once: enough for a fast disk's queue, few enough threads.
 const DISK_READS_MAX: usize = 32;
+
+/// Files that stay open a while after their last read, with their backing files and what is known of
+/// their readers: a read names a file, and would else open it anew each time.
+const FILES_RECENT: u64 = 128;
 
 /// The shared parts. Versions and files hold on to it; it holds none of them but through `versions`.
 #[derive(Debug)]
@@ -34,6 +40,7 @@ pub(crate) struct Core {
     pub(crate) catalogue: Catalogue,
     pub(crate) view: RwLock<Arc<View>>,
     pub(crate) versions: Versions,
+    files: moka::sync::Cache<(Serial, FileIndex), Arc<File>>,
     pub(crate) pages: moka::sync::Cache<(Serial, FileIndex, u64), Page>,
     pub(crate) budget: Budget,
     pub(crate) writeback: Writeback,
@@ -69,6 +76,10 @@ impl Core {
         Ok(Core {
             budget: Budget::new(settings.in_flight_bytes),
             versions: Versions::new(settings.versions_memory_bytes),
+            files: moka::sync::Cache::builder()
+                .max_capacity(FILES_RECENT)
+                .eviction_policy(EvictionPolicy::lru())
+                .build(),
             pages,
             writeback,
             health,
@@ -121,6 +132,22 @@ impl Core {
     ) -> Result<T, CacheError> {
         let _turn = self.disk_reads.acquire().await.map_err(|_| CacheError::Closed)?;
         self.blocking(read).await
+    }
+
+    /// Keeps a file that is in use now, in the place of the one that was used longest ago.
+    pub(crate) fn keep_recent(&self, file: &Arc<File>) {
+        let key = (file.version().serial(), file.index());
+        // Asking is what makes it recent.
+        if self.files.get(&key).is_none_or(|kept| !Arc::ptr_eq(&kept, file)) {
+            self.files.insert(key, file.clone());
+        }
+    }
+
+    /// Lets go of files and versions, which hold on to this.
+    pub(crate) fn forget_all(&self) {
+        self.files.invalidate_all();
+        self.files.run_pending_tasks();
+        self.versions.clear();
     }
 
     /// Notes in the catalogue how much is held. Blocks.

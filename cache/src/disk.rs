@@ -17,8 +17,16 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::errno::Errno;
+
 pub(crate) use real::RealDisk;
 pub(crate) use tree::Tree;
+
+/// Whether the system lacked something for a moment that has nothing to do with the disk.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM))
+}
 
 /// Names, and what is done to whole files.
 pub(crate) trait Disk: Send + Sync + fmt::Debug + 'static {

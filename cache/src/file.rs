@@ -17,10 +17,11 @@ use std::ops::Range;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock, RwLock};
 
+use icbd_fetch::Urgency;
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Node, PAGE_BLOCKS, block_count};
 
 use crate::CacheError;
-use crate::budget::Priority;
+use crate::bits::Bits;
 use crate::disk::{DiskFile, Missing};
 use crate::flight::Flight;
 use crate::slots::Slots;
@@ -41,6 +42,8 @@ pub struct File {
     slots: Slots,
     ahead: Ahead,
     passthroughs: AtomicU32,
+    /// Hash pages whose zero blocks were handed to the writer, or needed not to be.
+    zeros_marked: Bits,
 }
 
 impl File {
@@ -55,6 +58,7 @@ impl File {
             slots: Slots::default(),
             ahead: Ahead::default(),
             passthroughs: AtomicU32::new(0),
+            zeros_marked: Bits::zeros(block_count(node.size()).div_ceil(PAGE_BLOCKS).div_ceil(64) as usize),
         }
     }
 
@@ -87,7 +91,7 @@ impl File {
     ///
     /// # Errors
     /// Also when the file has no such block.
-    pub async fn block_hash(&self, block: u64) -> Result<Hash, CacheError> {
+    pub async fn block_hash(self: &Arc<Self>, block: u64) -> Result<Hash, CacheError> {
         let hashes = self.hashes(block..block + 1).await?;
         hashes.first().copied().ok_or_else(|| self.no_such_block())
     }
@@ -141,10 +145,11 @@ impl File {
     }
 
     /// The hashes of some blocks, as many as there are; in one round over the sources.
-    pub(crate) async fn hashes(&self, blocks: Range<u64>) -> Result<Vec<Hash>, CacheError> {
+    pub(crate) async fn hashes(self: &Arc<Self>, blocks: Range<u64>) -> Result<Vec<Hash>, CacheError> {
         let blocks = blocks.start..blocks.end.min(self.blocks());
         let mut hashes = Vec::with_capacity(blocks.end.saturating_sub(blocks.start) as usize);
         if !self.is_paged {
+            self.mark_zeros_at_hand(&blocks);
             hashes.extend(blocks.filter_map(|block| self.version.hash_at_hand(self.index, block)));
             return Ok(hashes);
         }
@@ -152,6 +157,7 @@ impl File {
         while block < blocks.end {
             let page = block / PAGE_BLOCKS;
             let content = self.version.page(self.index, page).await?;
+            self.mark_zeros(page, |block| content.hash(block % PAGE_BLOCKS));
             let end = blocks.end.min((page + 1) * PAGE_BLOCKS);
             hashes.extend((block..end).filter_map(|block| content.hash(block % PAGE_BLOCKS)));
             block = end;
@@ -159,22 +165,45 @@ impl File {
         Ok(hashes)
     }
 
-    /// Sets the bits of zero blocks: the holes that they are need no bytes. `hashes` are those of `blocks`.
-    pub(crate) fn mark_zeros(self: &Arc<Self>, blocks: Range<u64>, hashes: &[Hash]) {
-        let Some(filling) = self.version.filling() else { return };
-        let _guard = self.guard.read().expect("no panic under this lock");
-        let zeros = blocks.zip(hashes).filter(|(_, hash)| hash.is_zero()).map(|(block, _)| block);
-        let mut new: Vec<Range<u64>> = Vec::new();
-        for block in zeros.filter(|block| !filling.resident.is_readable(self.index, *block..*block + 1)) {
-            match new.last_mut() {
+    /// Has the zero blocks of a hash page called resident: the holes that they are need no fetching. Once a page.
+    pub(crate) fn mark_zeros(self: &Arc<Self>, page: u64, hash: impl Fn(u64) -> Option<Hash>) {
+        if self.zeros_marked.get(page) || self.version.filling().is_none() {
+            return;
+        }
+        self.zeros_marked.set(page..page + 1);
+        let blocks = page * PAGE_BLOCKS..self.blocks().min((page + 1) * PAGE_BLOCKS);
+        let is_zero = |block: &u64| hash(*block).is_some_and(|hash| hash.is_zero());
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for block in blocks.filter(is_zero).filter(|block| !self.is_readable(*block..*block + 1)) {
+            match runs.last_mut() {
                 Some(run) if run.end == block => run.end += 1,
-                _ => new.push(block..block + 1),
+                _ => runs.push(block..block + 1),
             }
         }
-        for run in new {
-            filling.resident.set_readable(self.index, run.clone());
-            self.version.core().writeback.mark(self.clone(), run);
+        if !runs.is_empty() {
+            self.version.core().writeback.mark(self.clone(), page, runs);
         }
+    }
+
+    /// The same from what is in memory, for those pages of which it is. Never blocks.
+    pub(crate) fn mark_zeros_at_hand(self: &Arc<Self>, blocks: &Range<u64>) {
+        for page in blocks.start / PAGE_BLOCKS..blocks.end.div_ceil(PAGE_BLOCKS) {
+            if self.zeros_marked.get(page) {
+                continue;
+            }
+            match self.is_paged {
+                false => self.mark_zeros(page, |block| self.version.hash_at_hand(self.index, block)),
+                true => {
+                    let Some(content) = self.version.page_at_hand(self.index, page) else { continue };
+                    self.mark_zeros(page, |block| content.hash(block % PAGE_BLOCKS));
+                }
+            }
+        }
+    }
+
+    /// Zero blocks among these may be resident no more: they are marked again when somebody comes by.
+    pub(crate) fn unmark_zeros(&self, blocks: &Range<u64>) {
+        self.zeros_marked.clear(blocks.start / PAGE_BLOCKS..blocks.end.div_ceil(PAGE_BLOCKS));
     }
 
     /// Claims what is missing of `blocks` and has it fetched; the flights that were started.
@@ -183,13 +212,13 @@ impl File {
         blocks: Range<u64>,
         hashes: &[Hash],
         most: u32,
-        priority: Priority,
+        urgency: Urgency,
     ) -> Vec<Flight> {
         let hash = |block: u64| hashes.get((block - blocks.start) as usize).copied();
         let wanted =
             |block: u64| hash(block).is_some_and(|hash| !hash.is_zero()) && !self.is_readable(block..block + 1);
         let runs = self.slots.claim(blocks.clone(), most, wanted);
-        let flight = |run: Range<u64>| Flight::new(self, run.clone(), run.filter_map(hash).collect(), priority);
+        let flight = |run: Range<u64>| Flight::new(self, run.clone(), run.filter_map(hash).collect(), urgency);
         runs.into_iter().map(flight).collect()
     }
 }

@@ -9,12 +9,12 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use futures_util::StreamExt;
-use icbd_fetch::{BlockRequest, FetchError};
+use icbd_fetch::{FetchError, RunRequest, Urgency};
 use icbd_image::{Hash, Run, VerifiedBlock};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
-use crate::budget::{Priority, RUN_BLOCKS_MAX};
+use crate::budget::RUN_BLOCKS_MAX;
 use crate::file::File;
 
 /// Claimed blocks of one file, at most [`RUN_BLOCKS_MAX`], and their hashes.
@@ -22,7 +22,7 @@ pub(crate) struct Flight {
     file: Arc<File>,
     blocks: Range<u64>,
     hashes: Vec<Hash>,
-    priority: Priority,
+    urgency: Urgency,
     /// Of each block, whether it came: it is answered then, and may be another flight's already.
     landed: Vec<bool>,
     error: Option<Arc<FetchError>>,
@@ -30,12 +30,12 @@ pub(crate) struct Flight {
 
 impl Flight {
     /// For blocks that were just claimed in the file's slots.
-    pub(crate) fn new(file: &Arc<File>, blocks: Range<u64>, hashes: Vec<Hash>, priority: Priority) -> Flight {
+    pub(crate) fn new(file: &Arc<File>, blocks: Range<u64>, hashes: Vec<Hash>, urgency: Urgency) -> Flight {
         assert!(
             blocks.end - blocks.start <= u64::from(RUN_BLOCKS_MAX) && hashes.len() as u64 == blocks.end - blocks.start
         );
         let landed = vec![false; hashes.len()];
-        Flight { file: file.clone(), blocks, hashes, priority, landed, error: None }
+        Flight { file: file.clone(), blocks, hashes, urgency, landed, error: None }
     }
 
     /// How many blocks it owes.
@@ -51,9 +51,9 @@ impl Flight {
 
     async fn fly(mut self) -> Result<(), Arc<FetchError>> {
         let core = self.file.version().core().clone();
-        let _demand = (self.priority == Priority::Demand).then(|| Demand::enter(&core));
+        let _demand = (self.urgency == Urgency::Demand).then(|| Demand::enter(&core));
         let count = (self.blocks.end - self.blocks.start) as u32;
-        let mut share = core.budget.take(count, self.priority).await;
+        let mut share = core.budget.take(count, self.urgency).await;
         let copied = self.reuse(&mut share).await;
         for run in self.missing(&copied) {
             self.fetch(run, &mut share).await?;
@@ -64,7 +64,7 @@ impl Flight {
     /// Takes what another local version holds; which blocks those were.
     async fn reuse(&mut self, share: &mut OwnedSemaphorePermit) -> Vec<u64> {
         let version = self.file.version().clone();
-        let Some(base) = version.base().await.cloned() else { return Vec::new() };
+        let Some(base) = version.base().await else { return Vec::new() };
         if !crate::reuse::is_likely(&base, &self.file, self.blocks.clone()) {
             return Vec::new();
         }
@@ -99,10 +99,10 @@ impl Flight {
         let first = (run.start - self.blocks.start) as usize;
         let hashes = self.hashes[first..first + (run.end - run.start) as usize].to_vec();
         let count = hashes.len() as u32;
-        let request = BlockRequest {
+        let request = RunRequest {
             run: Run { root: version.root(), file: self.file.index(), first: run.start, count },
             file_bytes: self.file.size(),
-            codec: core.settings.codec,
+            urgency: self.urgency,
         };
         let mut blocks = core.sources.blocks(request, hashes);
         while let Some(block) = blocks.next().await {
@@ -118,8 +118,8 @@ impl Flight {
                 }
             }
         }
-        let (ms, priority) = (started.elapsed().as_millis() as u64, self.priority);
-        tracing::debug!(version = %version.id(), file = self.file.shown(), first = run.start, count, ms, ?priority, "fetched a run");
+        let (ms, urgency) = (started.elapsed().as_millis() as u64, self.urgency);
+        tracing::debug!(version = %version.id(), file = self.file.shown(), first = run.start, count, ms, ?urgency, "fetched a run");
         Ok(())
     }
 

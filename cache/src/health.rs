@@ -6,7 +6,10 @@
 
 use std::io;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use crate::disk::is_shortage;
 
 /// What the store is good for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,10 +28,16 @@ pub enum StoreState {
 /// A full store is tried again so often.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
+const FULL_TO_DO: &str = "free space on the store's file system; until then blocks are served and not kept";
+const SUSPECT_TO_DO: &str = "look at the disk (`dmesg`, `smartctl`), run `icbd image verify` on what is held, and restart \
+                             the cache once the disk is in order or replaced; until then reads go on, and files are not passed through";
 
 /// The store's state, and what was said about it.
 #[derive(Debug)]
-pub(crate) struct Health(Mutex<Inner>);
+pub(crate) struct Health {
+    inner: Mutex<Inner>,
+    failed_syncs: AtomicU64,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -39,7 +48,8 @@ struct Inner {
 
 impl Health {
     pub(crate) fn new() -> Health {
-        Health(Mutex::new(Inner { state: StoreState::Ok, failed: None, logged: None }))
+        let inner = Mutex::new(Inner { state: StoreState::Ok, failed: None, logged: None });
+        Health { inner, failed_syncs: AtomicU64::new(0) }
     }
 
     pub(crate) fn state(&self) -> StoreState {
@@ -60,11 +70,28 @@ impl Health {
         }
     }
 
+    /// Syncs of blocks that failed so far.
+    pub(crate) fn failed_syncs(&self) -> u64 {
+        self.failed_syncs.load(Ordering::Acquire)
+    }
+
+    /// Blocks could not be synced.
+    pub(crate) fn sync_failed(&self, error: &io::Error) {
+        self.failed_syncs.fetch_add(1, Ordering::AcqRel);
+        self.failed("syncing blocks", error);
+    }
+
     /// Something could not be written or read; `what` names it.
     pub(crate) fn failed(&self, what: &str, error: &io::Error) {
+        if is_shortage(error) {
+            // The disk is not to blame, and what it holds is not in doubt.
+            tracing::warn!(what, %error, "icbd lacks descriptors or memory; raise `ulimit -n` or LimitNOFILE=");
+            return;
+        }
         let mut inner = self.lock();
-        let why = format!("{what}: {error}");
         let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        let to_do = if full { FULL_TO_DO } else { SUSPECT_TO_DO };
+        let why = format!("{what}: {error}; {to_do}");
         inner.failed = Some(Instant::now());
         let new = match inner.state {
             StoreState::Suspect { .. } => false,
@@ -78,9 +105,9 @@ impl Health {
         if new || inner.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
             inner.logged = Some(Instant::now());
             if full {
-                tracing::warn!(%why, "the store is full: blocks are served from the source and not kept");
+                tracing::warn!(%why, "the store is full");
             } else {
-                tracing::error!(%why, "the store's disk failed: check it; what it lost is fetched again");
+                tracing::error!(%why, "the store's disk failed; what it lost is fetched again");
             }
         }
     }
@@ -95,6 +122,6 @@ impl Health {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.0.lock().expect("no panic under this lock")
+        self.inner.lock().expect("no panic under this lock")
     }
 }

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
-use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Kind, Node, PAGE_BLOCKS, Page, block_count};
+use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Kind, Node, PAGE_BLOCKS, Page, VersionRecord, block_count};
 
 use crate::bits::Bits;
 use crate::disk::Missing;
@@ -66,11 +66,22 @@ pub(crate) async fn choose_base(version: &Arc<Version>) -> Option<Arc<Version>> 
             && base.open_existing().await
             && base.residency().resident_bytes > 0
         {
-            tracing::info!(version = %version.id(), base = %base.id(), "unchanged blocks are taken from a local version");
             return Some(base);
         }
     }
     None
+}
+
+/// Whether another version of the image is known to be here by now. Never blocks.
+pub(crate) fn is_hopeful(version: &Version) -> bool {
+    let view = version.core().view();
+    let held = version.core().held.lock().expect("no panic under this lock");
+    let holds = |serial| held.get(&serial).is_some_and(|held| held.resident_bytes > 0);
+    let image = view.image(&version.id().image);
+    image.is_some_and(|image| {
+        let mut others = image.versions.iter().map(VersionRecord::serial).filter(|other| *other != version.serial());
+        others.any(holds)
+    })
 }
 
 /// Finds what `version` has in common with its base.
@@ -78,13 +89,13 @@ pub(crate) async fn plan(version: &Arc<Version>) -> Plan {
     let Some(base) = version.base().await else { return Plan::default() };
     let mut files = Vec::new();
     for node in version.head().files().filter(|node| node.size() > 0) {
-        let Some(old) = counterpart(version, base, node.index()) else { continue };
-        let blocks = same_blocks(version, base, &node, &old).await;
+        let Some(old) = counterpart(version, &base, node.index()) else { continue };
+        let blocks = same_blocks(version, &base, &node, &old).await;
         if !blocks.is_empty() {
             files.push(Same { file: node.index(), base: old.index(), blocks });
         }
     }
-    Plan { base: Some(base.clone()), files }
+    Plan { base: Some(base), files }
 }
 
 /// The file of the base that has the same path.

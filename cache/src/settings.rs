@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use icbd_wire::Codec;
-
 /// Settings of one cache.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -14,8 +12,6 @@ pub struct Settings {
     pub in_flight_bytes: u64,
     /// How long a read waits for a source before it fails, from the first failure on.
     pub offline_wait: Duration,
-    /// How blocks travel.
-    pub codec: Codec,
     /// Memory for hash pages; a page is 64 KiB for 128 MiB of data.
     pub pages_memory_bytes: u64,
     /// Memory for heads and bitmaps of versions that nobody has open.
@@ -29,7 +25,6 @@ impl Settings {
             store: store.into(),
             in_flight_bytes: 64 << 20,
             offline_wait: Duration::from_secs(120),
-            codec: Codec::Lz4,
             pages_memory_bytes: 16 << 20,
             versions_memory_bytes: 32 << 20,
         }

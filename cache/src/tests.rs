@@ -7,3 +7,4 @@ mod model;
 mod reads;
 mod rig;
 mod seam;
+mod zeros;

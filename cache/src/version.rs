@@ -19,12 +19,14 @@ use crate::core::Core;
 use crate::disk::{DiskFile, Tree};
 use crate::file::File;
 use crate::filling::Filling;
-use crate::flights::Flights;
+use crate::flights::{Flights, Landing};
 pub(crate) use registry::Versions;
 pub use residency::Residency;
 
 /// A tree that could not be made is tried again after this; reads go to the source meanwhile.
 const PREPARE_RETRY: Duration = Duration::from_secs(5);
+/// The version that blocks are taken from is chosen anew after this: another one may hold more by then.
+const BASE_AGE_MAX: Duration = Duration::from_secs(5);
 
 /// A version of an image.
 pub struct Version {
@@ -40,8 +42,9 @@ pub struct Version {
     page_flights: Flights<(FileIndex, u64), Page>,
     pages_file: OnceLock<Arc<dyn DiskFile>>,
     pages_unsynced: std::sync::atomic::AtomicBool,
-    /// The local version that blocks are taken from, once it was looked for.
-    base: tokio::sync::OnceCell<Option<Arc<Version>>>,
+    /// The local version that blocks are taken from, as it was found last. By its serial: two versions
+    /// that take from each other must not keep each other in memory.
+    base: Mutex<Option<(Instant, Option<Serial>)>>,
 }
 
 impl Version {
@@ -59,7 +62,7 @@ impl Version {
             page_flights: Flights::new(),
             pages_file: OnceLock::new(),
             pages_unsynced: false.into(),
-            base: tokio::sync::OnceCell::new(),
+            base: Mutex::default(),
         }
     }
 
@@ -88,16 +91,21 @@ impl Version {
     pub fn file(self: &Arc<Self>, index: FileIndex) -> Result<Arc<File>, CacheError> {
         let node = self.head.node(index).filter(|node| node.kind() == Kind::File);
         let node = node.ok_or_else(|| CacheError::NotAFile { version: self.id.clone(), file: index })?;
-        let mut files = self.files.lock().expect("no panic under this lock");
-        if let Some(file) = files.get(&index).and_then(Weak::upgrade) {
-            return Ok(file);
-        }
-        if files.len() == files.capacity() {
-            // Before the map grows, those that nobody holds any more leave it.
-            files.retain(|_, file| file.strong_count() > 0);
-        }
-        let file = Arc::new(File::new(self.clone(), &node));
-        files.insert(index, Arc::downgrade(&file));
+        let file = {
+            let mut files = self.files.lock().expect("no panic under this lock");
+            if let Some(file) = files.get(&index).and_then(Weak::upgrade) {
+                file
+            } else {
+                if files.len() == files.capacity() {
+                    // Before the map grows, those that nobody holds any more leave it.
+                    files.retain(|_, file| file.strong_count() > 0);
+                }
+                let file = Arc::new(File::new(self.clone(), &node));
+                files.insert(index, Arc::downgrade(&file));
+                file
+            }
+        };
+        self.core.keep_recent(&file);
         Ok(file)
     }
 
@@ -112,7 +120,7 @@ impl Version {
         {
             return Err(error.clone());
         }
-        let start = || {
+        let start = |landing: Landing<(), ()>| {
             let version = self.clone();
             self.core.spawn(async move {
                 let result = version.make_filling().await;
@@ -120,7 +128,7 @@ impl Version {
                     tracing::warn!(version = %version.id, %error, "its tree cannot be made: blocks are not kept");
                     *version.refused.lock().expect("no panic under this lock") = Some((Instant::now(), error.clone()));
                 }
-                version.preparing.land(&(), result);
+                landing.land(result);
             });
         };
         self.preparing.join((), start).await
@@ -172,9 +180,27 @@ impl Version {
         self.tree.get_or_init(|| Tree::new(self.head.clone()))
     }
 
-    /// The local version to take unchanged blocks from; looked for once.
-    pub(crate) async fn base(self: &Arc<Self>) -> Option<&Arc<Version>> {
-        self.base.get_or_init(|| crate::inherit::choose_base(self)).await.as_ref()
+    /// The local version to take unchanged blocks from; looked for again from time to time, for what
+    /// is here changes.
+    pub(crate) async fn base(self: &Arc<Self>) -> Option<Arc<Version>> {
+        let known = *self.base.lock().expect("no panic under this lock");
+        match known {
+            Some((when, Some(serial))) if when.elapsed() < BASE_AGE_MAX => {
+                let base = self.core.version_once(serial).await.ok()?;
+                return base.open_existing().await.then_some(base);
+            }
+            Some((_, None)) if !crate::inherit::is_hopeful(self) => return None,
+            _ => {}
+        }
+        let found = crate::inherit::choose_base(self).await;
+        let serial = found.as_ref().map(|base| base.serial());
+        *self.base.lock().expect("no panic under this lock") = Some((Instant::now(), serial));
+        if let Some(base) = &found
+            && known.and_then(|(_, before)| before) != serial
+        {
+            tracing::info!(version = %self.id, base = %base.id, "unchanged blocks are taken from a local version");
+        }
+        found
     }
 
     /// Bytes of memory it takes, roughly.

@@ -4,12 +4,14 @@
 //! is answered or given up, so that a hanging source cannot hide one.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use icbd_fetch::FetchError;
 use icbd_image::VersionId;
+use tokio::time::Instant;
 
 use crate::CacheError;
 use crate::core::Core;
@@ -18,6 +20,10 @@ use crate::core::Core;
 const SHOWN_AFTER: Duration = Duration::from_secs(1);
 /// The log names who has waited for this long.
 const LOGGED_AFTER: Duration = Duration::from_secs(10);
+
+/// What is lacking here for a moment is tried again so often, and not given up before.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
+const SHORTAGE_WAIT_MIN: Duration = Duration::from_secs(5);
 
 /// A read that has waited for more than a second.
 #[derive(Debug, Clone)]
@@ -28,7 +34,8 @@ pub struct Waiting {
     pub block: u64,
     pub since: SystemTime,
     pub waited: Duration,
-    /// What the sources said last; `None` while the first of them has not failed.
+    /// The cause, in short: what the sources said last, or what is lacking here; `None` while nothing failed.
+    /// The log has all of it.
     pub why: Option<String>,
 }
 
@@ -51,8 +58,15 @@ pub(crate) struct WaitingList {
 struct Entry {
     want: Want,
     since: Instant,
-    why: Option<Arc<FetchError>>,
+    why: Option<Why>,
     logged: bool,
+}
+
+/// Why somebody still waits.
+#[derive(Debug, Clone)]
+enum Why {
+    Fetch(Arc<FetchError>),
+    Here(Arc<io::Error>),
 }
 
 /// One who waits, and the patience left.
@@ -84,12 +98,24 @@ impl WaitingList {
         }
     }
 
+    fn enter(&self, want: Want) -> u64 {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.lock().insert(id, Entry { want, since: Instant::now(), why: None, logged: false });
+        id
+    }
+
+    fn because(&self, id: u64, why: Why) {
+        if let Some(entry) = self.lock().get_mut(&id) {
+            entry.why = Some(why);
+        }
+    }
+
     fn log_long(&self) {
         for entry in self.lock().values_mut() {
             if !entry.logged && entry.since.elapsed() >= LOGGED_AFTER {
                 entry.logged = true;
                 let shown = entry.show();
-                let why = shown.why.as_deref().unwrap_or("no source has answered yet");
+                let why = entry.why.as_ref().map_or("no source has answered yet".to_owned(), Why::whole);
                 let (version, path, block) = (&shown.version, &shown.path, shown.block);
                 tracing::warn!(%version, path, block, waited_s = shown.waited.as_secs(), why, "a read waits");
             }
@@ -110,7 +136,23 @@ impl Entry {
             block: self.want.block,
             since: SystemTime::now() - waited,
             waited,
-            why: self.why.as_ref().map(|why| why.to_string()),
+            why: self.why.as_ref().map(Why::short),
+        }
+    }
+}
+
+impl Why {
+    fn short(&self) -> String {
+        match self {
+            Why::Fetch(error) => error.cause(),
+            Why::Here(error) => error.to_string(),
+        }
+    }
+
+    fn whole(&self) -> String {
+        match self {
+            Why::Fetch(error) => error.to_string(),
+            Why::Here(error) => error.to_string(),
         }
     }
 }
@@ -123,9 +165,7 @@ impl std::fmt::Debug for WaitingList {
 
 impl<'a> Patience<'a> {
     pub(crate) fn new(core: &'a Core, want: Want) -> Patience<'a> {
-        let id = core.waiting.next.fetch_add(1, Ordering::Relaxed);
-        let entry = Entry { want: want.clone(), since: Instant::now(), why: None, logged: false };
-        core.waiting.lock().insert(id, entry);
+        let id = core.waiting.enter(want.clone());
         Patience { core, id, want, first_failure: None, rounds: 0 }
     }
 
@@ -133,10 +173,8 @@ impl<'a> Patience<'a> {
     pub(crate) async fn failed(&mut self, cause: Arc<FetchError>) -> Result<(), CacheError> {
         let first = *self.first_failure.get_or_insert_with(Instant::now);
         self.rounds += 1;
-        if let Some(entry) = self.core.waiting.lock().get_mut(&self.id) {
-            entry.why = Some(cause.clone());
-        }
-        let deadline = tokio::time::Instant::from_std(first + self.core.settings.offline_wait);
+        self.core.waiting.because(self.id, Why::Fetch(cause.clone()));
+        let deadline = first + self.core.settings.offline_wait;
         tokio::select! {
             biased;
             () = self.core.stop.cancelled() => Err(CacheError::Closed),
@@ -149,10 +187,77 @@ impl<'a> Patience<'a> {
             () = self.core.sources.pause(self.rounds) => Ok(()),
         }
     }
+
+    /// After a try that lacked descriptors or memory: waits a moment, or says that it took too long.
+    pub(crate) async fn lacked(&mut self, error: Arc<io::Error>) -> Result<(), CacheError> {
+        let first = *self.first_failure.get_or_insert_with(Instant::now);
+        self.core.waiting.because(self.id, Why::Here(error.clone()));
+        if first.elapsed() >= self.core.settings.offline_wait.max(SHORTAGE_WAIT_MIN) {
+            return Err(CacheError::Disk { doing: "open", path: (self.want.path)().into(), error });
+        }
+        tokio::select! {
+            biased;
+            () = self.core.stop.cancelled() => Err(CacheError::Closed),
+            () = tokio::time::sleep(SHORTAGE_PAUSE) => Ok(()),
+        }
+    }
 }
 
 impl Drop for Patience<'_> {
     fn drop(&mut self) {
         self.core.waiting.lock().remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use icbd_fetch::{Failure, SourceError, Wanted};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Who waits for more than ten seconds is named in the log, once, with all that is known; the status is short.
+    #[tokio::test(start_paused = true)]
+    async fn a_long_wait_is_logged_with_image_file_block_and_reason() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _logged = tracing::subscriber::set_default(subscriber);
+        let said = || String::from_utf8(std::mem::take(&mut *lines.0.lock().unwrap())).unwrap();
+        let list = WaitingList::default();
+        let want = Want { version: "lab@3".parse().unwrap(), path: Arc::new(|| "disk.raw".to_owned()), block: 77 };
+        let id = list.enter(want.clone());
+        assert!(list.shown().is_empty());
+        tokio::time::advance(Duration::from_secs(9)).await;
+        list.log_long();
+        assert_eq!((said().as_str(), list.shown().len()), ("", 1));
+        let failed =
+            |error: &str| Failure { source: "http://far".into(), error: SourceError::Unreachable(error.into()) };
+        let error = FetchError::Failed { wanted: Wanted::Listing, failures: vec![failed("connection refused")] };
+        list.because(id, Why::Fetch(Arc::new(error)));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        list.log_long();
+        let line = said();
+        for part in ["WARN", "lab@3", "disk.raw", "block=77", "waited_s=11", "http://far", "connection refused"] {
+            assert!(line.contains(part), "{part} is not in {line}");
+        }
+        list.log_long();
+        assert_eq!(said(), "");
+        assert_eq!(list.shown()[0].why.as_deref(), Some("http://far: unreachable"));
     }
 }

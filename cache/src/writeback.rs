@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use icbd_image::{BLOCK_BYTES, VerifiedBlock};
+use icbd_image::{BLOCK_BYTES, PAGE_BLOCKS, VerifiedBlock};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::disk::Disk;
@@ -43,10 +43,11 @@ enum Job {
         block: VerifiedBlock,
         share: OwnedSemaphorePermit,
     },
-    /// Blocks that are in place as they are: the zero ones.
+    /// Zero blocks: holes, or to be made such.
     Mark {
         file: Arc<File>,
-        blocks: Range<u64>,
+        page: u64,
+        runs: Vec<Range<u64>>,
     },
     Flush(oneshot::Sender<()>),
     Stop,
@@ -72,9 +73,9 @@ impl Writeback {
         self.push(Job::Write { file, block, share });
     }
 
-    /// Has readable bits made durable whose data are holes.
-    pub(crate) fn mark(&self, file: Arc<File>, blocks: Range<u64>) {
-        self.push(Job::Mark { file, blocks });
+    /// Has zero blocks of one hash page called resident. A file asks once for each of its pages.
+    pub(crate) fn mark(&self, file: Arc<File>, page: u64, runs: Vec<Range<u64>>) {
+        self.push(Job::Mark { file, page, runs });
     }
 
     /// Waits until all that was written before is durable, or dropped.
@@ -119,13 +120,21 @@ fn write(queue: &Receiver<Job>, batches: &SyncSender<Batch>, health: &Health) {
         let mut submit = false;
         match job {
             Ok(Job::Write { file, block, share }) => {
+                batch.begin(health);
                 if write_block(&file, &block, health) {
                     batch.add(&file, block.index()..block.index() + 1);
+                    batch.written_blocks += 1;
                 }
                 file.slots().settle(block.index());
                 drop(share);
             }
-            Ok(Job::Mark { file, blocks }) => batch.add(&file, blocks),
+            Ok(Job::Mark { file, page, runs }) => {
+                batch.begin(health);
+                match mark_zeros(&file, &runs, health) {
+                    true => runs.into_iter().for_each(|run| batch.add(&file, run)),
+                    false => file.unmark_zeros(&(page * PAGE_BLOCKS..page * PAGE_BLOCKS + 1)),
+                }
+            }
             Ok(Job::Flush(done)) => {
                 batch.waiters.push(done);
                 submit = true;
@@ -162,4 +171,25 @@ fn write_block(file: &Arc<File>, block: &VerifiedBlock, health: &Health) -> bool
         health.failed(&format!("writing block {} of {}", block.index(), file.shown()), error);
     }
     written.is_ok()
+}
+
+/// Calls zero blocks resident; whether that went well. What may have been in their place is punched: a
+/// block that was found spoilt leaves its bytes behind when it could not be punched then.
+fn mark_zeros(file: &Arc<File>, runs: &[Range<u64>], health: &Health) -> bool {
+    if !health.may_write() {
+        return false;
+    }
+    let Some(filling) = file.version().filling() else { return false };
+    let marked = file.backing().and_then(|backing| {
+        let _guard = file.guard().read().expect("no panic under this lock");
+        for run in runs {
+            backing.punch(run.start * BLOCK_BYTES, (run.end - run.start) * BLOCK_BYTES)?;
+            filling.resident.set_readable(file.index(), run.clone());
+        }
+        Ok(())
+    });
+    if let Err(error) = &marked {
+        health.failed(&format!("punching zero blocks of {}", file.shown()), error);
+    }
+    marked.is_ok()
 }

@@ -167,9 +167,51 @@ async fn main_behaviours(mount: &Path, reflinks: bool) {
     assert_eq!(next.read(0, usize::MAX).await.unwrap(), content(&new));
     cache.flush().await;
     assert!(cache.verify(&id, |_| {}).await.unwrap().bad.is_empty());
+    guarded_by_inherited_handles(&site, &cache, &v2).await;
     cache.close().await;
     drop((next, disk, cache));
+    identical_version(&site, &v2, reflinks).await;
     full_disk(&site, mount).await;
+}
+
+/// Handles that an earlier daemon opened read past this one: nothing is punched under them.
+async fn guarded_by_inherited_handles(site: &Site, cache: &Cache, record: &VersionRecord) {
+    let (file, id) = (file(cache, record, "disk.raw").await, record.statement.statement().version());
+    let bytes = file.read(0, usize::MAX).await.unwrap();
+    let backing = fs::OpenOptions::new().read(true).write(true).open(site.backing(2, "disk.raw")).unwrap();
+    let mut guard = None;
+    for block in [17, 18] {
+        backing.write_all_at(b"rot", block * BLOCK_BYTES + 77).unwrap();
+        assert_eq!(cache.verify(&id, |_| {}).await.unwrap().bad.len(), 1);
+        let mut found = [0; 3];
+        backing.read_exact_at(&mut found, block * BLOCK_BYTES + 77).unwrap();
+        assert_eq!(&found == b"rot", guard.is_some(), "block {block}");
+        assert!(file.passthrough().is_none());
+        guard = guard.or(file.passthrough_again());
+    }
+    assert_eq!(file.read(0, usize::MAX).await.unwrap(), bytes);
+    cache.flush().await;
+    assert!(cache.verify(&id, |_| {}).await.unwrap().bad.is_empty());
+}
+
+/// Right after a restart, with the old version read past the daemon, the same again costs nothing.
+async fn identical_version(site: &Site, old: &VersionRecord, reflinks: bool) {
+    let cache = site.open().await;
+    let lent = file(&cache, old, "disk.raw").await.passthrough().expect("complete");
+    let kernel = file(&cache, old, "kernel").await;
+    kernel.read(0, usize::MAX).await.unwrap();
+    cache.flush().await;
+    let disk = Bytes::from(fs::read(site.backing(2, "disk.raw")).unwrap());
+    let files = [("disk.raw", disk), ("kernel", kernel.read(0, usize::MAX).await.unwrap())];
+    let same = site.publish(&cache, &files).await;
+    assert_eq!(same.root(), old.root());
+    site.runs();
+    let job = cache.prefetch_add(&same.statement.statement().version()).await.unwrap();
+    cache.prefetch_wait(job).await.unwrap();
+    assert_eq!((site.runs(), cache.status().reused_bytes == 0), (vec![], reflinks));
+    assert_eq!(fs::read(site.backing(3, "disk.raw")).unwrap(), files[0].1);
+    drop(lent);
+    cache.close().await;
 }
 
 async fn full_disk(site: &Site, mount: &Path) {

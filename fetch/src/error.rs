@@ -63,6 +63,23 @@ impl SourceError {
         }
     }
 
+    fn in_short(&self) -> String {
+        let short = match self {
+            SourceError::Unreachable(_) => "unreachable",
+            SourceError::Timeout { .. } => "silent",
+            SourceError::Interrupted(_) => "its answer broke off",
+            SourceError::CoolingDown { .. } => "offline",
+            SourceError::Absent => "it has no such thing",
+            SourceError::Refused { status, .. } => return format!("it refuses (HTTP {status})"),
+            SourceError::Broken { status, .. } => return format!("it failed (HTTP {status})"),
+            SourceError::Foreign(_) => "it is no icbd",
+            SourceError::Malformed(_) => "its answer is malformed",
+            SourceError::WrongContent(_) => "its answer is not what the manifest says",
+            SourceError::Disk(_) => "it cannot be read",
+        };
+        short.to_owned()
+    }
+
     /// How often a request that failed so is made at one source, at most `tries_max` times.
     pub(crate) fn tries(&self, tries_max: u32) -> u32 {
         match self {
@@ -154,6 +171,19 @@ impl FetchError {
         match self {
             FetchError::NoSource { .. } => true,
             FetchError::Failed { failures, .. } => failures.iter().all(|failure| failure.error.is_permanent()),
+        }
+    }
+}
+
+impl FetchError {
+    /// The cause in a few words, for a line of a status; the error itself says all.
+    pub fn cause(&self) -> String {
+        match self {
+            FetchError::NoSource { .. } => "no source is configured".to_owned(),
+            FetchError::Failed { failures, .. } => {
+                let each = failures.iter().map(|failure| format!("{}: {}", failure.source, failure.error.in_short()));
+                each.collect::<Vec<_>>().join("; ")
+            }
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use icbd_wire::Codec;
+
 /// How long a source may be silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeOuts {
@@ -27,7 +29,9 @@ impl Default for TimeOuts {
 /// How [`Sources`](crate::Sources) asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Requests in flight for each source. 16 runs of 1 MiB fill 1 Gbit/s over 100 ms of round trip.
+    /// Runs of blocks in flight for each source. 16 runs of 1 MiB fill 1 Gbit/s over 100 ms of round trip.
+    /// Readahead gets at most three quarters of the places and prefetch half of them, so that a slow
+    /// source never keeps one who waits behind what nobody waits for.
     pub requests_max: usize,
     /// Tries at one source before the next is asked. A restarting master is back within a few.
     pub tries_max: u32,
@@ -40,6 +44,8 @@ pub struct Settings {
     pub cool_down_max: Duration,
     /// How long a source is not asked again for a block that it gave with a wrong hash.
     pub bad_block: Duration,
+    /// How blocks travel; `None`: as the measured speed of each source suggests.
+    pub codec: Option<Codec>,
 }
 
 impl Default for Settings {
@@ -52,6 +58,7 @@ impl Default for Settings {
             cool_down_min: Duration::from_millis(500),
             cool_down_max: Duration::from_secs(30),
             bad_block: Duration::from_secs(60),
+            codec: None,
         }
     }
 }

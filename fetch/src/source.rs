@@ -52,6 +52,26 @@ pub struct BlockRequest {
     pub codec: Codec,
 }
 
+/// A run to be had from whichever source can give it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunRequest {
+    pub run: Run,
+    /// Size of the whole file: it tells the length of the last block.
+    pub file_bytes: u64,
+    pub urgency: Urgency,
+}
+
+/// Who is waiting: the more urgent never waits for a place that only less urgent ones hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Nobody, for now.
+    Prefetch,
+    /// Somebody will, soon.
+    Readahead,
+    /// Somebody is.
+    Demand,
+}
+
 /// A source's mark of one state of its listing (HTTP's ETag). Means nothing to another source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListingTag(pub(crate) String);

@@ -1,5 +1,6 @@
 //! The ordered list of sources: fail-over, fail-back, retries, limits, and the check of every byte.
 
+mod line;
 mod member;
 mod round;
 mod run;
@@ -15,7 +16,7 @@ pub use member::{SourceHealth, SourceState};
 
 use crate::error::{FetchError, SourceError, Wanted};
 use crate::settings::Settings;
-use crate::source::{BlockRequest, ListingTag, Source};
+use crate::source::{ListingTag, RunRequest, Source};
 use member::Member;
 use round::Round;
 
@@ -65,6 +66,12 @@ impl Sources {
         self.ask(Wanted::Listing, ask).await
     }
 
+    /// Has the next [`Sources::listing`] return what there is, also if it has not changed: for whoever
+    /// could not keep the last one.
+    pub fn forget_listing(&self) {
+        *self.listed() = None;
+    }
+
     /// The verified head of a version.
     pub async fn head(&self, root: Root) -> Result<Head, FetchError> {
         let ask = |_, source: Arc<dyn Source>| async move {
@@ -102,7 +109,7 @@ impl Sources {
     /// When there is not one hash for each block.
     pub fn blocks(
         self: &Arc<Self>,
-        request: BlockRequest,
+        request: RunRequest,
         hashes: Vec<Hash>,
     ) -> BoxStream<'static, Result<VerifiedBlock, FetchError>> {
         run::stream(self.clone(), request, hashes)
@@ -157,7 +164,7 @@ impl Sources {
         let mut round = Round::default();
         loop {
             let member = round.choose(self, wanted, |_| false)?;
-            let permit = member.permit().await;
+            let permit = member.small_permit().await;
             let started = Instant::now();
             let place = round.place().expect("just chosen");
             let answer = match round.revoked() {

@@ -59,7 +59,7 @@ pub fn run(settings: &KeeperSettings) -> Result<i32, FsError> {
     signals.thread_block().map_err(FsError::system("block signals", "this is a bug"))?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&signals, flags).map_err(FsError::system("receive signals", "this is a bug"))?;
-    Keeper { settings, signals, handover: Handover::create()?, stopping: false, fruitless: 0 }.run()
+    Keeper { settings, signals, handover: Handover::create()?, stopping: false, restarting: false, fruitless: 0 }.run()
 }
 
 /// What a daemon under a keeper does first: signals are let through again, and the keeper's death is a SIGTERM.
@@ -75,6 +75,8 @@ struct Keeper<'a> {
     handover: Handover,
     /// Told to stop: the daemon's end is then the end.
     stopping: bool,
+    /// Told to start the daemon anew (SIGHUP): its next end is meant.
+    restarting: bool,
     /// Starts in a row after which the daemon did not live long.
     fruitless: u32,
 }
@@ -94,7 +96,10 @@ impl Keeper<'_> {
                 return Ok(exit_code(status));
             }
             self.fruitless = if started.elapsed() > LIVED_WELL { 0 } else { self.fruitless + 1 };
-            self.report(status);
+            match std::mem::take(&mut self.restarting) && status.success() {
+                true => info!("the daemon left its mount as it was told to; starting it again"),
+                false => self.report(status),
+            }
             if renew {
                 self.handover = Handover::create()?;
             }
@@ -126,6 +131,7 @@ impl Keeper<'_> {
             while let Some(signal) = self.next_signal()? {
                 if signal != Signal::SIGCHLD {
                     self.stopping |= signal != Signal::SIGHUP;
+                    self.restarting |= signal == Signal::SIGHUP;
                     // The child is not reaped yet, so the number is still its own.
                     let _ = kill(Pid::from_raw(child.id() as i32), signal);
                 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use icbd_cache::{Cache, CacheError, File, Object, Passthrough, ReadNow, Version, View};
 use icbd_image::{FileIndex, NodeId, Serial};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::edge::backing;
 use crate::errno::Refusal;
@@ -214,7 +214,7 @@ impl Service {
     pub(crate) async fn guard_inherited(&self) {
         for Inherited { node, backing } in self.modes.inherited() {
             let guarded = match self.file(node).await {
-                Ok((version, file)) => version.prepare().await.ok().and_then(|()| file.passthrough()),
+                Ok((version, file)) => version.prepare().await.ok().and_then(|()| file.passthrough_again()),
                 Err(_) => None,
             };
             match guarded {
@@ -330,8 +330,11 @@ fn fill(version: &Arc<Version>, index: FileIndex) -> Option<Fill> {
 /// Logs what a reader is told only by a number.
 fn refuse(node: u64, error: &CacheError) -> Refusal {
     let refusal = Refusal::from(error);
-    if refusal == Refusal::Io {
-        warn!(node, %error, "a request failed");
+    match error {
+        // Who unmounts while somebody reads knows what becomes of the read.
+        CacheError::Closed => debug!(node, %error, "a request is not answered"),
+        _ if refusal == Refusal::Io => warn!(node, %error, "a request failed"),
+        _ => {}
     }
     refusal
 }

@@ -34,6 +34,10 @@ struct State {
 pub(crate) struct Faults {
     /// No reflinks.
     pub(crate) no_reflink: bool,
+    /// Files cannot be opened, with this errno.
+    pub(crate) opens: Option<i32>,
+    /// Syncs of files wait while this is set.
+    pub(crate) held_syncs: bool,
     /// Reads from files fail.
     pub(crate) reads: bool,
     /// Writes fail so.
@@ -185,6 +189,9 @@ impl State {
 impl Disk for MemoryDisk {
     fn open(&self, path: &Path, missing: Missing) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.lock();
+        if let Some(errno) = state.faults.opens {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
         let node = match (state.node(path), missing) {
             (Ok(node), _) => node,
             (Err(error), Missing::Fail) => return Err(error),
@@ -334,6 +341,9 @@ impl DiskFile for MemoryFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        while self.disk.faults().held_syncs {
+            std::thread::yield_now();
+        }
         let mut state = self.disk.lock();
         let well = state.may_sync()?;
         let mut content = std::mem::take(state.content(self.node));

@@ -1,24 +1,28 @@
-//! Readahead: who reads a file from front to back finds the next part fetched already.
+//! Readahead: who reads a long part of a file from front to back finds the next part fetched already.
 //!
-//! Reads carry no handle, so streams are told apart by where they are. A stream that goes on doubles
-//! its window from 256 KiB to 8 MiB; a read that belongs to none begins a new one, and the one that was
-//! used longest ago goes: random reads never have anything fetched ahead.
+//! Reads carry no handle, so streams are told apart by where they are. A read that belongs to none
+//! begins a new one, and the one that was used longest ago goes. What is fetched ahead is at most as
+//! much as the stream has read, and nothing before it has read 1 MiB: a boot reads its files in pieces,
+//! and all that is fetched past the end of a piece is wasted. Replayed, a Debian boot costs 1.03 times
+//! the blocks it touches so; with windows of 256 KiB from the second read on it cost 2.2 times.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Mutex;
 
+use icbd_fetch::Urgency;
+
 use super::File;
 use super::now::blocks_of;
-use crate::budget::Priority;
 
 /// More readers than this in one file at once lose readahead, not bytes.
 const STREAMS_MAX: usize = 8;
-const WINDOW_BYTES_MIN: u64 = 256 << 10;
+/// What a stream must have read before anything is fetched ahead of it.
+const READ_BYTES_MIN: u64 = 1 << 20;
 /// Fills 1 Gbit/s at 60 ms; and eight of them are what the budget holds.
 const WINDOW_BYTES_MAX: u64 = 8 << 20;
-/// The kernel's own readahead has several requests under way, which arrive in any order.
-const SLACK_BYTES: u64 = 1 << 20;
+/// The kernel's own readahead has a few requests under way, which arrive in any order.
+const SLACK_BYTES: u64 = 256 << 10;
 /// Blocks in one request: 2 MiB, so that a window is several requests and none waits for a long one.
 const RUN_BLOCKS: u32 = 32;
 
@@ -30,7 +34,8 @@ pub(super) struct Ahead(Mutex<Vec<Stream>>);
 struct Stream {
     /// Where the furthest read ended, in bytes.
     next: u64,
-    window: u64,
+    /// How far it has come since it began, in bytes.
+    read: u64,
     /// Where what was asked for ends, in bytes.
     asked: u64,
 }
@@ -42,7 +47,7 @@ impl Ahead {
         let near = |stream: &Stream| read.start <= stream.next + SLACK_BYTES && read.end + SLACK_BYTES >= stream.next;
         let Some(at) = streams.iter().position(near) else {
             streams.truncate(STREAMS_MAX - 1);
-            streams.insert(0, Stream { next: read.end, window: WINDOW_BYTES_MIN, asked: read.end });
+            streams.insert(0, Stream { next: read.end, read: read.end - read.start, asked: read.end });
             return None;
         };
         // The one that was used last is first.
@@ -51,13 +56,14 @@ impl Ahead {
         if read.end <= stream.next {
             return None;
         }
+        stream.read += read.end - stream.next;
         stream.next = read.end;
         stream.asked = stream.asked.max(read.end);
-        if stream.asked - stream.next > stream.window / 2 || stream.asked >= size {
+        let window = if stream.read < READ_BYTES_MIN { 0 } else { stream.read.min(WINDOW_BYTES_MAX) };
+        if stream.asked - stream.next > window / 2 || stream.asked >= size {
             return None;
         }
-        let ask = stream.asked..size.min(stream.next + stream.window);
-        stream.window = (stream.window * 2).min(WINDOW_BYTES_MAX);
+        let ask = stream.asked..size.min(stream.next + window);
         stream.asked = stream.asked.max(ask.end);
         (!ask.is_empty()).then_some(ask)
     }
@@ -75,8 +81,7 @@ impl File {
         drop(self.version.core().spawn(async move {
             // Readahead that fails is no loss: the read itself will say so.
             let Ok(hashes) = file.hashes(blocks.clone()).await else { return };
-            file.mark_zeros(blocks.clone(), &hashes);
-            for flight in file.fetch(blocks, &hashes, RUN_BLOCKS, Priority::Readahead) {
+            for flight in file.fetch(blocks, &hashes, RUN_BLOCKS, Urgency::Readahead) {
                 drop(flight.start());
             }
         }));
@@ -92,37 +97,40 @@ mod tests {
     const SIZE: u64 = 1 << 30;
 
     #[test]
-    fn a_stream_is_fetched_ahead_of_and_its_window_grows() {
+    fn a_long_stream_is_fetched_ahead_of_and_its_window_grows() {
         let ahead = Ahead::default();
         let mut asked = 0;
         for at in (0..64 << 20).step_by(128 << 10) {
             let read = at..at + (128 << 10);
             if let Some(ask) = ahead.note(&read, SIZE) {
-                assert!(ask.start >= asked && ask.end - read.end <= WINDOW_BYTES_MAX);
+                assert!(read.end >= READ_BYTES_MIN && ask.start >= asked);
+                assert!(ask.end - read.end <= WINDOW_BYTES_MAX.min(read.end));
                 asked = ask.end;
             }
-            assert!(at < 1 << 20 || asked > read.end, "nothing is there ahead of {at}");
+            assert!(at < READ_BYTES_MIN || asked > read.end, "nothing is there ahead of {at}");
         }
         assert!(asked > (64 << 20) + WINDOW_BYTES_MAX / 2);
     }
 
     #[test]
-    fn random_reads_have_nothing_fetched_ahead() {
+    fn short_streams_and_random_reads_have_nothing_fetched_ahead() {
         let ahead = Ahead::default();
         for at in 0..200u64 {
             let start = at * 7_919 * (1 << 20) % SIZE;
-            assert_eq!(ahead.note(&(start..start + 4096), SIZE), None, "{at}");
+            for piece in 0..7 {
+                let start = start + piece * (128 << 10);
+                assert_eq!(ahead.note(&(start..start + (128 << 10)), SIZE), None, "{at}");
+            }
         }
     }
 
     #[test]
     fn nothing_is_asked_past_the_end() {
         let ahead = Ahead::default();
-        assert_eq!(ahead.note(&(0..BLOCK_BYTES), 3 * BLOCK_BYTES), None);
-        assert_eq!(
-            ahead.note(&(BLOCK_BYTES..2 * BLOCK_BYTES), 3 * BLOCK_BYTES),
-            Some(2 * BLOCK_BYTES..3 * BLOCK_BYTES)
-        );
-        assert_eq!(ahead.note(&(2 * BLOCK_BYTES..3 * BLOCK_BYTES), 3 * BLOCK_BYTES), None);
+        let size = READ_BYTES_MIN + 2 * BLOCK_BYTES;
+        assert_eq!(ahead.note(&(0..BLOCK_BYTES), size), None);
+        let rest = READ_BYTES_MIN..size;
+        assert_eq!(ahead.note(&(BLOCK_BYTES..READ_BYTES_MIN), size), Some(rest.clone()));
+        assert_eq!(ahead.note(&rest, size), None);
     }
 }

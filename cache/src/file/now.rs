@@ -68,13 +68,13 @@ impl File {
     }
 
     /// Some of it may be in memory, on its way to the backing file.
-    fn read_mixed(&self, range: &Range<u64>, blocks: Range<u64>, out: &mut Vec<u8>) -> ReadNow {
+    fn read_mixed(self: &Arc<Self>, range: &Range<u64>, blocks: Range<u64>, out: &mut Vec<u8>) -> ReadNow {
         if self.slots.is_empty() && !self.is_zero(blocks.start) {
             return ReadNow::Missing;
         }
         out.clear();
         out.resize((range.end - range.start) as usize, 0);
-        for block in blocks {
+        for block in blocks.clone() {
             let part = part_of(range, block, self.size);
             let target = &mut out[(part.start - range.start) as usize..(part.end - range.start) as usize];
             if let Some(bytes) = self.slots.pending(block) {
@@ -95,6 +95,8 @@ impl File {
                 return ReadNow::Missing;
             }
         }
+        // A file whose rest is zero would never be complete else.
+        self.mark_zeros_at_hand(&blocks);
         ReadNow::Done
     }
 

@@ -37,6 +37,18 @@ impl File {
     }
 }
 
+impl File {
+    /// A guard for handles that an earlier daemon opened: whatever became of the file since, while they
+    /// are open nothing of it may be punched.
+    pub fn passthrough_again(self: &Arc<Self>) -> Option<Passthrough> {
+        let backing = self.backing().ok()?.clone();
+        backing.fd()?;
+        let _guard = self.guard.read().expect("no panic under this lock");
+        self.passthroughs.fetch_add(1, Ordering::AcqRel);
+        Some(Passthrough { file: self.clone(), backing })
+    }
+}
+
 impl AsFd for Passthrough {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.backing.fd().expect("it was there when this was made")

@@ -1,18 +1,20 @@
 //! Reads that wait: for the disk, for a flight under way, for a source that is down.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
+use icbd_fetch::Urgency;
 use icbd_image::{BLOCK_BYTES, Hash};
 use tokio::sync::oneshot;
 
 use super::File;
 use super::now::{blocks_of, part_of};
 use crate::CacheError;
-use crate::budget::{Priority, RUN_BLOCKS_MAX};
-use crate::disk::Wait;
+use crate::budget::RUN_BLOCKS_MAX;
+use crate::disk::{Wait, is_shortage};
 use crate::flight::Flight;
 use crate::slots::{Answer, Place};
 use crate::waiting::Patience;
@@ -32,6 +34,8 @@ enum Part {
 enum Again {
     /// Blocks that were here went, or could not be read: now they are missing.
     Changed,
+    /// Descriptors or memory are short for now: what is here is all right.
+    Lacking(Arc<io::Error>),
     Failed(CacheError),
 }
 
@@ -76,6 +80,7 @@ impl File {
             match self.read_round(&range, blocks.clone()).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(Again::Changed) => {}
+                Err(Again::Lacking(error)) => patience.lacked(error).await?,
                 Err(Again::Failed(CacheError::Fetch(error))) => patience.failed(error).await?,
                 Err(Again::Failed(error)) => return Err(error),
             }
@@ -92,18 +97,25 @@ impl File {
         if hashes.len() as u64 != blocks.end - blocks.start {
             return Err(Again::Failed(self.no_such_block()));
         }
-        self.mark_zeros(blocks.clone(), &hashes);
         let parts = self.find(blocks.clone(), &hashes);
         self.read_ahead(range);
         let single = parts.len() == 1;
         let mut whole = BytesMut::with_capacity(if single { 0 } else { (range.end - range.start) as usize });
-        for (block, part) in blocks.zip(parts) {
+        let mut parts = blocks.zip(parts).peekable();
+        while let Some((block, part)) = parts.next() {
             let wanted = part_of(range, block, self.size);
             let inside = (wanted.start - block * BLOCK_BYTES) as usize..(wanted.end - block * BLOCK_BYTES) as usize;
             let bytes = match part {
                 Part::Zero => Bytes::from(vec![0; inside.len()]),
                 Part::Memory(bytes) => bytes.slice(inside),
-                Part::Backing => self.read_backing(wanted).await?,
+                Part::Backing => {
+                    let mut here = wanted;
+                    // What lies side by side is read at once.
+                    while let Some((next, _)) = parts.next_if(|(_, part)| matches!(part, Part::Backing)) {
+                        here.end = part_of(range, next, self.size).end;
+                    }
+                    self.read_backing(here).await?
+                }
                 Part::Awaited(receiver) => match receiver.await {
                     Ok(Ok(bytes)) => bytes.slice(inside),
                     Ok(Err(Some(error))) => return Err(CacheError::Fetch(error).into()),
@@ -146,7 +158,7 @@ impl File {
         for run in claimed {
             let known = (run.start - blocks.start) as usize..(run.end - blocks.start) as usize;
             // Whoever waits hears of it through the slots.
-            drop(Flight::new(self, run, hashes[known].to_vec(), Priority::Demand).start());
+            drop(Flight::new(self, run, hashes[known].to_vec(), Urgency::Demand).start());
         }
         parts
     }
@@ -169,6 +181,7 @@ impl File {
         match read {
             Ok(read) if read == bytes.len() => return Ok(bytes.into()),
             Ok(_) => self.damaged(blocks, &std::io::Error::other("its backing file is too short")),
+            Err(error) if is_shortage(&error) => return Err(Again::Lacking(Arc::new(error))),
             Err(error) => self.damaged(blocks, &error),
         }
         Err(Again::Changed)

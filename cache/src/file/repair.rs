@@ -19,7 +19,9 @@ impl File {
             .failed(&format!("reading blocks {} to {} of {}", blocks.start, blocks.end - 1, self.shown()), error);
         let Some(filling) = self.version.filling() else { return };
         let _guard = self.guard.write().expect("no panic under this lock");
-        if let Err(error) = filling.resident.clear(self.index, blocks.clone()) {
+        let cleared = filling.resident.clear(self.index, blocks.clone());
+        self.unmark_zeros(&blocks);
+        if let Err(error) = cleared {
             // Their bits may still be on the disk: the bytes stay, to be written over.
             core.health.failed(&format!("forgetting blocks of {}", self.shown()), &error);
             return;

@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use icbd_fetch::FetchError;
+use icbd_fetch::{FetchError, Urgency};
 use icbd_image::{FileIndex, PAGE_BLOCKS, Serial};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{JobId, JobState, Jobs};
 use crate::CacheError;
-use crate::budget::{Priority, RUN_BLOCKS_MAX};
+use crate::budget::RUN_BLOCKS_MAX;
 use crate::file::File;
 use crate::health::StoreState;
+use crate::version::Version;
 
 /// Blocks asked for at once: 16 MiB keep a slow disk and a fast link busy, and leave the budget to others.
 const BLOCKS_AT_ONCE: u64 = 256;
@@ -95,6 +96,26 @@ impl Jobs {
         if let Some(job) = self.lock().get_mut(&id) {
             (job.state, job.began) = (JobState::Running, Some((Instant::now(), before)));
         }
+        // What another reader has under way is not waited for: another pass finds it, or has it fetched.
+        let mut durable = 0;
+        loop {
+            self.pass(&version).await?;
+            let residency = version.residency();
+            if residency.is_complete() {
+                return Ok(Turn::Done);
+            }
+            if let StoreState::Full { why } = self.core.health.state() {
+                return Ok(Turn::Stuck(format!("the store is full: {why}")));
+            }
+            if residency.durable_bytes <= durable {
+                return Ok(Turn::Stuck("some blocks could not be kept; they are tried again".to_owned()));
+            }
+            durable = residency.durable_bytes;
+        }
+    }
+
+    /// Goes through the version once.
+    async fn pass(&self, version: &Arc<Version>) -> Result<(), CacheError> {
         let mut flying = Flying::new();
         for index in (0..version.head().node_count()).filter_map(FileIndex::new) {
             let Ok(file) = version.file(index) else { continue };
@@ -107,11 +128,7 @@ impl Jobs {
         }
         land_all(&mut flying, 0, 0).await?;
         self.core.writeback.flush().await;
-        Ok(match (version.is_complete(), self.core.health.state()) {
-            (true, _) => Turn::Done,
-            (false, StoreState::Full { why }) => Turn::Stuck(format!("the store is full: {why}")),
-            (false, _) => Turn::Stuck("some blocks could not be kept; they are tried again".to_owned()),
-        })
+        Ok(())
     }
 
     /// Has the missing blocks of one page's range fetched.
@@ -120,7 +137,6 @@ impl Jobs {
             return Ok(());
         }
         let hashes = file.hashes(blocks.clone()).await?;
-        file.mark_zeros(blocks.clone(), &hashes);
         for start in blocks.clone().step_by(RUN_BLOCKS_MAX as usize) {
             let run = start..blocks.end.min(start + u64::from(RUN_BLOCKS_MAX));
             if file.is_readable(run.clone()) {
@@ -129,7 +145,7 @@ impl Jobs {
             self.give_way().await;
             land_all(flying, RUNS_AT_ONCE - 1, BLOCKS_AT_ONCE - (run.end - run.start)).await?;
             let known = &hashes[(run.start - blocks.start) as usize..(run.end - blocks.start) as usize];
-            for flight in file.fetch(run.clone(), known, RUN_BLOCKS_MAX, Priority::Prefetch) {
+            for flight in file.fetch(run.clone(), known, RUN_BLOCKS_MAX, Urgency::Prefetch) {
                 flying.push_back((flight.count(), flight.start()));
             }
         }

@@ -89,6 +89,82 @@ async fn only_what_changed_is_fetched_of_the_next_version() {
     }
 }
 
+/// Also when the new version was looked at before the old one was here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_the_same_is_taken_from_the_one_that_came_meanwhile() {
+    let disk = MemoryDisk::new(1);
+    disk.set_faults(|faults| faults.no_reflink = true);
+    let mut rig = Rig::new(disk).await;
+    let files = [("disk.raw", content(&(0..100).collect::<Vec<u64>>())), ("kernel", content(&[50, 51]))];
+    let (v1, v2) = (rig.publish(&files).await, rig.publish(&files).await);
+    let file = rig.file(&v2, "disk.raw").await;
+    file.read(0, 1).await.unwrap();
+    for (name, bytes) in &files {
+        assert_eq!(rig.file(&v1, name).await.read(0, usize::MAX).await.unwrap(), *bytes);
+    }
+    rig.cache.flush().await;
+    assert!(rig.version(&v1).await.is_complete());
+    drop(file);
+    let disk = rig.disk.clone();
+    let prefetch = async |rig: &Rig| {
+        rig.asked();
+        let job = rig.cache.prefetch_add(&v2.statement.statement().version()).await.unwrap();
+        assert_eq!(rig.cache.prefetch_wait(job).await.unwrap().state, JobState::Done);
+        assert_eq!(rig.asked(), []);
+        assert!(rig.cache.status().reused_bytes > 90 * BLOCK as u64);
+    };
+    prefetch(&rig).await;
+    // And from the disk as it was, right after a restart.
+    rig.restart_on(disk.crash()).await;
+    rig.online().await;
+    assert_eq!(rig.file(&v2, "disk.raw").await.read(0, usize::MAX).await.unwrap(), files[0].1);
+    assert_eq!(rig.asked(), []);
+    rig.cache.close().await;
+}
+
+/// A read names a file and holds it only meanwhile: its backing file stays open for the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_nobody_holds_is_read_at_once_again() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let record = rig.publish(&[("disk.raw", content(&[1, 2, 3]))]).await;
+    rig.file(&record, "disk.raw").await.read(0, usize::MAX).await.unwrap();
+    rig.cache.flush().await;
+    // So that neither of the last batches holds it.
+    let other = rig.publish(&[("disk.raw", content(&[4]))]).await;
+    for block in 0..2 {
+        rig.file(&other, "disk.raw").await.read(block, 1).await.unwrap();
+        rig.cache.flush().await;
+        rig.cache.flush().await;
+    }
+    let mut now = Vec::new();
+    assert_eq!(rig.file(&record, "disk.raw").await.read_now(0, BLOCK, &mut now), ReadNow::Done);
+    rig.cache.close().await;
+}
+
+/// A source that answers nothing of what prefetch asks still answers who waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_does_not_wait_behind_a_stalled_prefetch() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let names: Vec<String> = (0..40).map(|file| format!("f{file:02}")).collect();
+    let files: Vec<_> = names.iter().map(|name| (name.as_str(), content(&[9]))).collect();
+    let (bulk, small) = (rig.publish(&files).await, rig.publish(&[("other", content(&[5]))]).await);
+    for record in [&bulk, &small] {
+        rig.version(record).await.prepare().await.unwrap();
+    }
+    rig.line.set(Some(Fault::Held));
+    let before = rig.line.requests();
+    let job = rig.cache.prefetch_add(&bulk.statement.statement().version()).await.unwrap();
+    while rig.line.requests() < before + 8 {
+        tokio::task::yield_now().await;
+    }
+    rig.line.script([Some(Fault::Delay(Duration::ZERO))]);
+    let read = rig.file(&small, "other").await.read(0, usize::MAX).await.unwrap();
+    assert_eq!(read, content(&[5]));
+    rig.line.set(None);
+    assert_eq!(rig.cache.prefetch_wait(job).await.unwrap().state, JobState::Done);
+    rig.cache.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_is_prefetched_whole_also_across_a_restart() {
     let mut rig = Rig::new(MemoryDisk::new(1)).await;

@@ -7,6 +7,7 @@ use icbd_image::{FileIndex, Hash, Page};
 
 use super::Version;
 use crate::disk::{DiskFile, Missing, Wait};
+use crate::flights::Landing;
 use crate::{CacheError, layout};
 
 impl Version {
@@ -15,11 +16,11 @@ impl Version {
         if let Some(found) = self.page_at_hand(file, page) {
             return Ok(found);
         }
-        let start = || {
+        let start = |landing: Landing<(FileIndex, u64), Page>| {
             let version = self.clone();
             self.core.spawn(async move {
                 let result = version.load_page(file, page).await;
-                version.page_flights.land(&(file, page), result);
+                landing.land(result);
             });
         };
         self.page_flights.join((file, page), start).await

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, RwLock, Weak};
 
 use icbd_image::{Head, Root, Serial, VersionRecord};
+use moka::policy::EvictionPolicy;
 
 use super::Version;
 use crate::core::Core;
 use crate::disk::{Missing, Wait};
-use crate::flights::Flights;
+use crate::flights::{Flights, Landing};
 use crate::view::Object;
 use crate::waiting::{Patience, Want};
 use crate::{CacheError, layout};
@@ -26,7 +27,13 @@ impl Versions {
     pub(crate) fn new(memory_bytes: u64) -> Versions {
         let recent = moka::sync::Cache::builder()
             .max_capacity(memory_bytes)
-            .weigher(|_, version: &Arc<Version>| u32::try_from(version.weight()).unwrap_or(u32::MAX))
+            // By use alone: who comes for the first time must not be refused because others came often.
+            .eviction_policy(EvictionPolicy::lru())
+            .weigher(move |_, version: &Arc<Version>| {
+                // One that is larger than all room would be loaded again for every name looked up in it.
+                let weight = (version.weight() as u64).min(memory_bytes / 2);
+                u32::try_from(weight).unwrap_or(u32::MAX)
+            })
             .build();
         Versions { live: RwLock::default(), recent, flights: Flights::new() }
     }
@@ -86,11 +93,11 @@ impl Core {
             return Ok(version);
         }
         let record = self.record(serial)?;
-        let start = || {
+        let start = |landing: Landing<Serial, Arc<Version>>| {
             let core = self.clone();
             self.spawn(async move {
                 let result = core.load(record).await;
-                core.versions.flights.land(&serial, result);
+                landing.land(result);
             });
         };
         self.versions.flights.join(serial, start).await

@@ -8,6 +8,7 @@ use icbd_image::{FileIndex, Serial};
 use tokio::sync::oneshot;
 
 use crate::file::File;
+use crate::health::Health;
 
 /// Blocks that are readable and not durable yet, by version and file.
 #[derive(Debug, Default)]
@@ -15,6 +16,9 @@ pub(super) struct Batch {
     pub(super) files: BTreeMap<(Serial, FileIndex), Written>,
     /// Blocks in it whose bytes were written, not only marked.
     pub(super) written_blocks: u64,
+    /// How many syncs had failed when it began: one that fails later may have lost some of it, also if
+    /// the batch's own sync succeeds. Linux tells of a lost page once.
+    pub(super) failed_syncs: u64,
     /// Told when the batch is settled.
     pub(super) waiters: Vec<oneshot::Sender<()>>,
 }
@@ -27,8 +31,14 @@ pub(super) struct Written {
 }
 
 impl Batch {
+    /// To be called before something is written for it.
+    pub(super) fn begin(&mut self, health: &Health) {
+        if self.files.is_empty() {
+            self.failed_syncs = health.failed_syncs();
+        }
+    }
+
     pub(super) fn add(&mut self, file: &Arc<File>, blocks: Range<u64>) {
-        self.written_blocks += blocks.end - blocks.start;
         let key = (file.version().serial(), file.index());
         let written = self.files.entry(key).or_insert_with(|| Written { file: file.clone(), blocks: Vec::new() });
         written.blocks.extend(blocks);

@@ -55,11 +55,14 @@ fn settle(batch: &Batch, disk: &dyn Disk, health: &Health) {
         });
         part.files.push(written);
     }
-    let synced = match batch.files.len() > FILES_MAX {
-        true => disk.sync(Barrier::Everything),
-        false => parts.values().try_for_each(Part::sync),
-    };
-    let mut well = synced.inspect_err(|error| health.failed("syncing blocks", error)).is_ok();
+    let mut well = batch.failed_syncs == health.failed_syncs();
+    if well {
+        let synced = match batch.files.len() > FILES_MAX {
+            true => disk.sync(Barrier::Everything),
+            false => parts.values().try_for_each(Part::sync),
+        };
+        well = synced.inspect_err(|error| health.sync_failed(error)).is_ok();
+    }
     for part in parts.values_mut() {
         well = (if well { part.commit(health) } else { part.fail(health) }) && well;
         part.version.note_residency();
@@ -90,7 +93,7 @@ impl Part<'_> {
                     // A block may have been forgotten and written again since its data were synced.
                     self.since = filling.resident.moment();
                     if let Err(error) = self.sync() {
-                        health.failed("syncing blocks", &error);
+                        health.sync_failed(&error);
                         return self.fail(health);
                     }
                 }
@@ -107,7 +110,9 @@ impl Part<'_> {
         let Some(filling) = self.version.filling() else { return false };
         for written in &self.files {
             for block in &written.blocks {
-                if let Err(error) = filling.resident.clear(written.file.index(), *block..*block + 1) {
+                let cleared = filling.resident.clear(written.file.index(), *block..*block + 1);
+                written.file.unmark_zeros(&(*block..*block + 1));
+                if let Err(error) = cleared {
                     health.failed("forgetting a block", &error);
                 }
             }

@@ -10,16 +10,21 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use icbd_image::{FileIndex, Root, Run};
+use icbd_wire::Codec;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
+use super::line::Line;
 use crate::error::SourceError;
 use crate::settings::Settings;
-use crate::source::Source;
+use crate::source::{Source, Urgency};
 
 /// Bad blocks that are remembered of one source. A source with more is asked again for some of them,
 /// which costs a request each and nothing else.
 const BAD_BLOCKS_MAX: usize = 4096;
+
+/// Requests for lists, heads and pages in flight: small ones, which do not wait for runs.
+const SMALL_REQUESTS_MAX: usize = 8;
 
 /// How one source is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +55,12 @@ pub enum SourceState {
 pub(super) struct Member {
     pub(super) source: Arc<dyn Source>,
     permits: Arc<Semaphore>,
+    /// Who is not waited for takes one of these first: of the first for readahead and prefetch, of the
+    /// second for prefetch.
+    patient: Arc<Semaphore>,
+    idle: Arc<Semaphore>,
+    small: Arc<Semaphore>,
+    line: Line,
     requests: AtomicU64,
     settings: Settings,
     state: Mutex<State>,
@@ -75,6 +86,14 @@ struct Offline {
     probed: bool,
 }
 
+/// A place among the requests in flight.
+#[derive(Debug)]
+pub(super) struct Permit(#[expect(dead_code, reason = "held, not read")] Vec<OwnedSemaphorePermit>);
+
+/// A run that is on its way from a source.
+#[derive(Debug)]
+pub(super) struct Travel(Arc<Member>);
+
 /// Leave to ask a source.
 #[derive(Debug)]
 pub(super) struct Admission {
@@ -88,6 +107,10 @@ impl Member {
         Member {
             source,
             permits: Arc::new(Semaphore::new(settings.requests_max)),
+            patient: Arc::new(Semaphore::new(patient_max(&settings))),
+            idle: Arc::new(Semaphore::new(idle_max(&settings))),
+            small: Arc::new(Semaphore::new(SMALL_REQUESTS_MAX)),
+            line: Line::new(),
             requests: AtomicU64::new(0),
             settings,
             state: Mutex::new(State::Untried),
@@ -111,7 +134,8 @@ impl Member {
             state,
             received_bytes: self.source.received_bytes(),
             requests: self.requests.load(Ordering::Relaxed),
-            in_flight: self.settings.requests_max - self.permits.available_permits(),
+            in_flight: (self.settings.requests_max + SMALL_REQUESTS_MAX)
+                .saturating_sub(self.permits.available_permits() + self.small.available_permits()),
         }
     }
 
@@ -148,10 +172,31 @@ impl Member {
     }
 
     /// Waits for a free place among the requests in flight.
-    pub(super) async fn permit(&self) -> OwnedSemaphorePermit {
-        let permit = self.permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+    pub(super) async fn permit(&self, urgency: Urgency) -> Permit {
+        let mut permits = Vec::with_capacity(3);
+        // Always in this order, so that nobody holds what another one ahead of it needs.
+        if urgency == Urgency::Prefetch {
+            permits.push(take(&self.idle).await);
+        }
+        if urgency < Urgency::Demand {
+            permits.push(take(&self.patient).await);
+        }
+        permits.push(take(&self.permits).await);
         self.requests.fetch_add(1, Ordering::Relaxed);
-        permit
+        Permit(permits)
+    }
+
+    /// The same for a request of a list, head or page.
+    pub(super) async fn small_permit(&self) -> Permit {
+        let permit = take(&self.small).await;
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        Permit(vec![permit])
+    }
+
+    /// A run begins to travel; how it shall. It has ended when the second value is dropped.
+    pub(super) fn travel(self: &Arc<Self>) -> (Codec, Travel) {
+        let measured = self.line.begin(self.source.received_bytes());
+        (self.settings.codec.unwrap_or(measured), Travel(self.clone()))
     }
 
     /// The source gave something good.
@@ -225,6 +270,24 @@ impl Member {
     fn changed(&self) {
         self.changes.send_modify(|changes| *changes += 1);
     }
+}
+
+impl Drop for Travel {
+    fn drop(&mut self) {
+        self.0.line.end(self.0.source.received_bytes());
+    }
+}
+
+fn patient_max(settings: &Settings) -> usize {
+    (settings.requests_max * 3 / 4).max(1)
+}
+
+fn idle_max(settings: &Settings) -> usize {
+    (settings.requests_max / 2).max(1)
+}
+
+async fn take(permits: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    permits.clone().acquire_owned().await.expect("the semaphore is never closed")
 }
 
 impl Admission {

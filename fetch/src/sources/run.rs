@@ -7,18 +7,17 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use icbd_image::{Hash, Run, VerifiedBlock, block_len};
 use icbd_wire::RUN_BLOCKS_MAX;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Sources;
-use super::member::Member;
+use super::member::{Member, Permit, Travel};
 use super::round::Round;
 use crate::error::{FetchError, SourceError, Wanted};
-use crate::source::{BlockRequest, BlockStream};
+use crate::source::{BlockRequest, BlockStream, RunRequest};
 
 pub(super) fn stream(
     sources: Arc<Sources>,
-    request: BlockRequest,
+    request: RunRequest,
     hashes: Vec<Hash>,
 ) -> BoxStream<'static, Result<VerifiedBlock, FetchError>> {
     assert_eq!(hashes.len(), request.run.count as usize, "one hash for each block");
@@ -33,7 +32,7 @@ pub(super) fn stream(
 /// How far a run has come.
 struct Progress {
     sources: Arc<Sources>,
-    request: BlockRequest,
+    request: RunRequest,
     hashes: Vec<Hash>,
     /// The first block that was not given yet.
     next: u64,
@@ -49,7 +48,8 @@ struct Open {
     run: Run,
     started: Instant,
     bytes: u64,
-    _permit: OwnedSemaphorePermit,
+    _travel: Travel,
+    _permit: Permit,
 }
 
 impl Progress {
@@ -89,7 +89,7 @@ impl Progress {
         let wanted = Run { first: self.next, count: (self.request.run.end() - self.next) as u32, ..self.request.run };
         let has_it_wrong = |member: &Member| member.good_until(&wanted, self.next, self.next + 1) == self.next;
         let member = self.round.choose(&self.sources, Wanted::Blocks(wanted), has_it_wrong)?;
-        let permit = member.permit().await;
+        let permit = member.permit(self.request.urgency).await;
         if let Some(offline) = self.round.revoked() {
             self.round.failed(&self.sources.settings, offline).await;
             return Ok(());
@@ -98,10 +98,14 @@ impl Progress {
         let count = member.good_until(&wanted, self.next, end).max(self.next + 1) - self.next;
         let run = Run { count: count as u32, ..wanted };
         let started = Instant::now();
-        match member.source.blocks(&BlockRequest { run, ..self.request }).await {
-            Ok(blocks) => self.open = Some(Open { member, blocks, run, started, bytes: 0, _permit: permit }),
+        let (codec, travel) = member.travel();
+        let request = BlockRequest { run, file_bytes: self.request.file_bytes, codec };
+        match member.source.blocks(&request).await {
+            Ok(blocks) => {
+                self.open = Some(Open { member, blocks, run, started, bytes: 0, _travel: travel, _permit: permit });
+            }
             Err(error) => {
-                drop(permit);
+                drop((travel, permit));
                 self.fail(error).await;
             }
         }

@@ -29,7 +29,7 @@ impl Pair {
     }
 
     async fn blocks(&self, first: u64, count: u32) -> Result<Vec<VerifiedBlock>, FetchError> {
-        let request = self.fixture.request(first, count);
+        let request = self.fixture.wish(first, count);
         self.both.blocks(request, self.fixture.hashes(&request.run)).try_collect().await
     }
 
@@ -84,7 +84,7 @@ async fn a_stalled_run_goes_elsewhere_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_source_that_goes_down_during_a_run_is_left() {
     let pair = Pair::new();
-    let request = pair.fixture.request(0, 40);
+    let request = pair.fixture.wish(0, 40);
     let mut stream = pair.both.blocks(request, pair.fixture.hashes(&request.run));
     let mut blocks = vec![stream.next().await.unwrap().unwrap()];
     pair.first.set(Some(Fault::Unreachable));
@@ -137,7 +137,7 @@ async fn an_error_ends_the_stream_after_the_good_blocks() {
         source.script([Some(Fault::HalfBody)]);
         source.set(Some(Fault::Absent));
     }
-    let request = pair.fixture.request(0, 40);
+    let request = pair.fixture.wish(0, 40);
     let mut stream = pair.both.blocks(request, pair.fixture.hashes(&request.run));
     // The first gave half, the second half of the rest.
     for number in 0..30 {
@@ -176,7 +176,7 @@ async fn no_fault_yields_a_wrong_byte() {
         pair.first.throw_dice(140, &faults, seed);
         pair.second.throw_dice(140, &faults, seed + 1000);
         let (first, count) = ((seed * 7) % 60, 1 + (seed as u32 * 13) % 40);
-        let request = pair.fixture.request(first, count);
+        let request = pair.fixture.wish(first, count);
         let mut stream = pair.both.blocks(request, pair.fixture.hashes(&request.run));
         let mut next = first;
         while let Some(item) = stream.next().await {
@@ -202,7 +202,7 @@ async fn cancelled_runs_give_their_places_back() {
     let server = crate::support::Server::start(fixture.memory.clone()).await;
     let http = Arc::new(HttpSource::new(&server.url, TimeOuts::default()).unwrap());
     let sources = Arc::new(Sources::new(vec![http], Settings { requests_max: 4, ..Settings::default() }));
-    let request = fixture.request(0, 40);
+    let request = fixture.wish(0, 40);
     let mut tasks = tokio::task::JoinSet::new();
     for reader in 0..100 {
         let mut blocks = sources.blocks(request, fixture.hashes(&request.run));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use icbd_fetch::testing::{Asked, Fault, FaultySource, MemorySource};
-use icbd_fetch::{FetchError, Settings, Source, SourceError, SourceState, Sources};
+use icbd_fetch::{FetchError, RunRequest, Settings, Source, SourceError, SourceState, Sources, Urgency};
 use icbd_image::{RepositoryId, Root};
 use tokio::time::Instant;
 
@@ -178,7 +178,7 @@ async fn requests_in_flight_are_limited_and_given_back() {
     let settings = Settings { requests_max: 2, ..Settings::default() };
     let sources = Arc::new(Sources::new(vec![source.clone()], settings));
     source.set(Some(Fault::Held));
-    let request = fixture.request(0, 40);
+    let request = fixture.wish(0, 40);
     let streams = (0..5).map(|_| {
         let mut blocks = sources.blocks(request, fixture.hashes(&request.run));
         tokio::spawn(async move { blocks.next().await.unwrap().unwrap() })
@@ -195,6 +195,34 @@ async fn requests_in_flight_are_limited_and_given_back() {
     assert_eq!(sources.health()[0].in_flight, 0);
     source.set(None);
     head(&sources, &fixture).await.unwrap();
+}
+
+/// A slow source: prefetch and readahead have all they may have, and neither a reader nor a lookup waits for them.
+#[tokio::test(start_paused = true)]
+async fn who_waits_never_waits_behind_what_nobody_waits_for() {
+    let fixture = Fixture::new();
+    let source = Arc::new(FaultySource::new(fixture.memory.clone()));
+    let sources = Arc::new(Sources::new(vec![source.clone()], Settings::default()));
+    source.set(Some(Fault::Held));
+    let request = |urgency| RunRequest { urgency, ..fixture.wish(0, 40) };
+    let start = |urgency| {
+        let mut blocks = sources.blocks(request(urgency), fixture.hashes(&request(urgency).run));
+        tokio::spawn(async move { blocks.next().await.unwrap().unwrap() })
+    };
+    let mut held = Vec::new();
+    for (urgency, expected) in [(Urgency::Prefetch, 8), (Urgency::Readahead, 12)] {
+        held.extend((0..40).map(|_| start(urgency)));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(source.requests(), expected, "{urgency:?}");
+    }
+    // From now on what is asked is answered; what was asked before waits on.
+    source.script([Some(Fault::Delay(Duration::ZERO)); 2]);
+    start(Urgency::Demand).await.unwrap();
+    head(&sources, &fixture).await.unwrap();
+    assert_eq!(source.requests(), 14);
+    for stream in held {
+        stream.abort();
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -274,4 +302,15 @@ async fn pages_of_zeros_are_not_asked_for() {
     assert_eq!(page.blocks(), 52);
     assert_eq!(fixture.memory.take_asked(), [Asked::Page(fixture.root(), fixture.disk_index, 1)]);
     assert_eq!(fixture.memory.listing(None).await.map(|listing| listing.is_some()), Ok::<_, SourceError>(true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_that_could_not_be_kept_is_given_again() {
+    let source = Arc::new(MemorySource::new("master"));
+    source.publish("lab", &[("a", bytes::Bytes::new())]);
+    let sources = Sources::new(vec![source], Settings::default());
+    let first = sources.listing().await.unwrap();
+    assert!(first.is_some() && sources.listing().await.unwrap().is_none());
+    sources.forget_listing();
+    assert_eq!(sources.listing().await.unwrap(), first);
 }

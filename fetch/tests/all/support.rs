@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use icbd_fetch::testing::MemorySource;
-use icbd_fetch::{BlockRequest, Source};
+use icbd_fetch::{BlockRequest, RunRequest, Source, Urgency};
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, Page, Root, Run, block_len, is_zero};
 use icbd_wire::{Codec, Resource, encode_run, listing};
 use tokio::task::JoinHandle;
@@ -47,6 +47,12 @@ impl Fixture {
 
     pub(crate) fn request(&self, first: u64, count: u32) -> BlockRequest {
         self.request_in(first, count, Codec::None)
+    }
+
+    /// The same for a list of sources.
+    pub(crate) fn wish(&self, first: u64, count: u32) -> RunRequest {
+        let BlockRequest { run, file_bytes, .. } = self.request(first, count);
+        RunRequest { run, file_bytes, urgency: Urgency::Demand }
     }
 
     pub(crate) fn request_in(&self, first: u64, count: u32, codec: Codec) -> BlockRequest {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
-use icbd_fetch::{BlockRequest, HttpSource, Settings, Source, Sources, TimeOuts};
+use icbd_fetch::{BlockRequest, HttpSource, RunRequest, Settings, Source, Sources, TimeOuts, Urgency};
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Root, Run};
 use icbd_wire::{Codec, encode_run};
 use tokio::runtime::Builder;
@@ -32,13 +32,15 @@ fn throughput_of_one_stream() {
         // Packed beforehand.
         let parrot = there.block_on(Parrot::start(response("200 OK", OCTETS, &pack(&run, codec, &disk)), false));
         let http: Arc<dyn Source> = Arc::new(HttpSource::new(&parrot.url, TimeOuts::default()).unwrap());
-        let sources = Arc::new(Sources::new(vec![http.clone()], Settings::default()));
+        let settings = Settings { codec: Some(codec), ..Settings::default() };
+        let sources = Arc::new(Sources::new(vec![http.clone()], settings));
+        let wish = RunRequest { run, file_bytes: request.file_bytes, urgency: Urgency::Demand };
         let decode = async || {
             let blocks = http.blocks(&request).await.unwrap();
             assert_eq!(blocks.try_fold(0, async |count, _| Ok(count + 1)).await, Ok(BLOCKS));
         };
         let verify = async || {
-            let blocks = sources.blocks(request, hashes.clone());
+            let blocks = sources.blocks(wish, hashes.clone());
             assert_eq!(blocks.filter(|block| std::future::ready(block.is_ok())).count().await, BLOCKS as usize);
         };
         here.block_on(measure(codec, "decoded", decode));

@@ -10,7 +10,8 @@ use icbd_fetch::testing::MemorySource;
 use icbd_fetch::{BlockRequest, BlockStream, ListingTag, Source, SourceError};
 use icbd_image::{FileIndex, Listing, Root};
 
-/// Closed while somebody holds [`Gate::close`]'s lock on a file; requests wait for a shared lock on it.
+/// Closed while somebody holds [`Gate::close`]'s lock on a file; requests for blocks wait for a shared
+/// lock on it, and those for the head on one of another file, `.heads`.
 #[derive(Debug, Clone)]
 pub(crate) struct Gate {
     inner: Arc<MemorySource>,
@@ -18,13 +19,23 @@ pub(crate) struct Gate {
     gated: Root,
 }
 
+/// The extension of the file that stands for requests of the head.
+pub(crate) const HEADS: &str = "heads";
+
 /// Opens the gate when it is dropped.
 pub(crate) struct Closed(#[allow(dead_code)] File);
 
 impl Gate {
     pub(crate) fn new(inner: Arc<MemorySource>, lock: PathBuf, gated: Root) -> Gate {
-        File::options().create(true).truncate(false).write(true).open(&lock).unwrap();
+        for lock in [lock.clone(), lock.with_extension(HEADS)] {
+            File::options().create(true).truncate(false).write(true).open(lock).unwrap();
+        }
         Gate { inner, lock, gated }
+    }
+
+    async fn pass(&self, lock: PathBuf) {
+        let wait = move || File::open(&lock).and_then(|file| file.lock_shared());
+        tokio::task::spawn_blocking(wait).await.unwrap().unwrap();
     }
 
     pub(crate) fn close(&self) -> Closed {
@@ -49,6 +60,9 @@ impl Source for Gate {
     }
 
     async fn head(&self, root: Root) -> Result<Bytes, SourceError> {
+        if root == self.gated {
+            self.pass(self.lock.with_extension(HEADS)).await;
+        }
         self.inner.head(root).await
     }
 
@@ -58,9 +72,7 @@ impl Source for Gate {
 
     async fn blocks(&self, request: &BlockRequest) -> Result<BlockStream, SourceError> {
         if request.run.root == self.gated {
-            let lock = self.lock.clone();
-            let wait = move || File::open(&lock).and_then(|file| file.lock_shared());
-            tokio::task::spawn_blocking(wait).await.unwrap().unwrap();
+            self.pass(self.lock.clone()).await;
         }
         self.inner.blocks(request).await
     }

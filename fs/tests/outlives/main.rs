@@ -41,9 +41,11 @@ fn main() {
 }
 
 fn run(filter: Option<&str>) {
-    let tests: [(&str, Test); 6] = [
+    let tests: [(&str, Test); 8] = [
         ("a_stop_through_the_keeper_is_clean", a_stop_through_the_keeper_is_clean),
         ("pending_reads_and_lookups_complete_after_a_kill", pending_reads_and_lookups_complete_after_a_kill),
+        ("pending_lookups_complete_after_a_kill", pending_lookups_complete_after_a_kill),
+        ("a_restart_on_purpose_leaves_everything_to_the_next", a_restart_on_purpose_leaves_everything_to_the_next),
         ("what_is_open_stays_open_across_a_kill", what_is_open_stays_open_across_a_kill),
         ("readers_see_pauses_only", readers_see_pauses_only),
         ("a_mount_that_is_lost_is_made_anew", a_mount_that_is_lost_is_made_anew),
@@ -76,7 +78,9 @@ fn daemon(arguments: &[String]) -> i32 {
     let handover = Handover::from_inherited(fuse.parse().unwrap(), table.parse().unwrap()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let code = runtime.block_on(async {
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
+        let signal = |kind| tokio::signal::unix::signal(kind).unwrap();
+        let mut terminate = signal(tokio::signal::unix::SignalKind::terminate());
+        let mut hang_up = signal(tokio::signal::unix::SignalKind::hangup());
         let source = lab::repository(&folder.join("plain"));
         let gated = lab::publish::root_of(&source, "disk", 2);
         let gate = lab::gate::Gate::new(source, folder.join("gate"), gated);
@@ -96,11 +100,16 @@ fn daemon(arguments: &[String]) -> i32 {
         loop {
             // For the tests that wait until somebody waits.
             let status = mounted.status();
-            let said = format!("{} {}", status.waiting, status.open.passthrough);
+            let said = format!("{} {} {}", std::process::id(), status.waiting, status.open.passthrough);
             fs::write(folder.join("status.new"), said).unwrap();
             fs::rename(folder.join("status.new"), folder.join("status")).unwrap();
             tokio::select! {
                 _ = terminate.recv() => break,
+                _ = hang_up.recv() => {
+                    mounted.leave();
+                    cache.close().await;
+                    return 0;
+                }
                 () = tokio::time::sleep(Duration::from_millis(5)) => {}
             }
         }
@@ -124,7 +133,9 @@ impl Kept {
         let folder = tempfile::TempDir::new().unwrap();
         lab::publish::plain_tree(&folder.path().join("plain"));
         fs::create_dir(folder.path().join("mount")).unwrap();
-        fs::write(folder.path().join("gate"), "").unwrap();
+        for gate in ["gate", "gate.heads"] {
+            fs::write(folder.path().join(gate), "").unwrap();
+        }
         let keeper = Command::new(std::env::current_exe().unwrap())
             .arg(KEEPER)
             .arg(folder.path())
@@ -166,16 +177,29 @@ impl Kept {
     }
 
     fn close_gate(&self) -> File {
-        let file = File::open(self.folder.path().join("gate")).unwrap();
+        self.close("gate")
+    }
+
+    /// Has requests wait until the file is closed.
+    fn close(&self, gate: &str) -> File {
+        let file = File::open(self.folder.path().join(gate)).unwrap();
         file.lock().unwrap();
         file
     }
 
     /// Requests for which the daemon owes an answer, and open passthrough handles.
     fn status(&self) -> (u64, u64) {
-        let said = fs::read_to_string(self.folder.path().join("status")).unwrap();
-        let (waiting, passthrough) = said.split_once(' ').unwrap();
-        (waiting.parse().unwrap(), passthrough.parse().unwrap())
+        loop {
+            let said = fs::read_to_string(self.folder.path().join("status")).unwrap_or_default();
+            let said: Vec<u64> = said.split(' ').filter_map(|number| number.parse().ok()).collect();
+            // Not what the one before said last.
+            if let [pid, waiting, passthrough] = said[..]
+                && pid == self.daemon() as u64
+            {
+                return (waiting, passthrough);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Waits until the daemon says something that `is` so.
@@ -239,6 +263,57 @@ fn pending_reads_and_lookups_complete_after_a_kill(kept: &mut Kept) {
         let (offset, bytes) = reader.join().unwrap();
         assert_eq!(bytes, disk(2)[offset as usize..][..4096]);
     }
+}
+
+/// Lookups in a version whose head was still on its way when the daemon was killed find what there is.
+fn pending_lookups_complete_after_a_kill(kept: &mut Kept) {
+    let closed = kept.close("gate.heads");
+    let names = ["disk.raw", "notes", "nothing", "nor this"];
+    let lookups: Vec<_> = names
+        .map(|name| {
+            let path = kept.path("disk/2").join(name);
+            std::thread::spawn(move || fs::metadata(path).map(|found| found.len()).map_err(|error| error.kind()))
+        })
+        .into();
+    kept.until(|(waiting, _)| waiting >= names.len() as u64);
+    for _ in 0..2 {
+        let killed = kept.kill_daemon();
+        assert!(kept.next_daemon(killed).1, "the mount was not adopted");
+        kept.until(|(waiting, _)| waiting >= names.len() as u64);
+    }
+    assert!(lookups.iter().all(|lookup| !lookup.is_finished()));
+    drop(closed);
+    let found: Vec<_> = lookups.into_iter().map(|lookup| lookup.join().unwrap()).collect();
+    let absent = Err(std::io::ErrorKind::NotFound);
+    assert_eq!(found, [Ok(DISK_BYTES as u64), Ok(6), absent, absent]);
+}
+
+/// SIGHUP: the daemon ends, the next one takes over what waits and what is open; nobody gets an error.
+fn a_restart_on_purpose_leaves_everything_to_the_next(kept: &mut Kept) {
+    let open = File::open(kept.path("disk/2/disk.raw")).unwrap();
+    let closed = kept.close_gate();
+    let readers: Vec<_> = [0u64, 200_000, 4 << 20]
+        .map(|offset| {
+            let file = open.try_clone().unwrap();
+            std::thread::spawn(move || (offset, pread(&file, offset, 4096).unwrap()))
+        })
+        .into();
+    kept.until(|(waiting, _)| waiting >= readers.len() as u64);
+    let mut last = kept.daemon();
+    for _ in 0..3 {
+        kill(Pid::from_raw(kept.keeper.id() as i32), Signal::SIGHUP).unwrap();
+        let (daemon, adopted) = kept.next_daemon(last);
+        assert!(adopted, "the mount was not adopted");
+        last = daemon;
+        kept.until(|(waiting, _)| waiting >= readers.len() as u64);
+    }
+    drop(closed);
+    for reader in readers {
+        let (offset, bytes) = reader.join().unwrap();
+        assert_eq!(bytes, disk(2)[offset as usize..][..4096]);
+    }
+    assert_eq!(pread(&open, 5 << 20, 4096).unwrap(), disk(2)[5 << 20..][..4096]);
+    assert_eq!(kept.stop(), Some(0));
 }
 
 /// Files, directories and positions that are open while the daemon is killed go on working.
