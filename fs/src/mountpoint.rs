@@ -112,11 +112,11 @@ pub(crate) fn attach(path: &Path, fuse: &OwnedFd) -> Result<u32, FsError> {
     ours.map(|there| there.device.1).ok_or_else(|| FsError::NotOurs(path.to_owned()))
 }
 
-/// Raises the kernel's readahead for this mount; best effort.
+/// Sets the kernel's readahead for this mount; best effort.
 pub(crate) fn set_readahead(device: u32, kib: u32) {
     let knob = format!("/sys/class/bdi/{ANONYMOUS_MAJOR}:{device}/read_ahead_kb");
     if let Err(error) = std::fs::write(&knob, kib.to_string()) {
-        info!(%error, knob, "cannot raise the readahead; sequential reads from sources will be slower");
+        info!(%error, knob, "cannot set the readahead; boots may fetch more than they read");
     }
 }
 

@@ -12,14 +12,16 @@ pub struct MountSettings {
     pub passthrough: bool,
     /// Threads that read requests. They never wait for data, so few are enough.
     pub threads: usize,
-    /// The kernel's readahead in KiB: its 128 would make a miss of every second block.
+    /// The kernel's readahead in KiB. What it reads past the end of a piece is fetched for nothing: a Debian boot
+    /// costs 1.55 times the blocks it touches at 1024, 1.14 at the kernel's 128 and 1.12 at a block. Complete
+    /// files that are passed through have their own file system's readahead.
     pub readahead_kib: u32,
 }
 
 impl MountSettings {
     /// The defaults, for a mount on `path`.
     pub fn new(path: impl Into<PathBuf>) -> MountSettings {
-        MountSettings { path: path.into(), passthrough: true, threads: 3, readahead_kib: 1024 }
+        MountSettings { path: path.into(), passthrough: true, threads: 3, readahead_kib: 64 }
     }
 }
 
