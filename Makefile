@@ -4,13 +4,14 @@
 CARGO ?= cargo
 # Tests use the dev profile: it has the assertions, and its dependencies are optimised.
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
+RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 LAB_IMAGE := target/lab/image
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test gate format lint packages image clean
+.PHONY: help build demo test bench bench-short gate format lint packages image clean
 
 help: ## what there is
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 build: packages ## the program, target/release/icbd
 	$(CARGO) build --release --locked -p icbd-daemon
@@ -28,6 +29,14 @@ test: packages image ## every test
 	fi
 
 gate: format lint test ## what CI runs
+
+bench: packages ## benchmarks, side by side with what they are compared with
+	$(CARGO) build --release --locked -p icbd-daemon -p icbd-perf
+	$(RELEASE)/icbd-perf
+
+bench-short: packages ## the same with smaller files and fewer rounds
+	$(CARGO) build --release --locked -p icbd-daemon -p icbd-perf
+	$(RELEASE)/icbd-perf --short
 
 format: ## whether the source is formatted
 	$(CARGO) fmt --all --check
