@@ -193,10 +193,15 @@ impl Member {
         Permit(vec![permit])
     }
 
-    /// A run begins to travel; how it shall. It has ended when the second value is dropped.
-    pub(super) fn travel(self: &Arc<Self>) -> (Codec, Travel) {
-        let measured = self.line.begin(self.source.received_bytes());
-        (self.settings.codec.unwrap_or(measured), Travel(self.clone()))
+    /// How blocks shall travel.
+    pub(super) fn codec(&self) -> Codec {
+        self.settings.codec.unwrap_or_else(|| self.line.codec())
+    }
+
+    /// A run begins to come in. It has ended when the value is dropped.
+    pub(super) fn travel(self: &Arc<Self>) -> Travel {
+        self.line.begin(self.source.received_bytes());
+        Travel(self.clone())
     }
 
     /// The source gave something good.

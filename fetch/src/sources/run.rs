@@ -98,14 +98,14 @@ impl Progress {
         let count = member.good_until(&wanted, self.next, end).max(self.next + 1) - self.next;
         let run = Run { count: count as u32, ..wanted };
         let started = Instant::now();
-        let (codec, travel) = member.travel();
-        let request = BlockRequest { run, file_bytes: self.request.file_bytes, codec };
+        let request = BlockRequest { run, file_bytes: self.request.file_bytes, codec: member.codec() };
         match member.source.blocks(&request).await {
             Ok(blocks) => {
+                let travel = member.travel();
                 self.open = Some(Open { member, blocks, run, started, bytes: 0, _travel: travel, _permit: permit });
             }
             Err(error) => {
-                drop((travel, permit));
+                drop(permit);
                 self.fail(error).await;
             }
         }
