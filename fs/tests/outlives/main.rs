@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use icbd_fs::keeper::{self, KeeperSettings};
 use icbd_fs::{FsError, Handover, MountSettings};
 use lab::{DISK_BYTES, disk, noise, pread};
+use libtest_mimic::{Arguments, Trial};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -36,11 +37,11 @@ fn main() {
     match arguments.first().map(String::as_str) {
         Some(KEEPER) => std::process::exit(keep(&arguments[1..])),
         Some(DAEMON) => std::process::exit(daemon(&arguments[1..])),
-        filter => run(filter.filter(|filter| !filter.starts_with('-'))),
+        _ => run(),
     }
 }
 
-fn run(filter: Option<&str>) {
+fn run() {
     let tests: [(&str, Test); 8] = [
         ("a_stop_through_the_keeper_is_clean", a_stop_through_the_keeper_is_clean),
         ("pending_reads_and_lookups_complete_after_a_kill", pending_reads_and_lookups_complete_after_a_kill),
@@ -51,13 +52,19 @@ fn run(filter: Option<&str>) {
         ("a_mount_that_is_lost_is_made_anew", a_mount_that_is_lost_is_made_anew),
         ("a_daemon_without_keeper_unmounts", a_daemon_without_keeper_unmounts),
     ];
-    for (name, test) in tests.into_iter().filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter))) {
-        for passthrough in [true, false] {
-            let started = Instant::now();
-            test(&mut Kept::new(passthrough));
-            println!("test {name} (passthrough: {passthrough}) ... ok, {:?}", started.elapsed());
-        }
-    }
+    let ways = [(true, "passthrough"), (false, "cached")];
+    let trials = tests.into_iter().flat_map(|(name, test)| {
+        ways.map(|(passthrough, way)| {
+            Trial::test(format!("{name}::{way}"), move || {
+                test(&mut Kept::new(passthrough));
+                Ok(())
+            })
+        })
+    });
+    let mut arguments = Arguments::from_args();
+    // Each has processes enough of its own.
+    arguments.test_threads = Some(1);
+    libtest_mimic::run(&arguments, trials.collect()).exit();
 }
 
 fn keep(arguments: &[String]) -> i32 {
