@@ -3,7 +3,6 @@
 //! The raw command line (`args`) becomes settings in one step (`settings`); the rest is a match. The roles
 //! compose the other rooms, and the commands ask a role over its control socket; no logic of theirs is here.
 
-mod allocator;
 mod args;
 mod audit;
 mod commands;
@@ -16,6 +15,7 @@ mod logging;
 mod near;
 mod notify;
 mod output;
+mod process;
 mod report;
 mod roles;
 mod serve;
@@ -61,7 +61,8 @@ fn print(answer: &clap::Error) -> ExitCode {
 fn run(args: Args) -> anyhow::Result<ExitCode> {
     let settings = Settings::resolve(&args.global)?;
     if let Command::Master(_) | Command::Cache(_) = args.command {
-        allocator::keep_freed_buffers();
+        process::keep_freed_buffers();
+        process::allow_open_files();
     }
     match args.command {
         Command::Master(args) => roles::master::run(&settings, &args)?,

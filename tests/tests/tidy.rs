@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("wire", &["image"]),
     ("master", &["image", "wire"]),
     ("fetch", &["image", "wire"]),
-    ("cache", &["image", "wire", "fetch"]),
+    ("cache", &["image", "fetch"]),
     ("fs", &["image", "cache"]),
     ("daemon", &["image", "wire", "master", "fetch", "cache", "fs"]),
     // What a scenario compares with must not be made by what it tests.

@@ -119,12 +119,11 @@ async fn run(server: &CacheServer, mounted: Mounted) -> Result<Told, FsError> {
         }
     };
     notify::stopping();
-    // Nobody else keeps it: status looks at it under the lock.
     *server.mounted.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    match (Arc::into_inner(mounted), told) {
-        (Some(mounted), Told::Stop) => drop(mounted.unmount().await?),
-        (Some(mounted), Told::Restart) => mounted.leave(),
-        (None, _) => {}
+    let mounted = Arc::into_inner(mounted).expect("everybody else looks at it under the lock only");
+    match told {
+        Told::Stop => drop(mounted.unmount().await?),
+        Told::Restart => mounted.leave(),
     }
     Ok(told)
 }
