@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use icbd_image::{ImageName, ImageRef, VersionId};
+use icbd_wire::Codec;
 use ipnet::IpNet;
 
 /// Boots virtual-machine images from a master far away as fast as from local disks.
@@ -87,6 +88,9 @@ pub(crate) struct CacheArgs {
     /// Where versions come from, in order of preference; may be repeated
     #[arg(long, value_name = "URL")]
     pub master: Vec<String>,
+    /// How blocks travel: none, lz4, zstd, zlib or snappy [default: as the measured speed suggests]
+    #[arg(long, value_name = "CODEC")]
+    pub codec: Option<Codec>,
     /// Where blocks are kept [default: /var/lib/icbd]
     #[arg(long, value_name = "DIR")]
     pub store: Option<PathBuf>,

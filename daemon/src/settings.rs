@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use icbd_image::Trust;
+use icbd_wire::Codec;
 use ipnet::IpNet;
 
 use crate::args::{CacheArgs, GlobalArgs, MasterArgs};
@@ -50,7 +51,7 @@ pub(crate) struct MasterSettings {
 /// What a cache server needs to know.
 #[derive(Debug, Clone)]
 pub(crate) struct CacheSettings {
-    pub sources: Vec<String>,
+    pub sources: Vec<SourceSettings>,
     pub store: PathBuf,
     pub mount: PathBuf,
     pub passthrough: bool,
@@ -58,6 +59,14 @@ pub(crate) struct CacheSettings {
     pub in_flight_bytes: u64,
     pub trust: TrustSettings,
     pub socket: PathBuf,
+}
+
+/// One source of versions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SourceSettings {
+    pub url: String,
+    /// How blocks travel from it; `None`: as its measured speed suggests.
+    pub codec: Option<Codec>,
 }
 
 /// Whose signatures are believed.
@@ -132,14 +141,18 @@ impl Settings {
 
     pub(crate) fn cache(&self, args: &CacheArgs) -> Result<CacheSettings, Failure> {
         self.expect_role(Role::Cache)?;
-        let named = self.file.source.iter().map(|source| source.url.clone()).collect();
-        let sources = if args.master.is_empty() { named } else { args.master.clone() };
-        if sources.is_empty() {
+        let given = args.master.iter().map(|url| (url, None));
+        let named = self.file.source.iter().map(|source| (&source.url, source.codec));
+        let named = named.filter(|_| args.master.is_empty());
+        if args.master.is_empty() && self.file.source.is_empty() {
             let message = "no source is named; pass --master http://HOST:7070 or add a [[source]] with a url \
                 to the configuration";
             return Err(Failure::new(Exit::Usage, message));
         }
-        let sources = sources.iter().map(|url| check_url(url)).collect::<Result<_, _>>()?;
+        let source = |(url, codec): (&String, Option<Codec>)| {
+            check_url(url).map(|url| SourceSettings { url, codec: args.codec.or(codec) })
+        };
+        let sources = given.chain(named).map(source).collect::<Result<_, _>>()?;
         let file = self.file.clone().with_defaults();
         let path =
             |given: &Option<PathBuf>, named: Option<PathBuf>| absolute(&given.clone().or(named).unwrap_or_default());
@@ -228,14 +241,18 @@ mod tests {
 
     #[test]
     fn the_command_line_wins() {
-        let settings =
-            settings("[[source]]\nurl = \"http://a:1\"\n[store]\npath = \"/s\"\n[mount]\noffline_wait = \"3s\"\n");
+        let settings = settings(
+            "[[source]]\nurl = \"http://a:1\"\ncodec = \"lz4\"\n[store]\npath = \"/s\"\n[mount]\noffline_wait = \"3s\"\n",
+        );
         let plain = settings.cache(&CacheArgs::default()).unwrap();
-        assert_eq!((plain.sources, plain.store), (vec!["http://a:1".to_owned()], "/s".into()));
+        let source = |url: &str, codec| vec![SourceSettings { url: url.to_owned(), codec }];
+        assert_eq!((plain.sources, plain.store), (source("http://a:1", Some(Codec::Lz4)), "/s".into()));
         assert_eq!((plain.offline_wait, plain.mount), (Duration::from_secs(3), "/icbd".into()));
         let args = CacheArgs { master: vec!["http://b:2/".into()], store: Some("/t".into()), ..CacheArgs::default() };
         let given = settings.cache(&args).unwrap();
-        assert_eq!((given.sources, given.store), (vec!["http://b:2".to_owned()], "/t".into()));
+        assert_eq!((given.sources, given.store), (source("http://b:2", None), "/t".into()));
+        let given = settings.cache(&CacheArgs { codec: Some(Codec::Snappy), ..CacheArgs::default() }).unwrap();
+        assert_eq!(given.sources, source("http://a:1", Some(Codec::Snappy)));
     }
 
     #[test]

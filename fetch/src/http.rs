@@ -14,7 +14,7 @@ use futures_util::{StreamExt, stream};
 use http::StatusCode;
 use http::header::{ETAG, IF_NONE_MATCH};
 use icbd_image::{FileIndex, Hash, Head, Listing, PAGE_BLOCKS, Root};
-use icbd_wire::{FrameDecoder, FrameError, LISTING_BYTES_MAX, Resource, listing};
+use icbd_wire::{Codec, FrameDecoder, FrameError, LISTING_BYTES_MAX, Resource, listing};
 use reqwest::{Client, Url, redirect};
 
 use crate::error::SourceError;
@@ -32,6 +32,8 @@ pub struct HttpSource {
     base: String,
     client: Client,
     time_outs: TimeOuts,
+    /// How blocks travel, whatever is asked for.
+    codec: Option<Codec>,
     /// Shared with the streams, which outlive a borrow of the source.
     received_bytes: Arc<AtomicU64>,
 }
@@ -77,7 +79,12 @@ impl HttpSource {
             .pool_max_idle_per_host(CONNECTIONS_IDLE_MAX)
             .build()?;
         let base = parsed.as_str().trim_end_matches('/').to_owned();
-        Ok(HttpSource { base, client, time_outs, received_bytes: Arc::default() })
+        Ok(HttpSource { base, client, time_outs, codec: None, received_bytes: Arc::default() })
+    }
+
+    /// Has blocks travel so from now on, however fast the way is measured to be.
+    pub fn with_codec(self, codec: Codec) -> HttpSource {
+        HttpSource { codec: Some(codec), ..self }
     }
 
     /// Asks for a resource; the answer's head has come and is that of an icbd.
@@ -133,6 +140,7 @@ impl Source for HttpSource {
 
     async fn blocks(&self, request: &BlockRequest) -> Result<BlockStream, SourceError> {
         let BlockRequest { run, file_bytes, codec } = *request;
+        let codec = self.codec.unwrap_or(codec);
         let answer = self.get(&Resource::Blocks { run, codec }, OCTETS, None).await?;
         let decoder = FrameDecoder::new(run.first, run.count, file_bytes);
         let blocks = stream::try_unfold((answer, decoder), |(mut answer, mut decoder)| async move {

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use icbd_wire::Codec;
-
 /// How long a source may be silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeOuts {
@@ -44,8 +42,6 @@ pub struct Settings {
     pub cool_down_max: Duration,
     /// How long a source is not asked again for a block that it gave with a wrong hash.
     pub bad_block: Duration,
-    /// How blocks travel; `None`: as the measured speed of each source suggests.
-    pub codec: Option<Codec>,
 }
 
 impl Default for Settings {
@@ -58,7 +54,6 @@ impl Default for Settings {
             cool_down_min: Duration::from_millis(500),
             cool_down_max: Duration::from_secs(30),
             bad_block: Duration::from_secs(60),
-            codec: None,
         }
     }
 }

@@ -61,7 +61,7 @@ fn heads_pages_and_runs_are_what_was_published() {
     }
     let last = node.blocks() - 40;
     for (first, count) in [(0, 1), (3, 16), (10, 30), (last, 40)] {
-        for codec in [Codec::None, Codec::Lz4, Codec::Zstd, Codec::Zstd] {
+        for codec in Codec::ALL.into_iter().chain(Codec::ALL) {
             let run = Run { root, file, first, count };
             let mut decoder = FrameDecoder::new(run.first, run.count, node.size());
             let body = repository.encoded_run(run, codec).unwrap();

@@ -10,6 +10,9 @@
 
 mod decode;
 mod encode;
+mod pack;
+
+use crate::Codec;
 
 pub use decode::{FrameDecoder, FrameError};
 pub use encode::{FrameEncoder, frame_header};
@@ -24,25 +27,37 @@ pub const HEADER_BYTES: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Packing {
     /// All zeros, and no bytes.
-    Zero,
+    Zero = 0,
     /// As they are.
-    Raw,
-    Lz4,
-    Zstd,
+    Raw = 1,
+    Lz4 = 2,
+    Zstd = 3,
+    Zlib = 4,
+    Snappy = 5,
 }
 
 impl Packing {
-    fn to_u8(self) -> u8 {
-        match self {
-            Packing::Zero => 0,
-            Packing::Raw => 1,
-            Packing::Lz4 => 2,
-            Packing::Zstd => 3,
+    /// Each at the place of its number.
+    const ALL: [Packing; 6] =
+        [Packing::Zero, Packing::Raw, Packing::Lz4, Packing::Zstd, Packing::Zlib, Packing::Snappy];
+
+    /// How a frame is packed for who asked for `codec`, if that makes it smaller.
+    fn of(codec: Codec) -> Packing {
+        match codec {
+            Codec::None => Packing::Raw,
+            Codec::Lz4 => Packing::Lz4,
+            Codec::Zstd => Packing::Zstd,
+            Codec::Zlib => Packing::Zlib,
+            Codec::Snappy => Packing::Snappy,
         }
     }
 
+    fn to_u8(self) -> u8 {
+        self as u8
+    }
+
     fn from_u8(number: u8) -> Option<Packing> {
-        [Packing::Zero, Packing::Raw, Packing::Lz4, Packing::Zstd].into_iter().find(|p| p.to_u8() == number)
+        Packing::ALL.get(usize::from(number)).copied()
     }
 }
 

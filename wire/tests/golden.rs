@@ -2,7 +2,7 @@
 //!
 //! Each test writes a value and compares it with the file in `tests/golden`, then reads that file and
 //! writes it again. Where they differ, the new bytes are kept and the failure says what to do.
-//! The bytes that LZ4 and Zstandard pack to are their libraries' own affair and may change with them:
+//! The bytes that a codec packs to are its library's own affair and may change with them:
 //! of those frames the kept file must be readable for ever, and only the headers must stay as they are.
 
 use std::convert::Infallible;
@@ -77,7 +77,7 @@ fn check_frames(name: &str, run: Run, codec: Codec, expected: &[[u8; 4]]) {
     assert_eq!(headers(&now), expected, "{name}");
     let kept = golden(name, &now, |kept, now| match codec {
         Codec::None => kept == now,
-        Codec::Lz4 | Codec::Zstd => headers(kept) == headers(now),
+        Codec::Lz4 | Codec::Zstd | Codec::Zlib | Codec::Snappy => headers(kept) == headers(now),
     });
     let mut decoder = FrameDecoder::new(run.first, run.count, FILE_BYTES);
     decoder.push(&kept);
@@ -94,6 +94,8 @@ fn frames() {
     check_frames("zero.frames", run(1, 3), Codec::None, &[[1, 0, 0, 0], [1, 0, 0, 0]]);
     check_frames("lz4.frames", run(0, 22), Codec::Lz4, &packed(2));
     check_frames("zstd.frames", run(0, 22), Codec::Zstd, &packed(3));
+    check_frames("zlib.frames", run(0, 22), Codec::Zlib, &packed(4));
+    check_frames("snappy.frames", run(0, 22), Codec::Snappy, &packed(5));
     check_frames("none.frames", run(21, 22), Codec::Zstd, &[[1, 1, 0, 0]]);
 }
 
@@ -155,6 +157,8 @@ fn urls() {
         blocks(0, 1, Codec::None),
         blocks(1024, 1024, Codec::Lz4),
         blocks((1 << 34) - 1, 1, Codec::Zstd),
+        blocks(7, 2, Codec::Zlib),
+        blocks(9, 3, Codec::Snappy),
         path(0, b"disk.raw"),
         path(3, b"usr/lib/a b/[c]"),
         path(1, &every_byte[..200]),

@@ -11,7 +11,7 @@ use crate::near;
 /// What this version reads, by section; the first are the keys outside any section.
 const KNOWN: &[(&str, &[&str])] = &[
     ("", &["role", "source", "trust", "store", "mount", "memory", "master", "sign", "log"]),
-    ("source", &["url"]),
+    ("source", &["url", "codec"]),
     ("trust", &["keys", "require"]),
     ("store", &["path"]),
     ("mount", &["path", "offline_wait"]),

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use icbd_wire::Codec;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +58,8 @@ pub(crate) struct File {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Source {
     pub url: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub codec: Option<Codec>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

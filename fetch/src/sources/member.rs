@@ -195,7 +195,7 @@ impl Member {
 
     /// How blocks shall travel.
     pub(super) fn codec(&self) -> Codec {
-        self.settings.codec.unwrap_or_else(|| self.line.codec())
+        self.line.codec()
     }
 
     /// A run begins to come in. It has ended when the value is dropped.

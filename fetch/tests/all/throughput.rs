@@ -31,9 +31,9 @@ fn throughput_of_one_stream() {
         let request = BlockRequest { run, file_bytes: disk.len() as u64, codec };
         // Packed beforehand.
         let parrot = there.block_on(Parrot::start(response("200 OK", OCTETS, &pack(&run, codec, &disk)), false));
-        let http: Arc<dyn Source> = Arc::new(HttpSource::new(&parrot.url, TimeOuts::default()).unwrap());
-        let settings = Settings { codec: Some(codec), ..Settings::default() };
-        let sources = Arc::new(Sources::new(vec![http.clone()], settings));
+        let http: Arc<dyn Source> =
+            Arc::new(HttpSource::new(&parrot.url, TimeOuts::default()).unwrap().with_codec(codec));
+        let sources = Arc::new(Sources::new(vec![http.clone()], Settings::default()));
         let wish = RunRequest { run, file_bytes: request.file_bytes, urgency: Urgency::Demand };
         let decode = async || {
             let blocks = http.blocks(&request).await.unwrap();

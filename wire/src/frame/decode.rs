@@ -6,6 +6,7 @@ use std::fmt;
 use bytes::{Buf, Bytes, BytesMut};
 use icbd_image::{BLOCK_BYTES, block_count, block_len};
 
+use super::pack::Unpacker;
 use super::{FRAME_BLOCKS_MAX, HEADER_BYTES, Packing};
 
 /// Why bytes are not the frames that were asked for.
@@ -56,7 +57,7 @@ pub struct FrameDecoder {
     pending: BytesMut,
     /// Unpacked blocks that nobody has taken yet: the rest of one frame.
     ready: VecDeque<(u64, Bytes)>,
-    zstd: Option<zstd::bulk::Decompressor<'static>>,
+    unpacker: Unpacker,
     /// Once wrong, always wrong: there is no way to find the next frame.
     failed: Option<FrameError>,
 }
@@ -83,7 +84,7 @@ impl FrameDecoder {
             file_bytes,
             pending: BytesMut::new(),
             ready: VecDeque::new(),
-            zstd: None,
+            unpacker: Unpacker::default(),
             failed: None,
         }
     }
@@ -174,7 +175,7 @@ impl FrameDecoder {
         let possible = match packing {
             Packing::Zero => packed == 0,
             Packing::Raw => packed == plain,
-            Packing::Lz4 | Packing::Zstd => (1..plain).contains(&packed),
+            Packing::Lz4 | Packing::Zstd | Packing::Zlib | Packing::Snappy => (1..plain).contains(&packed),
         };
         if !possible {
             return Err(FrameError::Length { block, found, plain });
@@ -183,26 +184,16 @@ impl FrameDecoder {
     }
 
     fn unpack(&mut self, header: &Header, packed: Bytes) -> Result<Bytes, FrameError> {
-        let refuse = FrameError::Unpack { block: self.next_block, plain: header.plain_bytes };
-        let (plain, found) = match header.packing {
+        match header.packing {
             Packing::Zero => return Ok(zeros(header.plain_bytes)),
             Packing::Raw => return Ok(packed),
-            Packing::Lz4 => {
-                let mut plain = vec![0; header.plain_bytes];
-                let found = lz4_flex::block::decompress_into(&packed, &mut plain).map_err(|_| refuse.clone())?;
-                (plain, found)
-            }
-            Packing::Zstd => {
-                if self.zstd.is_none() {
-                    self.zstd = zstd::bulk::Decompressor::new().ok();
-                }
-                let mut plain = vec![0; header.plain_bytes];
-                let zstd = self.zstd.as_mut().ok_or(refuse.clone())?;
-                let found = zstd.decompress_to_buffer(&packed, plain.as_mut_slice()).map_err(|_| refuse.clone())?;
-                (plain, found)
-            }
-        };
-        if found == header.plain_bytes { Ok(plain.into()) } else { Err(refuse) }
+            Packing::Lz4 | Packing::Zstd | Packing::Zlib | Packing::Snappy => {}
+        }
+        let mut plain = vec![0; header.plain_bytes];
+        match self.unpacker.unpack(header.packing, &packed, &mut plain) {
+            true => Ok(plain.into()),
+            false => Err(FrameError::Unpack { block: self.next_block, plain: header.plain_bytes }),
+        }
     }
 }
 

@@ -4,21 +4,16 @@ use std::fmt;
 
 use icbd_image::is_zero;
 
+use super::pack::Packer;
 use super::{FRAME_BLOCKS_MAX, HEADER_BYTES, Packing};
 use crate::Codec;
 
-/// Zstandard's level. Level 3 packs machine images to 53 % where level 1 reaches 55 %; both pack faster
-/// than the links they are for (0.5 GB/s a core), and what is packed is kept for the next who asks.
-const ZSTD_LEVEL: i32 = 3;
-
-/// Packs blocks into frames, one at a time; keeps its compressor and buffers from one to the next.
+/// Packs blocks into frames, one at a time; keeps its compressors and buffers from one to the next.
 #[derive(Default)]
 pub struct FrameEncoder {
-    /// Made when first needed, and kept: it costs about 15 µs, a block of 64 KiB about 200 µs.
-    zstd: Option<zstd::bulk::Compressor<'static>>,
+    packer: Packer,
     /// The frame's blocks one behind the other.
     plain: Vec<u8>,
-    packed: Vec<u8>,
 }
 
 impl FrameEncoder {
@@ -47,13 +42,9 @@ impl FrameEncoder {
                 &self.plain
             }
         };
-        let (packing, packed_bytes) = match codec {
-            Codec::None => (Packing::Raw, None),
-            Codec::Lz4 => (Packing::Lz4, pack_lz4(plain, &mut self.packed)),
-            Codec::Zstd => (Packing::Zstd, pack_zstd(&mut self.zstd, plain, &mut self.packed)),
-        };
-        match packed_bytes.filter(|packed| *packed < plain.len()) {
-            Some(packed) => append(out, blocks.len(), packing, &self.packed[..packed]),
+        let packing = Packing::of(codec);
+        match self.packer.pack(packing, plain) {
+            Some(packed) => append(out, blocks.len(), packing, packed),
             None => append(out, blocks.len(), Packing::Raw, plain),
         }
     }
@@ -81,28 +72,4 @@ pub fn frame_header(blocks: usize, bytes: usize) -> [u8; HEADER_BYTES] {
 fn header(blocks: usize, packing: Packing, bytes: usize) -> [u8; HEADER_BYTES] {
     let [a, b, c, d] = (bytes as u32).to_le_bytes();
     [blocks as u8, packing.to_u8(), 0, 0, a, b, c, d]
-}
-
-/// Bytes packed to; `None` when it could not be packed, and goes as it is.
-fn pack_lz4(plain: &[u8], packed: &mut Vec<u8>) -> Option<usize> {
-    grow(packed, lz4_flex::block::get_maximum_output_size(plain.len()));
-    lz4_flex::block::compress_into(plain, packed).ok()
-}
-
-fn pack_zstd(
-    compressor: &mut Option<zstd::bulk::Compressor<'static>>,
-    plain: &[u8],
-    packed: &mut Vec<u8>,
-) -> Option<usize> {
-    grow(packed, zstd::zstd_safe::compress_bound(plain.len()));
-    if compressor.is_none() {
-        *compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
-    }
-    compressor.as_mut()?.compress_to_buffer(plain, packed.as_mut_slice()).ok()
-}
-
-fn grow(buffer: &mut Vec<u8>, len: usize) {
-    if buffer.len() < len {
-        buffer.resize(len, 0);
-    }
 }

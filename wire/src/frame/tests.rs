@@ -26,7 +26,7 @@ fn block(content: Content, len: usize, mut seed: u64) -> Bytes {
                 seed ^= seed >> 7;
                 seed ^= seed << 17;
                 // Never zero: a short block of noise must not become a zero block.
-                (seed >> 32) as u8 | 1
+                ((seed >> 32) as u8).max(1)
             };
             std::iter::repeat_with(noise).take(len).collect()
         }
@@ -162,8 +162,20 @@ fn what_a_codec_shrinks_is_packed_and_the_rest_goes_as_it_is() {
     check(Content::Text, Codec::None, 1, 65544);
     check(Content::Text, Codec::Lz4, 2, 1000);
     check(Content::Text, Codec::Zstd, 3, 200);
-    check(Content::Noise, Codec::Lz4, 1, 65544);
+    check(Content::Text, Codec::Zlib, 4, 1000);
+    check(Content::Text, Codec::Snappy, 5, 4000);
+    for codec in Codec::ALL {
+        check(Content::Noise, codec, 1, 65544);
+    }
     check(Content::Zero, Codec::Zstd, 0, 8);
+    // What is noise only in parts is packed by all.
+    for codec in [Codec::Lz4, Codec::Zstd, Codec::Zlib, Codec::Snappy] {
+        let mut frame = Vec::new();
+        let blocks = [Content::Noise, Content::Text, Content::Noise, Content::Noise];
+        let blocks = blocks.map(|content| block(content, 65536, 1));
+        FrameEncoder::new().encode(&blocks, codec, &mut frame);
+        assert!(frame[1] > 1 && frame.len() < 210 << 10, "{codec}: {} bytes", frame.len());
+    }
     // All 256 values, each equally often and never twice near: nothing to gain.
     let counter: Vec<u8> = (0..64u32).flat_map(|i| i.wrapping_mul(0x9e37_79b9).to_be_bytes()).collect();
     for codec in Codec::ALL {
@@ -203,12 +215,15 @@ fn headers_that_claim_too_much_are_refused_at_once() {
     };
     check([0, 1, 0, 0, 0, 0, 0, 0], "claims 0 blocks; 1 to 16");
     check([17, 0, 0, 0, 0, 0, 0, 0], "claims 17 blocks");
+    check([1, 6, 0, 0, 1, 0, 0, 0], "packing 6");
     check([1, 9, 0, 0, 0, 0, 0, 0], "packing 9");
     check([1, 1, 1, 0, 0, 0, 1, 0], "reserved");
     check([1, 1, 0, 0, 255, 255, 255, 255], "claims 4294967295 bytes for blocks of 65536");
     check([1, 1, 0, 0, 255, 255, 0, 0], "claims 65535 bytes");
     check([1, 3, 0, 0, 0, 0, 1, 0], "claims 65536 bytes");
     check([1, 2, 0, 0, 0, 0, 0, 0], "claims 0 bytes");
+    check([1, 4, 0, 0, 0, 0, 1, 0], "claims 65536 bytes");
+    check([1, 5, 0, 0, 255, 255, 255, 0], "claims 16777215 bytes");
     check([1, 0, 0, 0, 1, 0, 0, 0], "claims 1 bytes");
 }
 

@@ -21,7 +21,7 @@ use crate::audit::Audit;
 use crate::control::ControlServer;
 use crate::failure::{Exit, Failure};
 use crate::notify::{self, Told};
-use crate::settings::CacheSettings;
+use crate::settings::{CacheSettings, SourceSettings};
 
 /// How long a start waits for the first answer of a source: a mount without its new versions is worth less,
 /// but what is here already must not wait for a master that is down.
@@ -59,9 +59,13 @@ pub(super) async fn serve(settings: CacheSettings, keeping: Keeping) -> anyhow::
 async fn open(settings: &CacheSettings) -> anyhow::Result<CacheServer> {
     let trust = settings.trust.load()?;
     let mut list: Vec<Arc<dyn Source>> = Vec::new();
-    for url in &settings.sources {
+    for SourceSettings { url, codec } in &settings.sources {
         let source = HttpSource::new(url, TimeOuts::default());
-        list.push(Arc::new(source.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?));
+        let source = source.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+        list.push(Arc::new(match codec {
+            Some(codec) => source.with_codec(*codec),
+            None => source,
+        }));
     }
     let sources = Arc::new(Sources::new(list, icbd_fetch::Settings::default()));
     let cache_settings = icbd_cache::Settings {
