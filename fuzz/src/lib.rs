@@ -4,7 +4,7 @@
 //! may panic, whatever the bytes; what a reader accepts must hold together, and be written as it was read.
 
 use bytes::Bytes;
-use icbd_image::{BLOCK_BYTES, FileIndex, Head, Page, PublicKey, SecretKey, SignedStatement, block_len};
+use icbd_image::{BLOCK_BYTES, FileIndex, Head, Page, Profile, PublicKey, Root, SecretKey, SignedStatement, block_len};
 use icbd_wire::{FrameDecoder, Resource, listing as listings};
 
 /// Any bytes as a manifest's head.
@@ -32,6 +32,18 @@ pub fn head(data: &[u8]) {
         assert!(up.take(data.len()).count() < data.len());
     }
     assert!(names + 1 >= head.node_count(), "a node without a name");
+}
+
+/// Any bytes as a boot profile; with a right checksum, too, which chance would not find.
+pub fn profile(data: &[u8]) {
+    let body = &data[..data.len().saturating_sub(32)];
+    let summed = [body, Root::of(body).as_bytes()].concat();
+    for bytes in [data, &summed] {
+        let Ok(profile) = Profile::decode(bytes) else { continue };
+        assert_eq!(profile.encode(), bytes, "a second spelling");
+        let mut both = profile.clone();
+        assert!(!both.merge(&profile) && both == profile);
+    }
 }
 
 /// Any bytes as a signed statement.

@@ -12,6 +12,9 @@ use crate::manifest::FileIndex;
 /// A Debian boot touches 4.75 % of its image at 64 KiB, 6.0 % at 256 KiB and 9.2 % at 1 MiB.
 pub const BLOCK_BYTES: u64 = 64 * 1024;
 
+/// Block numbers end here: a file has at most 1 PiB.
+pub(crate) const BLOCKS_MAX: u64 = 1 << 34;
+
 /// How many blocks a file of `file_bytes` has; the last may be short.
 pub fn block_count(file_bytes: u64) -> u64 {
     file_bytes.div_ceil(BLOCK_BYTES)

@@ -1,5 +1,5 @@
 //! What a version of an image *is*: its name, its blocks and their hashes, its manifest, the
-//! statement its publisher signs, and the ids by which a mount shows it.
+//! statement its publisher signs, the ids by which a mount shows it, and what boots read of it.
 //!
 //! Everything here is a pure value: no I/O, no clock, no async, no randomness. Bytes that come from
 //! a disk or a network become values of this crate through one checking function each
@@ -12,6 +12,7 @@ mod listing;
 mod manifest;
 mod name;
 mod node_id;
+mod profile;
 mod state;
 mod statement;
 mod time;
@@ -27,6 +28,7 @@ pub use manifest::{
 };
 pub use name::{ImageName, ImageRef, NameError, VersionId, VersionNumber};
 pub use node_id::{NodeId, Serial};
+pub use profile::{BootRun, Observation, Origin, Profile, ProfileError, SiteId, Touch};
 pub use state::VersionState;
 pub use statement::{SignedStatement, Statement, StatementError, Trust};
 pub use time::Timestamp;

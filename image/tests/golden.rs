@@ -7,9 +7,9 @@ use std::fmt::Write;
 use std::path::Path;
 
 use icbd_image::{
-    BLOCK_BYTES, FileHashes, FileIndex, Hash, Head, HeadBuilder, Kind, Metadata, Node, NodeId, Page, PagesBuilder,
-    PublicKey, RepositoryId, Root, SecretKey, Serial, SignedStatement, Statement, Timestamp, Trust, VersionNumber,
-    block_count,
+    BLOCK_BYTES, FileHashes, FileIndex, Hash, Head, HeadBuilder, Kind, Metadata, Node, NodeId, Observation, Origin,
+    Page, PagesBuilder, Profile, PublicKey, RepositoryId, Root, SecretKey, Serial, SignedStatement, SiteId, Statement,
+    Timestamp, Touch, Trust, VersionNumber, block_count,
 };
 
 /// The bytes of golden file `name`, which must be `now`.
@@ -187,4 +187,23 @@ fn every_reserved_byte_of_a_head_is_held_to_zero() {
         bytes[at] = 1;
         assert!(Head::parse(bytes.into()).is_err(), "byte {at}");
     }
+}
+
+#[test]
+fn boot_profiles() {
+    let root: Root = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f".parse().unwrap();
+    let touch = |after_ms, file, first, count| Touch { after_ms, file: FileIndex::new(file).unwrap(), first, count };
+    let touches = [
+        touch(0, 7, 0, 1),
+        touch(12, FileIndex::MAX, (1 << 34) - 300, 300),
+        touch(70_000, 7, 1, u32::MAX),
+        touch(u32::MAX, 3, 5, 2),
+    ];
+    let mut profile = Profile::new(root);
+    let site = |number| SiteId::from_bytes([number; 16]);
+    profile.insert(Observation::new(site(1), 1_790_000_000, Origin::Own, touches));
+    profile.insert(Observation::new(site(2), 1_780_000_000, Origin::Carried, touches[..2].iter().copied()));
+    profile.insert(Observation::new(site(3), 1_790_000_000, Origin::Own, []));
+    let kept = Profile::decode(&golden("boot.profile", &profile.encode())).unwrap();
+    assert_eq!((kept.encode(), kept), (profile.encode(), profile));
 }

@@ -73,6 +73,11 @@ fn heads() {
 }
 
 #[test]
+fn profiles() {
+    check("profile", targets::profile, &[golden("image", "boot.profile")]);
+}
+
+#[test]
 fn statements() {
     let seeds = ["signed.statement", "unsigned.statement"].map(|name| golden("image", name));
     check("statement", targets::statement, &seeds);
@@ -90,6 +95,8 @@ fn frames() {
     let seeds = [
         seed([21, 0, 1, 10], "lz4.frames"),
         seed([21, 0, 1, 255], "zstd.frames"),
+        seed([21, 0, 1, 10], "zlib.frames"),
+        seed([21, 0, 1, 40], "snappy.frames"),
         seed([0, 0, 1, 0], "none.frames"),
         seed([2, 0, 0, 0], "zero.frames"),
     ];
