@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use icbd_fetch::Sources;
-use icbd_image::{Serial, Trust, VersionId};
+use icbd_image::{BootRun, Profile, Serial, Trust, VersionId};
 
 use crate::catalogue::{self, marks};
 use crate::core::Core;
 use crate::disk::{Disk, RealDisk};
 use crate::prefetch::{JobId, JobStatus, Jobs};
+use crate::profiles::Profiles;
 use crate::refresh::{Refresh, merge};
 use crate::status::CacheStatus;
 use crate::store::{self, StoreLock};
@@ -65,10 +66,10 @@ impl Cache {
         let loaded = tokio::task::spawn_blocking(move || {
             let (catalogue, warning) = catalogue::open(&store, &*of)?;
             let (view, held, jobs) = (catalogue.view()?, catalogue.held()?, catalogue.jobs()?);
-            Ok::<_, CacheError>((catalogue, warning, view, held, jobs))
+            Ok::<_, CacheError>((catalogue, warning, view, held, jobs, Profiles::open(&store)?))
         });
-        let (catalogue, warning, view, held, jobs) = loaded.await.map_err(|_| CacheError::Closed)??;
-        let core = Arc::new(Core::new(settings, sources, disk, catalogue)?);
+        let (catalogue, warning, view, held, jobs, profiles) = loaded.await.map_err(|_| CacheError::Closed)??;
+        let core = Arc::new(Core::new(settings, sources, disk, catalogue, profiles)?);
         *core.view.write().expect("no panic under this lock") = Arc::new(view);
         *core.held.lock().expect("no panic under this lock") = held;
         let jobs = Arc::new(Jobs::new(core.clone(), jobs));
@@ -186,8 +187,33 @@ impl Cache {
         self.core.verify(version, progress).await
     }
 
+    /// All that is known of boots of a version: its own observations, those that sources told of, and, while
+    /// it has few of its own, those of the nearest older version that has any, by path and position.
+    ///
+    /// Loads the version's head, or fetches it in one round over the sources; may be dropped.
+    pub async fn profile(&self, serial: Serial) -> Result<Arc<Profile>, CacheError> {
+        self.core.profile(serial).await
+    }
+
+    /// The blocks that the next boot of a version will most likely read, in the order in which boots read them.
+    ///
+    /// No block is in two runs, and none past its file's end; blocks that are here already and blocks of zeros
+    /// are among them. Empty when nobody has booted the version or an older one, as far as this cache knows.
+    pub async fn boot_set(&self, serial: Serial) -> Result<Vec<BootRun>, CacheError> {
+        self.core.boot_set(serial).await
+    }
+
+    /// Takes over what another cache or a person knows of boots of a root; whether that was anything new.
+    pub async fn import_profile(&self, profile: Profile) -> Result<bool, CacheError> {
+        let core = self.core.clone();
+        self.core.blocking(move || core.profiles.merge(&profile)).await?
+    }
+
     /// Stops: no read is served any more, what came is made durable, threads and tasks are joined.
     pub async fn close(&self) {
+        for recorder in self.core.profiles.recording() {
+            recorder.finish(&self.core).await;
+        }
         self.core.stop_tasks().await;
         let core = self.core.clone();
         let stopped = tokio::task::spawn_blocking(move || {

@@ -19,6 +19,7 @@ use crate::catalogue::Catalogue;
 use crate::disk::Disk;
 use crate::file::File;
 use crate::health::Health;
+use crate::profiles::Profiles;
 use crate::version::{Residency, Versions};
 use crate::waiting::WaitingList;
 use crate::writeback::Writeback;
@@ -52,6 +53,7 @@ pub(crate) struct Core {
     pub(crate) reused_bytes: AtomicU64,
     /// Runs that somebody waits for, while they are fetched.
     pub(crate) demand_runs: AtomicU64,
+    pub(crate) profiles: Profiles,
     pub(crate) disk_reads: Semaphore,
     pub(crate) stop: CancellationToken,
     tasks: TaskTracker,
@@ -65,6 +67,7 @@ impl Core {
         sources: Arc<Sources>,
         disk: Arc<dyn Disk>,
         catalogue: Catalogue,
+        profiles: Profiles,
     ) -> Result<Core, CacheError> {
         let health = Arc::new(Health::new());
         let writeback = Writeback::start(disk.clone(), health.clone());
@@ -93,6 +96,7 @@ impl Core {
             fetched_bytes: AtomicU64::new(0),
             reused_bytes: AtomicU64::new(0),
             demand_runs: AtomicU64::new(0),
+            profiles,
             disk_reads: Semaphore::new(DISK_READS_MAX),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),

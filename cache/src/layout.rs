@@ -9,6 +9,10 @@ pub(crate) const MANIFESTS: &str = "manifests";
 /// Versions that are being filled.
 pub(crate) const FILLING: &str = "filling";
 pub(crate) const CATALOGUE: &str = "catalog.db";
+/// Boot profiles, by root.
+pub(crate) const PROFILES: &str = "profiles";
+/// Who the store is in its profiles.
+pub(crate) const SITE: &str = "site";
 pub(crate) const LOCK: &str = "lock";
 pub(crate) const FORMAT: &str = "format";
 

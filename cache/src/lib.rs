@@ -23,6 +23,8 @@ mod health;
 mod inherit;
 mod layout;
 mod prefetch;
+mod profiles;
+mod recorder;
 mod refresh;
 mod resident;
 mod reuse;

@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod master;
 mod model;
+mod profiles;
 mod reads;
 mod rig;
 mod seam;

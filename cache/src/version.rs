@@ -20,6 +20,7 @@ use crate::disk::{DiskFile, Tree};
 use crate::file::File;
 use crate::filling::Filling;
 use crate::flights::{Flights, Landing};
+use crate::recorder::Recorder;
 pub(crate) use registry::Versions;
 pub use residency::Residency;
 
@@ -31,6 +32,7 @@ const BASE_AGE_MAX: Duration = Duration::from_secs(5);
 /// A version of an image.
 pub struct Version {
     core: Arc<Core>,
+    recorder: Arc<Recorder>,
     id: VersionId,
     record: VersionRecord,
     head: Head,
@@ -51,6 +53,7 @@ impl Version {
     pub(crate) fn new(core: Arc<Core>, record: VersionRecord, head: Head) -> Version {
         Version {
             core,
+            recorder: Arc::new(Recorder::new(head.root())),
             id: record.statement.statement().version(),
             record,
             head,
@@ -169,6 +172,11 @@ impl Version {
 
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
+    }
+
+    /// Takes note of a read that somebody asked for.
+    pub(crate) fn note_read(&self, file: FileIndex, blocks: std::ops::Range<u64>) {
+        self.recorder.note(self, file, blocks);
     }
 
     pub(crate) fn filling(&self) -> Option<&Filling> {

@@ -24,8 +24,14 @@ struct Edge {
     file: FileIndex,
     block: u64,
     begins: bool,
-    after_ms: u32,
+    when: When,
 }
+
+/// Milliseconds after the first read, and the place in the observation, which tells what is first within one.
+type When = (u32, u32);
+
+/// A run with the median of when it was read.
+type Timed = (When, BootRun);
 
 impl Profile {
     /// The blocks that a boot of the version reads, first read first: no block twice, none past its file's end.
@@ -36,15 +42,16 @@ impl Profile {
     /// Takes the time of a sort of all touches; a full profile has 800,000, one of a disk image some thousand.
     pub fn boot_set(&self, head: &Head) -> Vec<BootRun> {
         let of = |origin| self.observations().filter(move |seen| seen.origin() == origin);
-        let mut runs = frequent(of(Origin::Own), head);
+        // In order of file and block.
+        let mut timed = frequent(of(Origin::Own), head);
         if self.own_count() < Profile::OWN_MIN {
             // What its own boots say of a block is more than what those of other versions do.
             let carried = frequent(of(Origin::Carried), head);
-            runs.sort_unstable_by_key(|run| (run.file, run.first));
-            let more: Vec<_> = carried.into_iter().flat_map(|run| without(run, &runs)).collect();
-            runs.extend(more);
+            let more: Vec<_> = carried.into_iter().flat_map(|run| without(run, &timed)).collect();
+            timed.extend(more);
         }
-        runs.sort_unstable_by_key(|run| (run.after_ms, run.file, run.first));
+        timed.sort_unstable_by_key(|(when, run)| (*when, run.file, run.first));
+        let mut runs: Vec<BootRun> = timed.into_iter().map(|(_, run)| run).collect();
         runs.dedup_by(|next, run| {
             let follows = next.file == run.file && next.first == run.first + u64::from(run.count);
             let count = run.count.checked_add(next.count).filter(|_| follows);
@@ -54,16 +61,16 @@ impl Profile {
     }
 }
 
-/// The blocks that one in [`FILLS_FOR_ONE_HIT`] observations touched, in any order.
-fn frequent<'a>(observations: impl Iterator<Item = &'a Observation>, head: &Head) -> Vec<BootRun> {
+/// The blocks that one in [`FILLS_FOR_ONE_HIT`] observations touched, in order of file and block.
+fn frequent<'a>(observations: impl Iterator<Item = &'a Observation>, head: &Head) -> Vec<Timed> {
     let (mut edges, mut fills) = (Vec::new(), 0);
     for observation in observations {
         fills += 1;
-        for touch in observation.touches() {
+        for (place, touch) in (0..).zip(observation.touches()) {
             let file = head.node(touch.file).filter(|node| node.kind() == Kind::File);
             let end = touch.end().min(file.map_or(0, |file| file.blocks()));
             if touch.first < end {
-                let edge = |block, begins| Edge { file: touch.file, block, begins, after_ms: touch.after_ms };
+                let edge = |block, begins| Edge { file: touch.file, block, begins, when: (touch.after_ms, place) };
                 edges.extend([edge(touch.first, true), edge(end, false)]);
             }
         }
@@ -72,17 +79,18 @@ fn frequent<'a>(observations: impl Iterator<Item = &'a Observation>, head: &Head
     edges.sort_unstable();
     let mut runs = Vec::new();
     // When the observations that touched the block at hand did: at most one time for each.
-    let mut times: Vec<u32> = Vec::new();
+    let mut times: Vec<When> = Vec::new();
     let mut at = 0;
     for edge in edges {
         if edge.block > at && !times.is_empty() && times.len() * FILLS_FOR_ONE_HIT >= fills {
-            let after_ms = times[(times.len() - 1) / 2];
-            runs.push(BootRun { file: edge.file, first: at, count: (edge.block - at) as u32, after_ms });
+            let when = times[(times.len() - 1) / 2];
+            let count = (edge.block - at) as u32;
+            runs.push((when, BootRun { file: edge.file, first: at, count, after_ms: when.0 }));
         }
         at = edge.block;
-        let place = times.partition_point(|time| *time < edge.after_ms);
+        let place = times.partition_point(|time| *time < edge.when);
         if edge.begins {
-            times.insert(place, edge.after_ms);
+            times.insert(place, edge.when);
         } else {
             times.remove(place);
         }
@@ -91,18 +99,18 @@ fn frequent<'a>(observations: impl Iterator<Item = &'a Observation>, head: &Head
 }
 
 /// The parts of `run` that are in none of `known`, which are in order of file and block.
-fn without(run: BootRun, known: &[BootRun]) -> Vec<BootRun> {
+fn without((when, run): Timed, known: &[Timed]) -> Vec<Timed> {
     let end = run.first + u64::from(run.count);
-    let from = known.partition_point(|k| (k.file, k.first + u64::from(k.count)) <= (run.file, run.first));
+    let from = known.partition_point(|(_, k)| (k.file, k.first + u64::from(k.count)) <= (run.file, run.first));
     let (mut parts, mut at) = (Vec::new(), run.first);
-    for known in known[from..].iter().take_while(|known| known.file == run.file && known.first < end) {
+    for (_, known) in known[from..].iter().take_while(|(_, known)| known.file == run.file && known.first < end) {
         if known.first > at {
-            parts.push(BootRun { first: at, count: (known.first - at) as u32, ..run });
+            parts.push((when, BootRun { first: at, count: (known.first - at) as u32, ..run }));
         }
         at = known.first + u64::from(known.count);
     }
     if at < end {
-        parts.push(BootRun { first: at, count: (end - at) as u32, ..run });
+        parts.push((when, BootRun { first: at, count: (end - at) as u32, ..run }));
     }
     parts
 }

@@ -1,0 +1,136 @@
+//! What boots read is noted, kept, handed to the next version, and never in a reader's way.
+
+use std::time::Duration;
+
+use icbd_image::{BLOCK_BYTES, BootRun, Observation, Origin, Profile, SiteId, Touch, VersionRecord};
+
+use super::rig::{BLOCK, Rig, content};
+use crate::disk::memory::MemoryDisk;
+use crate::layout;
+
+/// Reads these runs of `disk.raw`, one after the other.
+async fn boot(rig: &Rig, record: &VersionRecord, runs: &[(u64, u32)]) {
+    let file = rig.file(record, "disk.raw").await;
+    for (first, count) in runs {
+        file.read(first * BLOCK_BYTES, *count as usize * BLOCK).await.unwrap();
+    }
+}
+
+async fn boot_set(rig: &Rig, record: &VersionRecord) -> Vec<(u64, u32)> {
+    let runs = rig.cache.boot_set(record.serial()).await.unwrap();
+    runs.iter().map(|BootRun { first, count, .. }| (*first, *count)).collect()
+}
+
+/// Ends the cache cleanly and opens it again.
+async fn restart(rig: &mut Rig) {
+    rig.cache.close().await;
+    let disk = rig.disk.clone();
+    rig.restart_on(disk).await;
+}
+
+const RUNS: [(u64, u32); 3] = [(40, 10), (3, 2), (70, 16)];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_boot_is_the_boot_set_of_the_version_and_of_the_next() {
+    let mut rig = Rig::new(MemoryDisk::new(1)).await;
+    let old: Vec<u64> = (1..=90).collect();
+    let v1 = rig.publish(&[("disk.raw", content(&old))]).await;
+    assert_eq!(boot_set(&rig, &v1).await, []);
+    boot(&rig, &v1, &RUNS).await;
+    // What was read before, is read again, or is fetched by a job is no part of it.
+    boot(&rig, &v1, &RUNS).await;
+    let job = rig.cache.prefetch_add(&v1.statement.statement().version()).await.unwrap();
+    rig.cache.prefetch_wait(job).await.unwrap();
+    restart(&mut rig).await;
+    assert_eq!(boot_set(&rig, &v1).await, RUNS);
+    // Complete by now: nothing is learned from who reads it.
+    boot(&rig, &v1, &[(0, 60)]).await;
+    restart(&mut rig).await;
+    assert_eq!(boot_set(&rig, &v1).await, RUNS);
+
+    // By position, whether a block changed or not; the file has another index, and its end is another one.
+    let new: Vec<u64> = (1..=80).map(|seed| if seed % 5 == 0 { seed + 1000 } else { seed }).collect();
+    let v2 = rig.publish(&[("a", content(&[7])), ("disk.raw", content(&new))]).await;
+    assert_eq!(boot_set(&rig, &v2).await, [(40, 10), (3, 2), (70, 10)]);
+    let profile = rig.cache.profile(v2.serial()).await.unwrap();
+    assert_eq!((profile.own_count(), profile.observations().count()), (0, 1));
+    rig.cache.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_looks_around_has_not_booted() {
+    let mut rig = Rig::new(MemoryDisk::new(1)).await;
+    let v1 = rig.publish(&[("disk.raw", content(&[1; 40]))]).await;
+    boot(&rig, &v1, &[(0, 15)]).await;
+    restart(&mut rig).await;
+    assert_eq!(boot_set(&rig, &v1).await, []);
+    rig.cache.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recording_ends_in_silence_and_the_next_begins_after_a_pause() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let v1 = rig.publish(&[("disk.raw", content(&[1; 200]))]).await;
+    let seen = async || {
+        let profile = rig.cache.profile(v1.serial()).await.unwrap();
+        profile.observations().map(|seen| seen.blocks()).collect::<Vec<_>>()
+    };
+    let wait = async |seconds| tokio::time::sleep(Duration::from_secs(seconds)).await;
+    boot(&rig, &v1, &[(0, 20)]).await;
+    wait(50).await;
+    boot(&rig, &v1, &[(10, 20)]).await;
+    wait(50).await;
+    assert_eq!(seen().await, [0; 0]);
+    wait(15).await;
+    assert_eq!(seen().await, [30]);
+    // Whoever goes on reading does not boot.
+    for at in 0..11 {
+        wait(59).await;
+        boot(&rig, &v1, &[(50 + at * 5, 5)]).await;
+    }
+    assert_eq!(seen().await, [30]);
+    wait(600).await;
+    boot(&rig, &v1, &[(0, 40)]).await;
+    wait(61).await;
+    // Both began in the same second of the real clock, so the greater stays.
+    assert_eq!(seen().await, [40]);
+    rig.cache.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_profile_is_as_good_as_none() {
+    let mut rig = Rig::new(MemoryDisk::new(1)).await;
+    let v1 = rig.publish(&[("disk.raw", content(&[1; 90]))]).await;
+    boot(&rig, &v1, &RUNS).await;
+    restart(&mut rig).await;
+    let path = rig.settings.store.join(layout::PROFILES).join(format!("{}.profile", v1.root()));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[60] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    restart(&mut rig).await;
+    assert_eq!(boot_set(&rig, &v1).await, []);
+    // And the next boot is learned all the same; a damaged identity is replaced.
+    std::fs::write(rig.settings.store.join(layout::SITE), [0xff; 40]).unwrap();
+    restart(&mut rig).await;
+    boot(&rig, &v1, &RUNS).await;
+    restart(&mut rig).await;
+    assert_eq!(boot_set(&rig, &v1).await, RUNS);
+    rig.cache.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_learned_is_taken_over_once() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let v1 = rig.publish(&[("disk.raw", content(&[1; 90]))]).await;
+    let disk = rig.file(&v1, "disk.raw").await.index();
+    let mut told = Profile::new(v1.root());
+    for started in 0..50 {
+        let touch = Touch { after_ms: 0, file: disk, first: if started == 7 { 60 } else { 5 }, count: 20 };
+        told.insert(Observation::new(SiteId::from_bytes([9; 16]), started, Origin::Own, [touch]));
+    }
+    assert!(rig.cache.import_profile(told.clone()).await.unwrap());
+    assert!(!rig.cache.import_profile(told).await.unwrap());
+    // One fill of fifty read the blocks from 60 on.
+    assert_eq!(boot_set(&rig, &v1).await, [(5, 20)]);
+    rig.cache.close().await;
+}
