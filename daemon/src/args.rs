@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use icbd_image::{ImageName, ImageRef, VersionId};
+use icbd_storm::{CLIENTS_MAX, Target};
 use icbd_wire::Codec;
 use ipnet::IpNet;
 
@@ -60,6 +61,9 @@ pub(crate) enum Command {
     /// The configuration file
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Measure what clients get, from icbd or anybody else
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Print the audit log: who changed what, when
     Log,
     /// Write a tar file for those who help; works while something hangs
@@ -218,6 +222,37 @@ pub(crate) enum ConfigCommand {
         #[arg(long, required = true)]
         effective: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Let many light clients replay a recorded boot at once, and say how long it took
+    Storm(StormArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StormArgs {
+    /// The disk: a path below a mount, nfs://HOST/PATH, iscsi://HOST/IQN/LUN, nbd://HOST/EXPORT or
+    /// nbd+unix:///EXPORT?socket=PATH
+    pub target: Target,
+    /// How many workstations boot at once
+    #[arg(long, default_value_t = 30, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(CLIENTS_MAX)))]
+    pub clients: u32,
+    /// The recorded boot [default: a Debian 12 machine of 1.5 GiB]
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Let each client think between reads as long as the recorded machine did
+    #[arg(long)]
+    pub think: bool,
+    /// Let one more client read the whole disk meanwhile, as an antivirus does
+    #[arg(long)]
+    pub scan: bool,
+    /// Let the clients share this machine's page cache, as those of one NFS server do
+    #[arg(long)]
+    pub page_cache: bool,
+    /// Hash what was read, to compare two targets; costs a little time
+    #[arg(long)]
+    pub digest: bool,
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The commands that are no daemons, one file a noun.
 
+pub(crate) mod bench;
 pub(crate) mod bundle;
 pub(crate) mod config;
 pub(crate) mod image;

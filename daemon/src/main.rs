@@ -72,6 +72,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Prefetch(command) => block_on(commands::prefetch::run(&settings, command))?,
         Command::Key(command) => commands::key::run(&settings, &command)?,
         Command::Config(command) => commands::config::run(&settings, command)?,
+        Command::Bench(command) => commands::bench::run(&settings, command)?,
         Command::Log => block_on(commands::log::run(&settings))?,
         Command::SupportBundle { output } => commands::bundle::run(&settings, output)?,
     }
