@@ -8,7 +8,7 @@ RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 LAB_IMAGE := target/lab/image
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench bench-short gate format lint packages image clean
+.PHONY: help build demo test bench bench-short bench-record gate format lint packages rivals image clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,13 +30,17 @@ test: packages image ## every test
 
 gate: format lint test ## what CI runs
 
-bench: packages ## benchmarks, side by side with what they are compared with
+bench: rivals image ## benchmarks, side by side with what they are compared with; writes perf/RESULTS.md
 	$(CARGO) build --release --locked -p icbd-daemon -p icbd-perf
 	$(RELEASE)/icbd-perf
 
-bench-short: packages ## the same with smaller files and fewer rounds
+bench-short: rivals image ## the same with smaller files, fewer rounds and fewer rivals
 	$(CARGO) build --release --locked -p icbd-daemon -p icbd-perf
 	$(RELEASE)/icbd-perf --short
+
+bench-record: rivals image ## records a boot of the Debian image into perf/traces
+	$(CARGO) build --release --locked -p icbd-daemon -p icbd-perf
+	$(RELEASE)/icbd-perf record
 
 format: ## whether the source is formatted
 	$(CARGO) fmt --all --check
@@ -46,6 +50,9 @@ lint: packages ## clippy, where a warning is an error
 
 packages: ## installs the Debian packages that are missing
 	@tests/lab/packages.sh
+
+rivals: ## installs those, and what icbd is compared with
+	@tests/lab/packages.sh --rivals
 
 image: packages ## builds the Debian images that tests and demo boot, unless they are there
 	@tests/lab/build-image.sh $(LAB_IMAGE)

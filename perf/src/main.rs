@@ -9,10 +9,15 @@ mod http;
 mod load;
 mod memory;
 mod miss;
+mod plot;
 mod site;
 mod stats;
 
-use anyhow::Result;
+mod storm;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
 
 /// How much work a run is.
 #[derive(Debug, Clone, Copy)]
@@ -34,15 +39,48 @@ const FULL: Scale =
 const SHORT: Scale =
     Scale { file_bytes: 256 << 20, stream_bytes: 512 << 20, rounds: 3, random_reads: 16 * 1024, misses: 200 };
 
+/// Rounds of each storm.
+const STORM_ROUNDS: usize = 3;
+const USAGE: &str = "usage: icbd-perf [--short] [files] [storms] [record] [report] \
+    [--rounds N] [--link NAME]… [--tool NAME]… [--case NAME]…";
+
 fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let scale = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => FULL,
-        ["--short"] => SHORT,
-        _ => anyhow::bail!("usage: icbd-perf [--short]"),
-    };
-    complete::run(&scale)?;
-    cold::run(&scale)?;
-    miss::run(&scale)?;
-    memory::run(&scale)
+    let mut selection = storm::Selection::default();
+    let (mut scale, mut rounds, mut parts) = (FULL, STORM_ROUNDS, Vec::new());
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().context(USAGE);
+        match argument.as_str() {
+            "--short" => scale = SHORT,
+            "--rounds" => rounds = value()?.parse().context(USAGE)?,
+            "--link" => selection.links.push(value()?),
+            "--tool" => selection.tools.push(value()?),
+            "--case" => selection.cases.push(value()?),
+            "files" | "storms" | "record" | "report" => parts.push(argument),
+            _ => anyhow::bail!(USAGE),
+        }
+    }
+    let is_chosen = |part: &str| parts.iter().any(|chosen| chosen == part);
+    if is_chosen("record") {
+        storm::record()?;
+    }
+    if is_chosen("files") || parts.is_empty() {
+        complete::run(&scale)?;
+        cold::run(&scale)?;
+        miss::run(&scale)?;
+        memory::run(&scale)?;
+    }
+    if is_chosen("storms") || parts.is_empty() {
+        let mut results = storm::Results::load(&kept("storms.json"))?;
+        storm::run(&selection, rounds, &mut results)?;
+    }
+    if is_chosen("report") || parts.is_empty() {
+        storm::write(&storm::Results::load(&kept("storms.json"))?, Path::new(env!("CARGO_MANIFEST_DIR")))?;
+    }
+    Ok(())
+}
+
+/// Where a run in pieces keeps `name`.
+fn kept(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/perf").join(name)
 }

@@ -208,8 +208,8 @@ mod tests {
         check("icbd-trace 2\n", "another version");
         check("icbd-trace 1\n0 0 512\n", "disk-bytes");
         check("icbd-trace 1\ndisk-bytes 4096\n", "has no read");
-        check("icbd-trace 1\ndisk-bytes 4096\n0 0\n", "line 2");
-        check("icbd-trace 1\ndisk-bytes 4096\n0 0 -1\n", "line 2");
+        check("icbd-trace 1\ndisk-bytes 4096\n0 0\n", "line 3");
+        check("icbd-trace 1\ndisk-bytes 4096\n0 0 -1\n", "line 3");
         check("icbd-trace 1\ndisk-bytes 4096\n0 0 0\n", "read 1 is of 0 bytes");
         check("icbd-trace 1\ndisk-bytes 4096\n0 0 512\n0 4096 1\n", "read 2 of 1 bytes at 4096 is beyond");
         check("icbd-trace 1\ndisk-bytes 4096\n0 18446744073709551615 2\n", "beyond");

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Installs the Debian packages that building, testing and the demo need, and only those that are missing.
+# Installs the Debian packages that building, testing and the demo need, and only those that are missing; with
+# --rivals also the programs that the benchmarks compare icbd with.
 #
 # For a Debian 12 machine, as root. Says nothing when there is nothing to do.
 set -euo pipefail
@@ -13,7 +14,12 @@ packages=(
     mmdebstrap fdisk extlinux syslinux-common zstd
     # the machines that boot from them; nbdkit counts what a boot reads
     qemu-system-x86 qemu-utils qemu-block-extra seabios nbdkit
+    # an iSCSI target
+    tgt
 )
+if [ "${1:-}" = --rivals ]; then
+    packages+=(nginx-light rsync rclone nfs-ganesha nfs-ganesha-vfs rpcbind iproute2)
+fi
 
 missing=()
 for package in "${packages[@]}"; do

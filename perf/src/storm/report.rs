@@ -1,0 +1,167 @@
+//! The comparison as a page: tables, plots, and each goal with whether it was met. All of it from kept results.
+
+mod goals;
+
+use std::fmt::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::CASES;
+use super::network::{LINKS, Link};
+use super::results::{Cell, Results};
+use super::run::{Case, Round};
+use super::tools::{TOOLS, Tool};
+use crate::plot::{Bar, Bars, Group, figures};
+
+const PREFACE: &str = "# Boot storms over slow lines
+
+Made by `make bench`; not edited by hand. A recorded BIOS boot of the lab's Debian image is replayed by light clients
+(`icbd bench storm`) against each tool, on lines made of network namespaces and `tbf`. Everything starts with empty
+caches. The tools are Debian's packages, each set up as well as was found (`perf/src/storm/tools/`), and each gave the
+right bytes. Master, site and clients share one machine, so absolute times are its own; what counts are the ratios.
+
+A cell is *seconds until the last client was done / MB over the line*, the median of the rounds; – was not measured.
+Whole copies count from their start. The bytes include headers; big segments on the 1G line make them a little low.
+";
+
+/// Writes `RESULTS.md` and its plots into `folder`.
+pub(crate) fn write(results: &Results, folder: &Path) -> Result<()> {
+    let plots = folder.join("plots");
+    std::fs::create_dir_all(&plots)?;
+    let mut page = PREFACE.to_owned();
+    let rounds = results.cells.iter().map(|cell| cell.rounds.len());
+    let (least, most) = (rounds.clone().min().unwrap_or(0), rounds.max().unwrap_or(0));
+    writeln!(page, "\nMachine: {}. Rounds a cell: {least} to {most}.", machine())?;
+    let set = results.boot_set_bytes as f64 / 1e6;
+    writeln!(
+        page,
+        "The boot's blocks take {set:.1} MB in zstd clusters of 64 KiB: the *limit* is that over the line."
+    )?;
+    page.push_str(&goals::table(results));
+    for link in LINKS {
+        page.push_str(&times(results, link));
+        page.push_str(&latencies(results, link));
+    }
+    page.push_str(&troubles(results));
+    for case in CASES {
+        for (what, chart) in [("time", time_chart(results, case)), ("bytes", bytes_chart(results, case))] {
+            if chart.groups.is_empty() {
+                continue;
+            }
+            let name = format!("{what}-{}.svg", case.key().replace('+', "-"));
+            std::fs::write(plots.join(&name), chart.svg())?;
+            writeln!(page, "\n![{}](plots/{name})", chart.title)?;
+        }
+    }
+    std::fs::write(folder.join("RESULTS.md"), page).context("writing RESULTS.md")
+}
+
+/// Least time that the boot's bytes take on `link`, in seconds.
+fn limit_s(results: &Results, link: Link) -> f64 {
+    results.boot_set_bytes as f64 / link.rate()
+}
+
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let info = read("/proc/cpuinfo");
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let cores = info.lines().filter(|line| line.starts_with("processor")).count();
+    let kernel = read("/proc/sys/kernel/osrelease");
+    format!("{cores} cores ({}), Linux {}", model.trim_matches([' ', '\t', ':']), kernel.trim())
+}
+
+fn row(name: &str, cells: impl Iterator<Item = Option<String>>) -> String {
+    let cells: Vec<String> = cells.map(|cell| cell.unwrap_or_else(|| "–".to_owned())).collect();
+    format!("| {name} | {} |\n", cells.join(" | "))
+}
+
+fn table(title: &str, headings: &[String], rows: Vec<String>) -> String {
+    let rule = " ---: |".repeat(headings.len());
+    format!("\n## {title}\n\n| | {} |\n| --- |{rule}\n{}", headings.join(" | "), rows.concat())
+}
+
+fn times(results: &Results, link: Link) -> String {
+    let headings = CASES.map(Case::name);
+    let mut rows: Vec<String> = TOOLS.map(|tool| times_row(results, link, tool)).into();
+    let limit = figures(limit_s(results, link));
+    rows.push(row("*limit*", CASES.into_iter().map(|case| (!case.think).then(|| limit.clone()))));
+    table(&format!("{}: time and bytes", link.name), &headings, rows)
+}
+
+fn times_row(results: &Results, link: Link, tool: Tool) -> String {
+    let cell = |case| {
+        results.cell(link.name, case, &tool.name()).map(|cell| {
+            let (seconds, megabytes) = (cell.median(|round| round.last_s), megabytes(cell));
+            if tool == Tool::Local { figures(seconds) } else { format!("{} / {megabytes:.1}", figures(seconds)) }
+        })
+    };
+    row(&tool.name(), CASES.into_iter().map(cell))
+}
+
+fn megabytes(cell: &Cell) -> f64 {
+    cell.median(|round| round.sent as f64) / 1e6
+}
+
+/// What a column takes from a round.
+type Quantity = fn(&Round) -> f64;
+
+fn latencies(results: &Results, link: Link) -> String {
+    let cases = &CASES[..2];
+    let quantiles: [(&str, Quantity); 3] =
+        [("p50", |round| round.p50_us), ("p99", |round| round.p99_us), ("p100", |round| round.p100_us)];
+    let headings: Vec<String> =
+        cases.iter().flat_map(|case| quantiles.map(|(name, _)| format!("{}, {name}", case.name()))).collect();
+    let tools = TOOLS.into_iter().filter(|tool| !matches!(tool, Tool::Curl | Tool::Rsync));
+    let rows = tools.map(|tool| {
+        let cells = cases.iter().flat_map(|case| {
+            let cell = results.cell(link.name, *case, &tool.name());
+            quantiles.map(|(_, of)| cell.map(|cell| figures(cell.median(of) / 1000.0)))
+        });
+        row(&tool.name(), cells)
+    });
+    table(&format!("{}: how long a read takes, in ms", link.name), &headings, rows.collect())
+}
+
+fn troubles(results: &Results) -> String {
+    let mut text = String::new();
+    for cell in &results.cells {
+        if let Some(trouble) = &cell.trouble {
+            let trouble = trouble.lines().next().unwrap_or_default();
+            text.push_str(&format!("- {}, {}, {}: {trouble}\n", cell.link, cell.case.name(), cell.tool));
+        }
+    }
+    if text.is_empty() { text } else { format!("\n## Rounds that could not be measured\n\n{text}") }
+}
+
+fn time_chart(results: &Results, case: Case) -> Bars {
+    let title = format!("Seconds until the last client is done: {}", case.name());
+    chart(results, case, title, "s", |cell| cell.median(|round| round.last_s), |link| limit_s(results, link))
+}
+
+fn bytes_chart(results: &Results, case: Case) -> Bars {
+    let title = format!("MB over the line: {}", case.name());
+    chart(results, case, title, "MB", megabytes, |_| results.boot_set_bytes as f64 / 1e6)
+}
+
+fn chart(
+    results: &Results,
+    case: Case,
+    title: String,
+    unit: &'static str,
+    value: impl Fn(&Cell) -> f64,
+    limit: impl Fn(Link) -> f64,
+) -> Bars {
+    let group = |link: Link| {
+        let bars: Vec<Bar> = TOOLS
+            .into_iter()
+            .filter_map(|tool| {
+                let cell = results.cell(link.name, case, &tool.name())?;
+                Some(Bar { name: tool.name(), value: value(cell), is_ours: tool.is_ours() })
+            })
+            .collect();
+        let limit = (!case.think).then(|| limit(link));
+        (!bars.is_empty()).then(|| Group { name: link.name.to_owned(), bars, limit })
+    };
+    Bars { title, unit, groups: LINKS.into_iter().filter_map(group).collect() }
+}

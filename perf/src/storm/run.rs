@@ -1,0 +1,106 @@
+//! One storm on one tool: fresh caches, the clients let go, what passed the line counted, the bytes checked.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::depot::Depot;
+use super::network::{Network, Side};
+use super::tools::{Ready, Tool};
+use crate::load::drop_caches;
+
+/// What the clients do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Case {
+    pub(crate) clients: u32,
+    pub(crate) scan: bool,
+    pub(crate) think: bool,
+}
+
+impl Case {
+    /// What the command line calls it: `30`, `30+scan`, `1+think`.
+    pub(crate) fn key(self) -> String {
+        let (scan, think) = (if self.scan { "+scan" } else { "" }, if self.think { "+think" } else { "" });
+        format!("{}{scan}{think}", self.clients)
+    }
+
+    pub(crate) fn name(self) -> String {
+        let clients = if self.clients == 1 { "1 client".to_owned() } else { format!("{} clients", self.clients) };
+        let scan = if self.scan { " and a scan" } else { "" };
+        let think = if self.think { ", with think time" } else { "" };
+        format!("{clients}{scan}{think}")
+    }
+}
+
+/// One round. Times in seconds from when the clients could first have been let go; latencies in microseconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Round {
+    pub(crate) first_s: f64,
+    pub(crate) median_s: f64,
+    pub(crate) last_s: f64,
+    /// What passed the line, in bytes, headers included.
+    pub(crate) sent: u64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) p100_us: f64,
+}
+
+/// A storm of no icbd may take so long; with the think time of the slowest.
+const STORM_DEADLINE: Duration = Duration::from_secs(600);
+
+/// Starts `tool` anew and lets the clients of `case` boot once.
+pub(crate) fn round(depot: &Depot<'_>, network: &Network, tool: Tool, case: Case, trace: &Path) -> Result<Round> {
+    drop_caches()?;
+    let before = network.sent()?;
+    let ready = tool.start(depot, network)?;
+    // A prefetched boot set is there before the clients are; a whole copy is what they wait for.
+    let shown = storm(network, &ready, case, trace, &[])?;
+    let sent = network.sent()? - before;
+    let number = |name: &str| shown[name].as_f64().with_context(|| format!("no {name} in {shown}"));
+    let waited = ready.before.as_secs_f64();
+    let round = Round {
+        first_s: number("first_done_s")? + waited,
+        median_s: number("median_done_s")? + waited,
+        last_s: number("last_done_s")? + waited,
+        sent,
+        p50_us: number("latency_p50_us")?,
+        p99_us: number("latency_p99_us")?,
+        p100_us: number("latency_p100_us")?,
+    };
+    let warm = Case { clients: 1, scan: false, think: false };
+    let given = storm(network, &ready, warm, trace, &["--digest"])?;
+    let right = digest(network, depot, trace)?;
+    ensure!(given["digest"] == right, "{} gave wrong bytes", tool.name());
+    Ok(round)
+}
+
+/// What the image itself gives for the trace.
+fn digest(network: &Network, depot: &Depot<'_>, trace: &Path) -> Result<Value> {
+    let ready = Ready::new(depot.disk.display(), ());
+    let once = Case { clients: 1, scan: false, think: false };
+    Ok(storm(network, &ready, once, trace, &["--digest"])?["digest"].clone())
+}
+
+/// Runs `icbd bench storm` on the clients' side.
+pub(crate) fn storm(network: &Network, ready: &Ready, case: Case, trace: &Path, more: &[&str]) -> Result<Value> {
+    let clients = case.clients.to_string();
+    let mut args = vec!["bench", "storm", "--json", "--quiet", "--clients", &clients, "--trace"];
+    let trace = trace.to_str().context("the trace's path is text")?;
+    args.push(trace);
+    args.extend(case.scan.then_some("--scan"));
+    args.extend(case.think.then_some("--think"));
+    args.extend(more);
+    args.push(&ready.target);
+    let output = network.inside(Side::Site, || {
+        let mut command = std::process::Command::new(icbd_tests::icbd_path()?);
+        command.args(&args);
+        icbd_tests::run_bounded(command, STORM_DEADLINE)
+    })?;
+    if output.code != 0 {
+        bail!("icbd {}: {}", args.join(" "), output.stderr.trim());
+    }
+    Ok(serde_json::from_str(&output.stdout)?)
+}
