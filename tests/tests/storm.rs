@@ -14,7 +14,7 @@ fn disk_and_trace(lab: &Lab) -> Result<(String, String)> {
     let disk = lab.folder("image")?.join("disk.raw");
     fill(&disk, 3, DISK_BYTES)?;
     let reads: String =
-        (0..64u64).map(|at| format!("100 {} {}\n", at * 37 % 64 << 18, 512 + (at % 9) * 65_536 / 2)).collect();
+        (0..64u64).map(|at| format!("100 {} {}\n", (at * 37 % 64) << 18, 512 + (at % 9) * 65_536 / 2)).collect();
     let trace = lab.path("boot.trace");
     std::fs::write(&trace, format!("icbd-trace 1\ndisk-bytes {DISK_BYTES}\n{reads}"))?;
     let text = |path: &std::path::Path| path.to_str().map(str::to_owned).context("a plain path");

@@ -13,9 +13,9 @@ use crate::storm::network::{MASTER, Network, Side};
 use crate::storm::process::{Process, run};
 
 /// What one HTTP request of QEMU's asks for at least. More fetches clusters that no boot reads.
-const QEMU_READAHEAD_KIB: u32 = 4;
+const QEMU_READAHEAD_BYTES: u32 = 4 * 1024;
 /// The same for clusters of 64 KiB, with which less makes QEMU 7.2 hang at times.
-const QEMU_READAHEAD_SMALL_CLUSTERS_KIB: u32 = 64;
+const QEMU_READAHEAD_SMALL_CLUSTERS_BYTES: u32 = 64 * 1024;
 
 /// Copy-on-read into an overlay of the same cluster size, exported by NBD on a Unix socket: its FUSE export hangs over
 /// HTTP at times.
@@ -31,9 +31,9 @@ pub(super) fn qemu(depot: &Depot<'_>, network: &Network, work: &Path, kib: u32) 
         create
     })?;
     let mut qemu = network.command(Side::Site, "qemu-storage-daemon");
-    let readahead = if kib == 64 { QEMU_READAHEAD_SMALL_CLUSTERS_KIB } else { QEMU_READAHEAD_KIB };
+    let readahead = if kib == 64 { QEMU_READAHEAD_SMALL_CLUSTERS_BYTES } else { QEMU_READAHEAD_BYTES };
     for node in [
-        format!("driver=http,node-name=web,url=http://{MASTER}:{WEB_PORT}/{image},readahead={readahead}k,read-only=on"),
+        format!("driver=http,node-name=web,url=http://{MASTER}:{WEB_PORT}/{image},readahead={readahead},read-only=on"),
         "driver=qcow2,node-name=base,file=web,read-only=on".to_owned(),
         format!("driver=file,node-name=local,filename={}", overlay.display()),
         "driver=qcow2,node-name=overlay,file=local,backing=base".to_owned(),
