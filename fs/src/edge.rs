@@ -6,6 +6,7 @@
 
 pub(crate) mod backing;
 mod convert;
+mod deferred;
 mod owed;
 mod refuse;
 pub(crate) mod session;
@@ -15,7 +16,6 @@ use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::task::{Context, Waker};
 use std::time::SystemTime;
 
 use fuser::*;
@@ -44,11 +44,7 @@ pub(crate) struct Edge {
 impl Edge {
     /// Polls `answer` once here; if it has to wait, it goes on as a task.
     fn drive(&self, answer: impl Future<Output = ()> + Send + 'static) {
-        let _runtime = self.runtime.enter();
-        let mut answer = Box::pin(answer);
-        if answer.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-            self.tasks.spawn_on(answer, &self.runtime);
-        }
+        deferred::drive(answer, &self.runtime, &self.tasks);
     }
 
     fn owe<R: owed::Refuse>(&self, reply: R) -> (Arc<Service>, Owed<R>) {

@@ -39,9 +39,15 @@ const FULL: Scale =
 const SHORT: Scale =
     Scale { file_bytes: 256 << 20, stream_bytes: 512 << 20, rounds: 3, random_reads: 16 * 1024, misses: 200 };
 
+type Benchmark = fn(&Scale) -> Result<()>;
+
+/// The parts of `files`, each of which can be run alone.
+const FILES: [(&str, Benchmark); 4] =
+    [("complete", complete::run), ("cold", cold::run), ("miss", miss::run), ("memory", memory::run)];
+
 /// Rounds of each storm.
 const STORM_ROUNDS: usize = 3;
-const USAGE: &str = "usage: icbd-perf [--short] [files] [storms] [record] [report] \
+const USAGE: &str = "usage: icbd-perf [--short] [files | complete | cold | miss | memory]… [storms] [record] [report] \
     [--rounds N] [--link NAME]… [--tool NAME]… [--case NAME]…";
 
 fn main() -> Result<()> {
@@ -57,6 +63,7 @@ fn main() -> Result<()> {
             "--tool" => selection.tools.push(value()?),
             "--case" => selection.cases.push(value()?),
             "files" | "storms" | "record" | "report" => parts.push(argument),
+            _ if FILES.iter().any(|(name, _)| *name == argument) => parts.push(argument),
             _ => anyhow::bail!(USAGE),
         }
     }
@@ -64,11 +71,10 @@ fn main() -> Result<()> {
     if is_chosen("record") {
         storm::record()?;
     }
-    if is_chosen("files") || parts.is_empty() {
-        complete::run(&scale)?;
-        cold::run(&scale)?;
-        miss::run(&scale)?;
-        memory::run(&scale)?;
+    for (name, run) in FILES {
+        if is_chosen(name) || is_chosen("files") || parts.is_empty() {
+            run(&scale)?;
+        }
     }
     if is_chosen("storms") || parts.is_empty() {
         let mut results = storm::Results::load(&kept("storms.json"))?;
