@@ -73,7 +73,7 @@ impl File {
         if self.slots.is_empty() && !self.is_zero(blocks.start) {
             return ReadNow::Missing;
         }
-        out.clear();
+        // What was in it is overwritten, as above.
         out.resize((range.end - range.start) as usize, 0);
         for block in blocks.clone() {
             let part = part_of(range, block, self.size);
@@ -82,7 +82,7 @@ impl File {
                 let start = (part.start - block * BLOCK_BYTES) as usize;
                 target.copy_from_slice(&bytes[start..start + target.len()]);
             } else if self.is_zero(block) {
-                // It is zero already.
+                target.fill(0);
             } else if self.is_readable(block..block + 1) {
                 let (Some(backing), Ok(_guard)) = (self.backing.get(), self.guard.try_read()) else {
                     return ReadNow::Cold;

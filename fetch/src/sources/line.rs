@@ -1,12 +1,11 @@
-//! How fast the way to a source is, and the codec that suits it.
+//! Which codec makes a line carry most, found by trying.
 //!
-//! What is measured is bytes as they travel per second in which an answer was coming in: neither idle
-//! time nor the way there and back says how fast a line is. (A little of each answer comes with its
-//! head, so single blocks make a line look up to a third faster.) Packing pays while the line is slower than the
-//! packing. On one core lz4 packs 1.1 GB/s to 0.6 and zstd 0.78 GB/s to 0.55, on both ends beside all else that
-//! they do: above 250 MB/s (more than 1 Gbit/s can look like) packing costs more than it saves, below 40 MB/s each
-//! byte saved counts. A codec is left only when the line is clearly on the other side, so that one near
-//! the border does not flap.
+//! What packing costs depends on the processors at both ends and on what else they do; what it saves
+//! depends on the line and the data. So nothing is computed: now and then a neighbour of the chosen codec is tried,
+//! with measurements of the chosen one before and after it, and it is chosen if it carried clearly more plain
+//! bytes a second than both. What is measured is the time with a request under way, whole requests,
+//! so that packing at the far end counts. Only while all of them travel alike: what is left of an
+//! earlier codec is waited for. Trials that change nothing become rarer.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -14,105 +13,170 @@ use std::time::Duration;
 use icbd_wire::Codec;
 use tokio::time::Instant;
 
-/// Below this packing begins, above that it ends, in bytes a second.
-const PACK_BELOW: u64 = 150_000_000;
-const UNPACKED_ABOVE: u64 = 250_000_000;
-/// Below this zstd begins, above that it ends.
-const SQUEEZE_BELOW: u64 = 40_000_000;
-const SQUEEZED_UNTIL: u64 = 60_000_000;
-/// A measurement is worth something after so much …
-const MEASURED_BYTES_MIN: u64 = 4 << 20;
-/// … or, on a slow line, after so long with at least a run's worth.
-const MEASURED_TIME_ENOUGH: Duration = Duration::from_secs(2);
-const MEASURED_BYTES_FEW: u64 = 1 << 20;
-/// With less than that the source is silent, not slow: it is measured anew.
-const SILENT: Duration = Duration::from_secs(10);
+/// From the cheapest to the smallest. zlib and Snappy are beaten by a neighbour on every line.
+const CODECS: [Codec; 3] = [Codec::None, Codec::Lz4, Codec::Zstd];
+/// Where a line of which nothing is known begins: not far from the best on any.
+const UNKNOWN: usize = 1;
+/// What another codec must carry, times what the chosen one does.
+const CLEARLY: f64 = 1.05;
+/// A measurement is worth something after so many plain bytes in so much time …
+const ENOUGH_BYTES: u64 = 4 << 20;
+const ENOUGH_TIME: Duration = Duration::from_millis(50);
+/// … or, on a slow line, after so long with a few.
+const LONG: Duration = Duration::from_secs(2);
+const FEW_BYTES: u64 = 1 << 20;
+/// The first look decides which way the first trial goes: a line below this, in plain bytes a second, is no faster than 1 Gbit/s.
+const SLOW: f64 = 150e6;
+/// Measurements before a codec at either end, once found better, is doubted.
+const SETTLED_REST: u32 = 8;
+/// Most measurements between two trials.
+const REST_MAX: u32 = 64;
 
-/// The line to one source.
+/// One kind of requests to one source.
 #[derive(Debug)]
-pub(super) struct Line(Mutex<Measured>);
+pub(super) struct Line(Mutex<State>);
 
 #[derive(Debug)]
-struct Measured {
-    codec: Codec,
-    runs: u32,
-    /// Since when `runs` is not 0, or since when that was last added to `busy`.
+struct State {
+    /// Which of [`CODECS`] is the best known.
+    chosen: usize,
+    trial: Trial,
+    /// Measurements until the next trial, and the next such rest.
+    rest: u32,
+    next_rest: u32,
+    /// Whether the next trial packs harder.
+    harder: Option<bool>,
+    /// Requests under way with the codec that is in use, and with others.
+    current: u32,
+    others: u32,
+    /// Since when `busy` was last added to.
     since: Instant,
-    /// Of this measurement, with a run under way.
+    /// Of this measurement.
     busy: Duration,
-    /// What the source had received when it began.
-    received: u64,
+    bytes: u64,
+}
+
+/// Rates in plain bytes a second.
+#[derive(Debug, Clone, Copy)]
+enum Trial {
+    None,
+    Trying { codec: usize, before: f64 },
+    Checking { codec: usize, before: f64, tried: f64 },
 }
 
 impl Line {
-    /// A line of which nothing is known: lz4 is not far from the best on any.
     pub(super) fn new() -> Line {
-        Line(Mutex::new(Measured {
-            codec: Codec::Lz4,
-            runs: 0,
+        Line(Mutex::new(State {
+            chosen: UNKNOWN,
+            trial: Trial::None,
+            rest: 0,
+            next_rest: 1,
+            harder: None,
+            current: 0,
+            others: 0,
             since: Instant::now(),
             busy: Duration::ZERO,
-            received: 0,
+            bytes: 0,
         }))
     }
 
-    /// How blocks shall travel now.
-    pub(super) fn codec(&self) -> Codec {
-        self.lock().codec
-    }
-
-    /// An answer begins to come in, when the source has received so much so far.
-    pub(super) fn begin(&self, received: u64) {
+    /// How blocks shall travel now. A request begins with it; [`Line::end`] is owed the same codec.
+    pub(super) fn begin(&self) -> Codec {
         let mut line = self.lock();
-        line.look(received);
-        line.runs += 1;
+        line.look();
+        line.current += 1;
+        CODECS[line.codec()]
     }
 
-    /// An answer has ended, in whatever way.
-    pub(super) fn end(&self, received: u64) {
+    /// Plain bytes came by a request with this codec.
+    pub(super) fn carried(&self, codec: Codec, bytes: u64) {
         let mut line = self.lock();
-        line.look(received);
-        line.runs = line.runs.saturating_sub(1);
+        if line.others == 0 && codec == CODECS[line.codec()] {
+            line.bytes += bytes;
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Measured> {
+    /// A request has ended, in whatever way.
+    pub(super) fn end(&self, codec: Codec) {
+        let mut line = self.lock();
+        line.look();
+        let is_current = codec == CODECS[line.codec()] && line.current > 0;
+        let count = if is_current { &mut line.current } else { &mut line.others };
+        *count = count.saturating_sub(1);
+        line.judge();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("no panic under this lock")
     }
 }
 
-impl Measured {
-    fn look(&mut self, received: u64) {
+impl State {
+    /// The place in [`CODECS`] of what is in use.
+    fn codec(&self) -> usize {
+        match self.trial {
+            Trial::Trying { codec, .. } => codec,
+            Trial::None | Trial::Checking { .. } => self.chosen,
+        }
+    }
+
+    /// Counts the time that has passed.
+    fn look(&mut self) {
         let now = Instant::now();
-        if self.runs > 0 {
+        if self.current > 0 && self.others == 0 {
             self.busy += now - self.since;
         }
         self.since = now;
-        let bytes = received.saturating_sub(self.received);
-        let much = bytes >= MEASURED_BYTES_MIN;
-        let long = bytes >= MEASURED_BYTES_FEW && self.busy >= MEASURED_TIME_ENOUGH;
-        if much || long {
-            let rate = (bytes as f64 / self.busy.as_secs_f64().max(1e-6)) as u64;
-            let codec = suited(self.codec, rate);
-            if codec != self.codec {
-                tracing::debug!(%codec, was = %self.codec, bytes_per_second = rate, "blocks travel otherwise from now on");
-                self.codec = codec;
-            }
-        } else if self.busy < SILENT {
+    }
+
+    fn judge(&mut self) {
+        let much = self.bytes >= ENOUGH_BYTES && self.busy >= ENOUGH_TIME;
+        let long = self.bytes >= FEW_BYTES && self.busy >= LONG;
+        if !much && !long {
             return;
         }
-        (self.busy, self.received) = (Duration::ZERO, received);
+        let rate = self.bytes as f64 / self.busy.as_secs_f64();
+        let before = self.codec();
+        self.step(rate);
+        (self.busy, self.bytes) = (Duration::ZERO, 0);
+        if self.codec() != before {
+            // Those under way are of the codec before; those of the one now were waited for long ago.
+            self.others += std::mem::take(&mut self.current);
+        }
     }
-}
 
-/// The codec for a line of so many bytes a second, on which `now` is used.
-fn suited(now: Codec, rate: u64) -> Codec {
-    let (unpacked, squeezed) = (now == Codec::None, now == Codec::Zstd);
-    if rate > UNPACKED_ABOVE || (unpacked && rate >= PACK_BELOW) {
-        Codec::None
-    } else if rate < SQUEEZE_BELOW || (squeezed && rate <= SQUEEZED_UNTIL) {
-        Codec::Zstd
-    } else {
-        Codec::Lz4
+    fn step(&mut self, rate: f64) {
+        match self.trial {
+            Trial::None if self.rest > 0 => self.rest -= 1,
+            Trial::None => self.trial = Trial::Trying { codec: self.neighbour(rate), before: rate },
+            Trial::Trying { codec, before } => self.trial = Trial::Checking { codec, before, tried: rate },
+            Trial::Checking { codec, before, tried } => {
+                let better = tried > CLEARLY * before.max(rate);
+                if better {
+                    let (was, now) = (CODECS[self.chosen], CODECS[codec]);
+                    tracing::debug!(%was, %now, before, tried, "blocks travel otherwise from now on");
+                    self.chosen = codec;
+                    let is_last = codec == 0 || codec + 1 == CODECS.len();
+                    (self.rest, self.next_rest) = (if is_last { SETTLED_REST } else { 0 }, SETTLED_REST);
+                } else {
+                    self.rest = self.next_rest;
+                    self.next_rest = (self.next_rest * 2).min(REST_MAX);
+                    self.harder = self.harder.map(|harder| !harder);
+                }
+                self.trial = Trial::None;
+            }
+        }
+    }
+
+    /// What to try beside the chosen one: further the way that helped last, else the other way.
+    fn neighbour(&mut self, rate: f64) -> usize {
+        let harder = *self.harder.get_or_insert(rate < SLOW);
+        match (self.chosen, harder) {
+            (0, _) => 1,
+            (last, _) if last + 1 == CODECS.len() => last - 1,
+            (middle, true) => middle + 1,
+            (middle, false) => middle - 1,
+        }
     }
 }
 
@@ -120,63 +184,86 @@ fn suited(now: Codec, rate: u64) -> Codec {
 mod tests {
     use super::*;
 
-    /// Ten seconds at so many MB/s, in runs of 1 MiB as they travel; the codec afterwards.
-    async fn at(line: &Line, received: &mut u64, megabytes: u64) -> Codec {
-        for _ in 0..megabytes * 10 {
-            line.begin(*received);
-            tokio::time::advance(Duration::from_secs(1) / megabytes as u32).await;
-            *received += 1_000_000;
-            line.end(*received);
+    /// How fast each codec carries plain bytes over some line, in MB/s; other codecs are not used.
+    type Rates = [f64; 3];
+    /// On one processor lz4 packs 1,100 MB/s to 0.6 and zstd 780 MB/s to 0.55.
+    fn line_of(megabytes: f64) -> Rates {
+        [megabytes, (megabytes / 0.6).min(1_100.0), (megabytes / 0.55).min(780.0)]
+    }
+
+    /// Requests of 2 MiB one after the other until `bytes` came; the share that each codec carried.
+    async fn stream(line: &Line, rates: Rates, megabytes: u64) -> [f64; 3] {
+        let mut shares = [0.0; 3];
+        for _ in 0..megabytes / 2 {
+            let codec = line.begin();
+            let place = CODECS.iter().position(|it| *it == codec).unwrap();
+            tokio::time::advance(Duration::from_secs_f64(2e6 / (rates[place] * 1e6))).await;
+            line.carried(codec, 2_000_000);
+            line.end(codec);
+            shares[place] += 2.0 / megabytes as f64;
             // Nobody asks for anything: that says nothing of the line.
             tokio::time::advance(Duration::from_secs(1)).await;
         }
-        line.codec()
+        shares
     }
 
     #[tokio::test(start_paused = true)]
-    async fn fast_lines_carry_blocks_as_they_are_and_slow_ones_squeezed() {
-        let (line, mut received) = (Line::new(), 0);
-        assert_eq!(line.codec(), Codec::Lz4);
-        let steps = [
-            (80, Codec::Lz4),
-            (500, Codec::None),
-            // Between the borders all stays as it is.
-            (200, Codec::None),
-            (118, Codec::Lz4),
-            (200, Codec::Lz4),
-            (12, Codec::Zstd),
-            (50, Codec::Zstd),
-            (70, Codec::Lz4),
-            (50, Codec::Lz4),
-            (3, Codec::Zstd),
-            (400, Codec::None),
-            (5, Codec::Zstd),
-        ];
-        for (megabytes, expected) in steps {
-            assert_eq!(at(&line, &mut received, megabytes).await, expected, "{megabytes} MB/s");
+    async fn the_codec_that_carries_most_is_found_and_kept() {
+        for (megabytes, best) in [(5.0, 2), (12.5, 2), (118.0, 2), (1_000.0, 1), (3_000.0, 0)] {
+            let line = Line::new();
+            stream(&line, line_of(megabytes), 2_000).await;
+            let shares = stream(&line, line_of(megabytes), 4_000).await;
+            assert!(shares[best] > 0.9, "{megabytes} MB/s: {shares:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_source_is_not_a_slow_one() {
-        let (line, mut received) = (Line::new(), 0);
-        assert_eq!(at(&line, &mut received, 400).await, Codec::None);
-        line.begin(received);
-        tokio::time::advance(Duration::from_secs(60)).await;
-        line.end(received);
-        assert_eq!(line.codec(), Codec::None);
+    async fn a_slow_line_is_squeezed_within_the_first_megabytes() {
+        let shares = stream(&Line::new(), line_of(12.5), 50).await;
+        assert!(shares[2] > 0.6, "{shares:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn runs_at_once_share_the_line() {
+    async fn a_line_that_changes_is_noticed() {
         let line = Line::new();
-        for _ in 0..8 {
-            line.begin(0);
-        }
-        tokio::time::advance(Duration::from_secs(1)).await;
-        for _ in 0..8 {
-            line.end(400_000_000);
-        }
-        assert_eq!(line.codec(), Codec::None);
+        stream(&line, line_of(3_000.0), 1_000).await;
+        assert_eq!(line.begin(), Codec::None);
+        line.end(Codec::None);
+        stream(&line, line_of(12.5), 4_000).await;
+        let shares = stream(&line, line_of(12.5), 2_000).await;
+        assert!(shares[2] > 0.8, "{shares:?}");
+    }
+
+    /// Packing that is slower than the line makes the line look slow: that must not lead to more packing.
+    #[tokio::test(start_paused = true)]
+    async fn busy_processors_are_not_taken_for_a_slow_line() {
+        let line = Line::new();
+        let busy = [120.0, 60.0, 30.0];
+        stream(&line, busy, 1_000).await;
+        let shares = stream(&line, busy, 2_000).await;
+        assert!(shares[0] > 0.9, "{shares:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_an_earlier_codec_is_not_counted() {
+        let line = Line::new();
+        let codec = line.begin();
+        let lasting = line.begin();
+        assert_eq!(codec, lasting);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        line.carried(codec, 8 << 20);
+        line.end(codec);
+        let tried = line.begin();
+        assert_ne!(tried, codec, "a trial begins");
+        tokio::time::advance(Duration::from_secs(3)).await;
+        line.carried(tried, 8 << 20);
+        line.end(tried);
+        let still = line.begin();
+        assert_eq!(still, tried, "what was measured while the earlier request went on is worth nothing");
+        line.end(lasting);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        line.carried(still, 8 << 20);
+        line.end(still);
+        assert_eq!(line.begin(), codec, "the chosen one is measured again");
     }
 }

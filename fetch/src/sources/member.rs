@@ -26,6 +26,9 @@ const BAD_BLOCKS_MAX: usize = 4096;
 /// Requests for lists, heads and pages in flight: small ones, which do not wait for runs.
 const SMALL_REQUESTS_MAX: usize = 8;
 
+/// A run of so many blocks is as fast as its round trip and its packing; a longer one as the line.
+const SHORT_BLOCKS_MAX: u32 = 2;
+
 /// How one source is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceHealth {
@@ -60,6 +63,8 @@ pub(super) struct Member {
     patient: Arc<Semaphore>,
     idle: Arc<Semaphore>,
     small: Arc<Semaphore>,
+    /// What suits runs that somebody waits for from beginning to end, and long ones.
+    short_line: Line,
     line: Line,
     requests: AtomicU64,
     settings: Settings,
@@ -90,9 +95,13 @@ struct Offline {
 #[derive(Debug)]
 pub(super) struct Permit(#[expect(dead_code, reason = "held, not read")] Vec<OwnedSemaphorePermit>);
 
-/// A run that is on its way from a source.
+/// A run that is on its way from a source, and the codec it travels with. It has ended when this is dropped.
 #[derive(Debug)]
-pub(super) struct Travel(Arc<Member>);
+pub(super) struct Travel {
+    member: Arc<Member>,
+    is_short: bool,
+    codec: Codec,
+}
 
 /// Leave to ask a source.
 #[derive(Debug)]
@@ -110,6 +119,7 @@ impl Member {
             patient: Arc::new(Semaphore::new(patient_max(&settings))),
             idle: Arc::new(Semaphore::new(idle_max(&settings))),
             small: Arc::new(Semaphore::new(SMALL_REQUESTS_MAX)),
+            short_line: Line::new(),
             line: Line::new(),
             requests: AtomicU64::new(0),
             settings,
@@ -193,15 +203,14 @@ impl Member {
         Permit(vec![permit])
     }
 
-    /// How blocks shall travel.
-    pub(super) fn codec(&self) -> Codec {
-        self.line.codec()
+    /// A run of so many blocks is asked for now.
+    pub(super) fn travel(self: &Arc<Self>, blocks: u32) -> Travel {
+        let is_short = blocks <= SHORT_BLOCKS_MAX;
+        Travel { member: self.clone(), is_short, codec: self.line(is_short).begin() }
     }
 
-    /// A run begins to come in. It has ended when the value is dropped.
-    pub(super) fn travel(self: &Arc<Self>) -> Travel {
-        self.line.begin(self.source.received_bytes());
-        Travel(self.clone())
+    fn line(&self, is_short: bool) -> &Line {
+        if is_short { &self.short_line } else { &self.line }
     }
 
     /// The source gave something good.
@@ -277,9 +286,20 @@ impl Member {
     }
 }
 
+impl Travel {
+    pub(super) fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// So many plain bytes came.
+    pub(super) fn carried(&self, bytes: usize) {
+        self.member.line(self.is_short).carried(self.codec, bytes as u64);
+    }
+}
+
 impl Drop for Travel {
     fn drop(&mut self) {
-        self.0.line.end(self.0.source.received_bytes());
+        self.member.line(self.is_short).end(self.codec);
     }
 }
 

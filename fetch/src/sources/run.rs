@@ -48,7 +48,7 @@ struct Open {
     run: Run,
     started: Instant,
     bytes: u64,
-    _travel: Travel,
+    travel: Travel,
     _permit: Permit,
 }
 
@@ -98,14 +98,14 @@ impl Progress {
         let count = member.good_until(&wanted, self.next, end).max(self.next + 1) - self.next;
         let run = Run { count: count as u32, ..wanted };
         let started = Instant::now();
-        let request = BlockRequest { run, file_bytes: self.request.file_bytes, codec: member.codec() };
+        let travel = member.travel(run.count);
+        let request = BlockRequest { run, file_bytes: self.request.file_bytes, codec: travel.codec() };
         match member.source.blocks(&request).await {
             Ok(blocks) => {
-                let travel = member.travel();
-                self.open = Some(Open { member, blocks, run, started, bytes: 0, _travel: travel, _permit: permit });
+                self.open = Some(Open { member, blocks, run, started, bytes: 0, travel, _permit: permit });
             }
             Err(error) => {
-                drop(permit);
+                drop((travel, permit));
                 self.fail(error).await;
             }
         }
@@ -124,6 +124,7 @@ impl Progress {
             return Err(SourceError::Malformed(format!("block {block} has {found} bytes instead of {expected}")));
         }
         open.bytes += bytes.len() as u64;
+        open.travel.carried(bytes.len());
         let hash = &self.hashes[(block - self.request.run.first) as usize];
         Ok(VerifiedBlock::check(block, bytes, hash)?)
     }
