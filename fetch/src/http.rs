@@ -149,7 +149,7 @@ impl Source for HttpSource {
                     return Ok(Some((block, (answer, decoder))));
                 }
                 match answer.chunk().await? {
-                    Some(chunk) => decoder.push(&chunk),
+                    Some(chunk) => decoder.push(chunk),
                     None => break,
                 }
             }

@@ -79,7 +79,7 @@ pub fn frames(data: &[u8]) {
     let mut decoder = FrameDecoder::new(first, u32::from(*count) + 1, file_bytes);
     let mut expected = first;
     for chunk in answer.chunks(usize::from(*piece) * 64 + 1) {
-        decoder.push(chunk);
+        decoder.push(Bytes::copy_from_slice(chunk));
         loop {
             match decoder.next() {
                 Ok(None) => break,

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use icbd_image::{BLOCK_BYTES, block_count, block_len};
 
 use super::pack::Unpacker;
@@ -47,14 +47,19 @@ impl FrameError {
 ///
 /// [`push`](FrameDecoder::push) what has arrived, then take blocks with [`next`](FrameDecoder::next)
 /// until it has none; so at most one frame (1 MiB) and one piece are held. No length is believed before
-/// it was compared with what the blocks can need. Blocks are not verified yet.
+/// it was compared with what the blocks can need. Blocks are not verified yet. Those that travel raw
+/// are not copied, unless they lie across two pieces.
 pub struct FrameDecoder {
     /// The block whose frame comes next.
     next_block: u64,
     /// The block after the last that was asked for.
     end: u64,
     file_bytes: u64,
+    /// What came before `piece` and is not used yet.
     pending: BytesMut,
+    piece: Bytes,
+    /// The frame that is being read: its header is taken.
+    header: Option<Header>,
     /// Unpacked blocks that nobody has taken yet: the rest of one frame.
     ready: VecDeque<(u64, Bytes)>,
     unpacker: Unpacker,
@@ -83,6 +88,8 @@ impl FrameDecoder {
             end,
             file_bytes,
             pending: BytesMut::new(),
+            piece: Bytes::new(),
+            header: None,
             ready: VecDeque::new(),
             unpacker: Unpacker::default(),
             failed: None,
@@ -90,43 +97,43 @@ impl FrameDecoder {
     }
 
     /// Takes the next bytes of the answer, cut anywhere.
-    pub fn push(&mut self, chunk: &[u8]) {
+    pub fn push(&mut self, piece: Bytes) {
         if self.failed.is_none() {
-            self.pending.extend_from_slice(chunk);
+            self.pending.extend_from_slice(&self.piece);
+            self.piece = piece;
         }
     }
 
     /// The next block and its number; `None` when more bytes are needed or all blocks were taken.
     ///
-    /// Blocks of one frame share its memory (at most 1 MiB) until the last of them is dropped.
+    /// Blocks of one frame, or of one piece, share its memory until the last of them is dropped.
     #[expect(clippy::should_implement_trait, reason = "None does not end anything here: more bytes may come")]
     pub fn next(&mut self) -> Result<Option<(u64, Bytes)>, FrameError> {
-        if self.ready.is_empty() {
-            if let Some(failed) = &self.failed {
-                return Err(failed.clone());
-            }
-            if let Err(error) = self.unpack_frame() {
-                self.pending = BytesMut::new();
-                self.failed = Some(error.clone());
-                return Err(error);
-            }
+        if let Some(ready) = self.ready.pop_front() {
+            return Ok(Some(ready));
         }
-        Ok(self.ready.pop_front())
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        self.step().inspect_err(|error| {
+            (self.pending, self.piece) = (BytesMut::new(), Bytes::new());
+            self.failed = Some(error.clone());
+        })
     }
 
     /// To be called at the end of the answer: whether all blocks came and were taken, and nothing else.
     pub fn finish(mut self) -> Result<(), FrameError> {
-        match self.next()? {
+        let next = self.next()?.map(|(block, _)| block);
+        match next {
             None if self.next_block == self.end => Ok(()),
-            None => Err(FrameError::Cut { next: self.next_block, pending: self.pending.len() }),
-            Some((block, _)) => Err(FrameError::Cut { next: block, pending: self.pending.len() }),
+            _ => Err(FrameError::Cut { next: next.unwrap_or(self.next_block), pending: self.unused() }),
         }
     }
 
     /// Bytes that are allocated for what has arrived.
     #[cfg(test)]
     pub(super) fn pending_capacity(&self) -> usize {
-        self.pending.capacity()
+        self.pending.capacity() + self.piece.len()
     }
 
     #[cfg(test)]
@@ -134,27 +141,62 @@ impl FrameDecoder {
         self.ready.len()
     }
 
-    /// Moves one whole frame, if it is here, from `pending` to `ready`.
-    fn unpack_frame(&mut self) -> Result<(), FrameError> {
-        if self.next_block == self.end {
-            return if self.pending.is_empty() { Ok(()) } else { Err(FrameError::Trailing) };
-        }
-        let Some(header) = self.pending.first_chunk().map(|bytes| self.check(bytes)).transpose()? else {
-            return Ok(());
-        };
-        if self.pending.len() - HEADER_BYTES < header.packed_bytes {
+    fn unused(&self) -> usize {
+        self.pending.len() + self.piece.len()
+    }
+
+    /// The next `len` bytes, if they are here.
+    fn take(&mut self, len: usize) -> Option<Bytes> {
+        if self.unused() < len {
             // Known to be at most a frame's size.
-            self.pending.reserve(HEADER_BYTES + header.packed_bytes - self.pending.len());
-            return Ok(());
+            self.pending.reserve(len - self.pending.len());
+            return None;
         }
-        self.pending.advance(HEADER_BYTES);
-        let packed = self.pending.split_to(header.packed_bytes).freeze();
-        let mut plain = self.unpack(&header, packed)?;
+        if self.pending.is_empty() {
+            return Some(self.piece.split_to(len));
+        }
+        let lacking = len.saturating_sub(self.pending.len());
+        self.pending.extend_from_slice(&self.piece.split_to(lacking));
+        Some(self.pending.split_to(len).freeze())
+    }
+
+    /// The next block, if its bytes are here; the others of its frame become ready, if it is packed.
+    fn step(&mut self) -> Result<Option<(u64, Bytes)>, FrameError> {
+        let header = match self.header.take() {
+            Some(header) => header,
+            None if self.next_block == self.end => {
+                return if self.unused() == 0 { Ok(None) } else { Err(FrameError::Trailing) };
+            }
+            None => match self.take(HEADER_BYTES).as_deref().and_then(|bytes| bytes.first_chunk()) {
+                Some(bytes) => self.check(bytes)?,
+                None => return Ok(None),
+            },
+        };
+        if header.packing == Packing::Raw {
+            return Ok(self.step_raw(header));
+        }
+        let Some(packed) = self.take(header.packed_bytes) else {
+            self.header = Some(header);
+            return Ok(None);
+        };
+        let mut plain = self.unpack(&header, &packed)?;
         for block in self.next_block..self.next_block + header.blocks {
             self.ready.push_back((block, plain.split_to(block_len(self.file_bytes, block))));
         }
         self.next_block += header.blocks;
-        Ok(())
+        Ok(self.ready.pop_front())
+    }
+
+    /// The next block of a frame that is not packed, of which `header` counts what is left.
+    fn step_raw(&mut self, mut header: Header) -> Option<(u64, Bytes)> {
+        let block = self.next_block;
+        let bytes = self.take(block_len(self.file_bytes, block));
+        if bytes.is_some() {
+            self.next_block += 1;
+            header.blocks -= 1;
+        }
+        self.header = (header.blocks > 0).then_some(header);
+        bytes.map(|bytes| (block, bytes))
     }
 
     fn check(&self, bytes: &[u8; HEADER_BYTES]) -> Result<Header, FrameError> {
@@ -183,14 +225,12 @@ impl FrameDecoder {
         Ok(Header { blocks, packing, packed_bytes: packed, plain_bytes: plain })
     }
 
-    fn unpack(&mut self, header: &Header, packed: Bytes) -> Result<Bytes, FrameError> {
-        match header.packing {
-            Packing::Zero => return Ok(zeros(header.plain_bytes)),
-            Packing::Raw => return Ok(packed),
-            Packing::Lz4 | Packing::Zstd | Packing::Zlib | Packing::Snappy => {}
+    fn unpack(&mut self, header: &Header, packed: &[u8]) -> Result<Bytes, FrameError> {
+        if header.packing == Packing::Zero {
+            return Ok(zeros(header.plain_bytes));
         }
         let mut plain = vec![0; header.plain_bytes];
-        match self.unpacker.unpack(header.packing, &packed, &mut plain) {
+        match self.unpacker.unpack(header.packing, packed, &mut plain) {
             true => Ok(plain.into()),
             false => Err(FrameError::Unpack { block: self.next_block, plain: header.plain_bytes }),
         }
@@ -199,7 +239,7 @@ impl FrameDecoder {
 
 impl fmt::Debug for FrameDecoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FrameDecoder(block {} of {}, {} bytes pending)", self.next_block, self.end, self.pending.len())
+        write!(f, "FrameDecoder(block {} of {}, {} bytes pending)", self.next_block, self.end, self.unused())
     }
 }
 

@@ -60,7 +60,7 @@ fn decode(run: &Run, file_bytes: u64, answer: &[u8], piece: usize) -> Result<Vec
     let mut decoder = FrameDecoder::new(run.first, run.count, file_bytes);
     let mut blocks = Vec::new();
     for chunk in answer.chunks(piece) {
-        decoder.push(chunk);
+        decoder.push(Bytes::copy_from_slice(chunk));
         while let Some(next) = decoder.next()? {
             blocks.push(next);
             assert!(decoder.ready_blocks() < FRAME_BLOCKS_MAX);
@@ -205,11 +205,11 @@ fn headers_that_claim_too_much_are_refused_at_once() {
     let file_bytes = 20 * BLOCK_BYTES + 1;
     let check = |header: [u8; 8], says: &str| {
         let mut decoder = FrameDecoder::new(4, 1024, file_bytes);
-        decoder.push(&header);
+        decoder.push(Bytes::copy_from_slice(&header));
         let error = decoder.next().unwrap_err();
         assert!(error.is_permanent() && error.to_string().contains(says), "{header:?}: {error}");
         assert_eq!(decoder.pending_capacity(), 0, "nothing was kept or allocated for it");
-        decoder.push(&[0; 100]);
+        decoder.push(Bytes::from_static(&[0; 100]));
         assert_eq!(decoder.next().unwrap_err(), error, "and it stays so");
         assert_eq!(decoder.finish().unwrap_err(), error);
     };
@@ -249,7 +249,7 @@ fn an_answer_that_ends_early_or_late_is_noticed() {
     let more = [answer.as_slice(), b"x"].concat();
     assert_eq!(decode(&run, file_bytes, &more, 4096), Err(FrameError::Trailing));
     let mut decoder = FrameDecoder::new(0, 18, file_bytes);
-    decoder.push(&answer);
+    decoder.push(answer.into());
     assert!(matches!(decoder.finish(), Err(FrameError::Cut { next: 0, .. })), "blocks that nobody took");
 }
 
