@@ -47,8 +47,8 @@ const FILES: [(&str, Benchmark); 4] =
 
 /// Rounds of each storm.
 const STORM_ROUNDS: usize = 3;
-const USAGE: &str = "usage: icbd-perf [--short] [files | complete | cold | miss | memory]… [storms] [record] [report] \
-    [--rounds N] [--link NAME]… [--tool NAME]… [--case NAME]…";
+const USAGE: &str = "usage: icbd-perf [--short] [files | complete | cold | miss | memory]… [storms] [duties] [record] \
+    [report] [--rounds N] [--link NAME]… [--tool NAME]… [--case NAME]…";
 
 fn main() -> Result<()> {
     let mut selection = storm::Selection::default();
@@ -57,12 +57,19 @@ fn main() -> Result<()> {
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().context(USAGE);
         match argument.as_str() {
-            "--short" => scale = SHORT,
+            "--short" => {
+                scale = SHORT;
+                rounds = 1;
+                // The strongest rival, one that is simple, and a line of each kind.
+                selection.tools = ["local", "icbd", "icbd-profile", "qemu-256k", "nbdkit"].map(str::to_owned).into();
+                selection.links = ["100M+10ms", "1G"].map(str::to_owned).into();
+                selection.cases = ["1", "30"].map(str::to_owned).into();
+            }
             "--rounds" => rounds = value()?.parse().context(USAGE)?,
             "--link" => selection.links.push(value()?),
             "--tool" => selection.tools.push(value()?),
             "--case" => selection.cases.push(value()?),
-            "files" | "storms" | "record" | "report" => parts.push(argument),
+            "files" | "storms" | "duties" | "record" | "report" => parts.push(argument),
             _ if FILES.iter().any(|(name, _)| *name == argument) => parts.push(argument),
             _ => anyhow::bail!(USAGE),
         }
@@ -79,6 +86,9 @@ fn main() -> Result<()> {
     if is_chosen("storms") || parts.is_empty() {
         let mut results = storm::Results::load(&kept("storms.json"))?;
         storm::run(&selection, rounds, &mut results)?;
+    }
+    if is_chosen("duties") || parts.is_empty() {
+        storm::run_duties(&mut storm::Results::load(&kept("storms.json"))?)?;
     }
     if is_chosen("report") || parts.is_empty() {
         storm::write(&storm::Results::load(&kept("storms.json"))?, Path::new(env!("CARGO_MANIFEST_DIR")))?;

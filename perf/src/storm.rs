@@ -6,6 +6,7 @@
 mod boot;
 mod delay;
 mod depot;
+mod duties;
 mod network;
 mod process;
 mod report;
@@ -51,13 +52,23 @@ impl Selection {
 
 /// Measures every cell of `selection` with the lab's Debian image, `rounds` times each.
 pub(crate) fn run(selection: &Selection, rounds: usize, results: &mut Results) -> Result<()> {
+    with_depot(results, |depot, trace, results| cells(depot, trace, selection, rounds, results))
+}
+
+/// Measures what icbd promises on these lines besides boots.
+pub(crate) fn run_duties(results: &mut Results) -> Result<()> {
+    with_depot(results, duties::measure)
+}
+
+/// Does `what` with the Debian image published and its boot at hand.
+fn with_depot(results: &mut Results, what: impl FnOnce(&Depot<'_>, &Path, &mut Results) -> Result<()>) -> Result<()> {
     let lab = Lab::new()?;
     let disk = debian_image()?.join("v1/disk.raw").canonicalize()?;
     let trace = boot::trace_of(&disk)?;
     results.boot_set_bytes = boot::compressed_bytes(&disk, &trace)?;
     let path = lab.path("boot.trace");
     std::fs::write(&path, trace.to_string())?;
-    cells(&Depot::new(&lab, &disk)?, &path, selection, rounds, results)
+    what(&Depot::new(&lab, &disk)?, &path, results)
 }
 
 /// Measures the cells and keeps the results as they come.

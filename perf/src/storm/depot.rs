@@ -102,18 +102,15 @@ impl Depot<'_> {
             offered = self.offered.display(),
         );
         fs::write(&config, text)?;
-        let mut nginx = Command::new("nginx");
+        let mut nginx = network.command(Side::Master, "nginx");
         nginx.arg("-c").arg(&config).arg("-p").arg(&home).args(["-e", "stderr"]);
         self.server(network, nginx, WEB_PORT)
     }
 
-    /// Starts `command` on the master's side, and waits until it listens on `port`.
+    /// Starts `command`, which is of the master's side, and waits until it listens on `port`.
     pub(crate) fn server(&self, network: &Network, command: Command, port: u16) -> Result<Process> {
-        let log = self.lab.path(format!("{}.log", command.get_program().to_string_lossy().replace('/', "_")));
-        network.inside(Side::Master, || {
-            let mut server = Process::start(command, &log)?;
-            server.wait_ready(|| TcpStream::connect((MASTER, port)).is_ok())?;
-            Ok(server)
-        })
+        let mut server = Process::start(command, &self.lab.path(format!("server-{port}.log")))?;
+        server.wait_ready(|| network.inside(Side::Master, || Ok(TcpStream::connect((MASTER, port))?)).is_ok())?;
+        Ok(server)
     }
 }

@@ -93,12 +93,15 @@ impl Network {
         })
     }
 
-    /// `program`, to be started inside one of the namespaces. Unlike what [`Network::inside`] starts, it is the child
-    /// of a thread that lasts: nbdkit ends with the thread that started it.
+    /// `program`, to be started inside one of the namespaces by a thread that lasts: it is killed when that ends, so
+    /// that nothing outlives a run that was killed itself.
     pub(crate) fn command(&self, side: Side, program: &str) -> Command {
         let namespace = self.namespace(side).as_raw_fd();
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/fd/{namespace}", std::process::id())).arg(program);
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "nsenter"])
+            .arg(format!("--net=/proc/{}/fd/{namespace}", std::process::id()))
+            .arg(program);
         command
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::duties::Duty;
 use super::run::{Case, Round};
 use crate::stats::Samples;
 
@@ -14,6 +15,8 @@ pub(crate) struct Results {
     /// The blocks of a boot in 64 KiB zstd clusters, in bytes.
     pub(crate) boot_set_bytes: u64,
     pub(crate) cells: Vec<Cell>,
+    #[serde(default)]
+    pub(crate) duties: Vec<Duty>,
     #[serde(skip)]
     path: PathBuf,
 }

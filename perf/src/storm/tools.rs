@@ -15,6 +15,8 @@ use anyhow::Result;
 use super::depot::Depot;
 use super::network::Network;
 
+pub(crate) use ours::site;
+
 /// One way to boot from a disk that is far away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tool {

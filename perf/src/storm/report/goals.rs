@@ -3,6 +3,7 @@
 use super::{limit_s, megabytes};
 use crate::plot::figures;
 use crate::storm::CASES;
+use crate::storm::duties::{Bound, Duty};
 use crate::storm::network::{LINKS, Link};
 use crate::storm::results::Results;
 use crate::storm::run::Case;
@@ -28,8 +29,24 @@ pub(super) fn table(results: &Results) -> String {
             rows.push_str(&goal.row());
         }
     }
+    let duties: String = results.duties.iter().map(duty).collect();
     let heads = "| goal | icbd | held to | ratio | at most | |\n| --- | ---: | ---: | ---: | ---: | --- |";
-    format!("\n## Goals\n\n{heads}\n{rows}")
+    let duty_heads = "| duty | measured | held to | |\n| --- | ---: | ---: | --- |";
+    format!("\n## Goals\n\n{heads}\n{rows}\n## Duties\n\nEach measured once.\n\n{duty_heads}\n{duties}")
+}
+
+fn duty(duty: &Duty) -> String {
+    let (held_to, verdict) = match duty.bound {
+        None => ("–".to_owned(), ""),
+        Some(bound) => {
+            let held_to = match bound {
+                Bound::AtMost(most) => format!("≤ {}", figures(most)),
+                Bound::AtLeast(least) => format!("≥ {}", figures(least)),
+            };
+            (held_to, if bound.is_met(duty.value) { "met" } else { "**missed**" })
+        }
+    };
+    format!("| {} | {} {} | {held_to} | {verdict} |\n", duty.what, figures(duty.value), duty.unit)
 }
 
 impl Goal {

@@ -1,13 +1,12 @@
 //! Plain NFS to the master: nothing is kept on the site, so every client crosses the line.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::Result;
 
 use super::Ready;
 use crate::storm::depot::Depot;
-use crate::storm::network::{MASTER, Network};
+use crate::storm::network::{MASTER, Network, Side};
 
 const NFS_PORT: u16 = 2049;
 const MOUNT_PORT: u16 = 20048;
@@ -35,7 +34,7 @@ pub(super) fn nfs(depot: &Depot<'_>, network: &Network, work: &Path) -> Result<R
         log = depot.lab.path("ganesha.log").display(),
         pid = work.join("pid").display(),
     );
-    let mut server = Command::new("unshare");
+    let mut server = network.command(Side::Master, "unshare");
     server.args(["--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child", "sh", "-c", &script]);
     let server = depot.server(network, server, NFS_PORT)?;
     let disk = depot.disk.display();

@@ -31,7 +31,7 @@ pub(super) fn rsync(depot: &Depot<'_>, network: &Network, work: &Path) -> Result
     let offered = depot.offered.display();
     let text = format!("use chroot = no\nuid = root\ngid = root\n[lab]\npath = {offered}\nread only = yes\n");
     std::fs::write(&config, text)?;
-    let mut daemon = Command::new("rsync");
+    let mut daemon = network.command(Side::Master, "rsync");
     daemon.args(["--daemon", "--no-detach", &format!("--address={MASTER}"), &format!("--port={RSYNC_PORT}")]);
     daemon.arg(format!("--config={}", config.display()));
     let daemon = depot.server(network, daemon, RSYNC_PORT)?;
