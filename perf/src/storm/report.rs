@@ -25,6 +25,9 @@ A cell is *seconds until the last client was done / MB over the line*, the media
 Whole copies count from their start. The bytes include headers; big segments on the 1G line make them a little low.
 ";
 
+/// From how many rounds on a median is one.
+const ROUNDS_MIN: usize = 3;
+
 /// Writes `RESULTS.md` and its plots into `folder`.
 pub(crate) fn write(results: &Results, folder: &Path) -> Result<()> {
     let plots = folder.join("plots");
@@ -33,6 +36,9 @@ pub(crate) fn write(results: &Results, folder: &Path) -> Result<()> {
     let rounds = results.cells.iter().map(|cell| cell.rounds.len());
     let (least, most) = (rounds.clone().min().unwrap_or(0), rounds.max().unwrap_or(0));
     writeln!(page, "\nMachine: {}. Rounds a cell: {least} to {most}.", machine())?;
+    if least < ROUNDS_MIN {
+        writeln!(page, "Cells of fewer than {ROUNDS_MIN} rounds are a first look: one stall of a tool decides them.")?;
+    }
     let set = results.boot_set_bytes as f64 / 1e6;
     writeln!(
         page,
