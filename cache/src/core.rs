@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 
-use icbd_fetch::Sources;
+use icbd_fetch::{Sources, Urgency};
 use icbd_image::{FileIndex, Page, Serial};
 use moka::policy::EvictionPolicy;
 use tokio::runtime::Handle;
@@ -58,6 +58,7 @@ pub(crate) struct Core {
     pub(crate) stop: CancellationToken,
     tasks: TaskTracker,
     runtime: Handle,
+    demand_runtime: Handle,
 }
 
 impl Core {
@@ -86,6 +87,7 @@ impl Core {
             pages,
             writeback,
             health,
+            demand_runtime: settings.demand_runtime.clone().unwrap_or_else(Handle::current),
             settings,
             sources,
             disk,
@@ -113,8 +115,18 @@ impl Core {
         &self,
         task: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<Option<T>> {
+        self.spawn_for(Urgency::Prefetch, task)
+    }
+
+    /// The same where what is so urgent is to run.
+    pub(crate) fn spawn_for<T: Send + 'static>(
+        &self,
+        urgency: Urgency,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<Option<T>> {
         let stop = self.stop.clone();
-        self.tasks.spawn_on(async move { stop.run_until_cancelled(task).await }, &self.runtime)
+        let runtime = if urgency == Urgency::Demand { &self.demand_runtime } else { &self.runtime };
+        self.tasks.spawn_on(async move { stop.run_until_cancelled(task).await }, runtime)
     }
 
     /// Runs what blocks on a thread for such; it is finished even if nobody waits any more.

@@ -46,7 +46,7 @@ impl Flight {
     /// Fetches in a task of the cache's own; the task says whether all came.
     pub(crate) fn start(self) -> JoinHandle<Option<Result<(), Arc<FetchError>>>> {
         let core = self.file.version().core().clone();
-        core.spawn(self.fly())
+        core.spawn_for(self.urgency, self.fly())
     }
 
     async fn fly(mut self) -> Result<(), Arc<FetchError>> {
@@ -110,6 +110,10 @@ impl Flight {
                 Ok(block) => {
                     core.fetched_bytes.fetch_add(block.bytes().len() as u64, Ordering::Relaxed);
                     self.land(block, share);
+                    if self.urgency == Urgency::Demand {
+                        // Who waited goes on first, then this.
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Err(error) => {
                     let error = Arc::new(error);

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 /// Settings of one cache.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -16,6 +18,9 @@ pub struct Settings {
     pub pages_memory_bytes: u64,
     /// Memory for heads and bitmaps of versions that nobody has open.
     pub versions_memory_bytes: u64,
+    /// Where blocks are fetched that somebody waits for. A runtime of one thread of its own saves a wake on the way
+    /// of each, and they never queue behind what is unpacked for nobody. `None`: where all else runs.
+    pub demand_runtime: Option<Handle>,
 }
 
 impl Settings {
@@ -27,6 +32,7 @@ impl Settings {
             offline_wait: Duration::from_secs(120),
             pages_memory_bytes: 16 << 20,
             versions_memory_bytes: 32 << 20,
+            demand_runtime: None,
         }
     }
 }

@@ -15,11 +15,11 @@ use http::StatusCode;
 use http::header::{ETAG, IF_NONE_MATCH};
 use icbd_image::{FileIndex, Hash, Head, Listing, PAGE_BLOCKS, Root};
 use icbd_wire::{Codec, FrameDecoder, FrameError, LISTING_BYTES_MAX, Resource, listing};
-use reqwest::{Client, Url, redirect};
+use reqwest::{Client, RequestBuilder, Url, redirect};
 
 use crate::error::SourceError;
 use crate::settings::TimeOuts;
-use crate::source::{BlockRequest, BlockStream, ListingTag, Source};
+use crate::source::{BlockRequest, BlockStream, ListingTag, Source, Urgency};
 use answer::{Answer, JSON, OCTETS};
 
 /// Idle connections that are kept: as many as there are requests in flight by default.
@@ -29,8 +29,11 @@ const CONNECTIONS_IDLE_MAX: usize = 16;
 #[derive(Debug)]
 pub struct HttpSource {
     /// Without a slash at its end.
-    base: String,
+    name: String,
+    base: Url,
     client: Client,
+    /// For blocks that somebody waits for: a connection lives in the runtime that made it.
+    demand_client: Client,
     time_outs: TimeOuts,
     /// How blocks travel, whatever is asked for.
     codec: Option<Codec>,
@@ -69,17 +72,27 @@ impl HttpSource {
             "http" if plain && nobody && parsed.has_host() => {}
             _ => return Err(SourceUrlError::Shape(url.to_owned())),
         }
-        let client = Client::builder()
-            .user_agent(concat!("icbd/", env!("CARGO_PKG_VERSION")))
-            .http1_only()
-            .tcp_nodelay(true)
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(time_outs.connect)
-            .pool_max_idle_per_host(CONNECTIONS_IDLE_MAX)
-            .build()?;
-        let base = parsed.as_str().trim_end_matches('/').to_owned();
-        Ok(HttpSource { base, client, time_outs, codec: None, received_bytes: Arc::default() })
+        let client = || {
+            Client::builder()
+                .user_agent(concat!("icbd/", env!("CARGO_PKG_VERSION")))
+                .http1_only()
+                .tcp_nodelay(true)
+                .no_proxy()
+                .redirect(redirect::Policy::none())
+                .connect_timeout(time_outs.connect)
+                .pool_max_idle_per_host(CONNECTIONS_IDLE_MAX)
+                .build()
+        };
+        let name = parsed.as_str().trim_end_matches('/').to_owned();
+        Ok(HttpSource {
+            name,
+            base: parsed,
+            client: client()?,
+            demand_client: client()?,
+            time_outs,
+            codec: None,
+            received_bytes: Arc::default(),
+        })
     }
 
     /// Has blocks travel so from now on, however fast the way is measured to be.
@@ -94,10 +107,21 @@ impl HttpSource {
         content_type: &'static str,
         known: Option<&ListingTag>,
     ) -> Result<Answer, SourceError> {
-        let mut request = self.client.get(format!("{}{resource}", self.base));
+        let mut request = self.client.get(self.url(resource));
         if let Some(tag) = known {
             request = request.header(IF_NONE_MATCH, &tag.0);
         }
+        self.send(request, content_type).await
+    }
+
+    fn url(&self, resource: &Resource) -> Url {
+        // Only the path is read anew: the host was checked once.
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}{resource}", self.base.path().trim_end_matches('/')));
+        url
+    }
+
+    async fn send(&self, request: RequestBuilder, content_type: &'static str) -> Result<Answer, SourceError> {
         let first_byte = self.time_outs.first_byte;
         let response = match tokio::time::timeout(first_byte, request.send()).await {
             Ok(response) => response.map_err(|error| answer::refused(error, &self.time_outs))?,
@@ -110,7 +134,7 @@ impl HttpSource {
 #[async_trait]
 impl Source for HttpSource {
     fn name(&self) -> &str {
-        &self.base
+        &self.name
     }
 
     fn received_bytes(&self) -> u64 {
@@ -139,9 +163,10 @@ impl Source for HttpSource {
     }
 
     async fn blocks(&self, request: &BlockRequest) -> Result<BlockStream, SourceError> {
-        let BlockRequest { run, file_bytes, codec } = *request;
+        let BlockRequest { run, file_bytes, codec, urgency } = *request;
         let codec = self.codec.unwrap_or(codec);
-        let answer = self.get(&Resource::Blocks { run, codec }, OCTETS, None).await?;
+        let client = if urgency == Urgency::Demand { &self.demand_client } else { &self.client };
+        let answer = self.send(client.get(self.url(&Resource::Blocks { run, codec })), OCTETS).await?;
         let decoder = FrameDecoder::new(run.first, run.count, file_bytes);
         let blocks = stream::try_unfold((answer, decoder), |(mut answer, mut decoder)| async move {
             loop {

@@ -50,6 +50,7 @@ pub struct BlockRequest {
     /// Size of the whole file: it tells the length of the last block.
     pub file_bytes: u64,
     pub codec: Codec,
+    pub urgency: Urgency,
 }
 
 /// A run to be had from whichever source can give it.

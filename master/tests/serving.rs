@@ -65,7 +65,7 @@ fn heads_pages_and_runs_are_what_was_published() {
             let run = Run { root, file, first, count };
             let mut decoder = FrameDecoder::new(run.first, run.count, node.size());
             let body = repository.encoded_run(run, codec).unwrap();
-            decoder.push(&body);
+            decoder.push(body);
             let mut decoded = Vec::new();
             while let Some((_, bytes)) = decoder.next().unwrap() {
                 decoded.extend_from_slice(&bytes);

@@ -5,6 +5,7 @@
 
 mod api;
 mod daemon;
+mod demand;
 mod handover;
 mod refresh;
 mod space;
@@ -20,6 +21,7 @@ use crate::args::CacheArgs;
 use crate::failure::{Exit, Failure};
 use crate::logging;
 use crate::settings::Settings;
+use demand::DemandThread;
 use handover::Keeping;
 
 /// The option by which the keeper passes the descriptors on.
@@ -35,8 +37,9 @@ pub(crate) fn run(settings: &Settings, args: &CacheArgs) -> anyhow::Result<ExitC
         _ if args.fd_store => Keeping::by_systemd().map_err(Failure::from)?,
         _ => return keep(),
     };
+    let demand = DemandThread::start()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let code = runtime.block_on(daemon::serve(cache, keeping));
+    let code = runtime.block_on(daemon::serve(cache, keeping, demand.handle()));
     // What still waits for a hung disk must not keep the process.
     runtime.shutdown_background();
     code

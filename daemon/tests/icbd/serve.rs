@@ -69,7 +69,7 @@ fn a_version_is_served_block_by_block() {
         let answer = master.get(&Resource::Blocks { run, codec }.to_string());
         assert_eq!(answer.status, 200);
         let mut decoder = FrameDecoder::new(first, count, content.len() as u64);
-        decoder.push(&answer.body);
+        decoder.push(answer.body.clone().into());
         for block in run.blocks() {
             let (index, bytes) = decoder.next().unwrap().unwrap();
             let start = block as usize * 65536;

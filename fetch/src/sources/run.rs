@@ -99,7 +99,8 @@ impl Progress {
         let run = Run { count: count as u32, ..wanted };
         let started = Instant::now();
         let travel = member.travel(run.count);
-        let request = BlockRequest { run, file_bytes: self.request.file_bytes, codec: travel.codec() };
+        let RunRequest { file_bytes, urgency, .. } = self.request;
+        let request = BlockRequest { run, file_bytes, codec: travel.codec(), urgency };
         match member.source.blocks(&request).await {
             Ok(blocks) => {
                 self.open = Some(Open { member, blocks, run, started, bytes: 0, travel, _permit: permit });

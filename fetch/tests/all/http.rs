@@ -38,7 +38,12 @@ async fn blocks(source: &dyn Source) -> Result<usize, SourceError> {
         first: 0,
         count: 2,
     };
-    let request = icbd_fetch::BlockRequest { run, file_bytes: 100_000, codec: icbd_wire::Codec::None };
+    let request = icbd_fetch::BlockRequest {
+        run,
+        file_bytes: 100_000,
+        codec: icbd_wire::Codec::None,
+        urgency: icbd_fetch::Urgency::Readahead,
+    };
     let blocks: Vec<_> = source.blocks(&request).await?.try_collect().await?;
     Ok(blocks.len())
 }

@@ -57,7 +57,7 @@ impl Fixture {
 
     pub(crate) fn request_in(&self, first: u64, count: u32, codec: Codec) -> BlockRequest {
         let run = Run { root: self.root(), file: self.disk_index, first, count };
-        BlockRequest { run, file_bytes: self.disk.len() as u64, codec }
+        BlockRequest { run, file_bytes: self.disk.len() as u64, codec, urgency: Urgency::Demand }
     }
 
     /// A block of the disk.
@@ -164,7 +164,7 @@ async fn blocks(memory: &MemorySource, run: Run, codec: Codec) -> Result<Respons
     memory.head(run.root).await?;
     let head = memory.head_of(run.root);
     let file_bytes = head.node(run.file).map_or(0, |node| node.size());
-    let blocks = memory.blocks(&BlockRequest { run, file_bytes, codec }).await?;
+    let blocks = memory.blocks(&BlockRequest { run, file_bytes, codec, urgency: Urgency::Demand }).await?;
     let blocks: Vec<Bytes> = blocks.map(|block| block.unwrap().1).collect().await;
     // Raw blocks cost no time to frame; packed ones do, but in a test that is nobody's trouble.
     let mut frames = Vec::new();

@@ -28,7 +28,7 @@ fn throughput_of_one_stream() {
     let here = Builder::new_current_thread().enable_all().build().unwrap();
     for codec in Codec::ALL {
         let run = Run { root: Root::from_bytes([1; 32]), file: FileIndex::ROOT, first: 0, count: BLOCKS };
-        let request = BlockRequest { run, file_bytes: disk.len() as u64, codec };
+        let request = BlockRequest { run, file_bytes: disk.len() as u64, codec, urgency: Urgency::Demand };
         // Packed beforehand.
         let parrot = there.block_on(Parrot::start(response("200 OK", OCTETS, &pack(&run, codec, &disk)), false));
         let http: Arc<dyn Source> =

@@ -1,8 +1,8 @@
 //! An answer that waits: it costs no task, and wakes no thread, until there is something to do.
 //!
 //! The first poll is made on the FUSE thread with a waker that knows the answer. Whoever wakes it, mostly
-//! the task that fetched the block, makes it a task on its own thread; a task made at once would be polled
-//! in vain on one more thread, while somebody waits.
+//! the task that fetched the block, makes it a task of its own runtime, where the next turn is the answer's; a
+//! task made at once would be polled in vain on one more thread, while somebody waits.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -47,10 +47,15 @@ impl Deferred {
         let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
         if let Stage::Polled { woken: true } = *stage {
             *stage = Stage::Over;
-            self.tasks.spawn_on(answer, &self.runtime);
+            self.spawn(answer);
         } else {
             *stage = Stage::Waiting(answer, self.tasks.token());
         }
+    }
+
+    fn spawn(&self, answer: Answer) {
+        let here = Runtime::try_current();
+        self.tasks.spawn_on(answer, here.as_ref().unwrap_or(&self.runtime));
     }
 }
 
@@ -61,7 +66,7 @@ impl Wake for Deferred {
             Stage::Polled { .. } => *stage = Stage::Polled { woken: true },
             Stage::Waiting(answer, token) => {
                 drop(stage);
-                self.tasks.spawn_on(answer, &self.runtime);
+                self.spawn(answer);
                 drop(token);
             }
             Stage::Over => {}

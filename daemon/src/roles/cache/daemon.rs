@@ -9,6 +9,7 @@ use icbd_cache::Cache;
 use icbd_fetch::{HttpSource, Source, Sources, TimeOuts};
 use icbd_fs::keeper::RENEW_EXIT_CODE;
 use icbd_fs::{FsError, MountSettings, Mounted};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,9 +29,9 @@ use crate::settings::{CacheSettings, SourceSettings};
 const FIRST_LISTING_MAX: Duration = Duration::from_millis(1500);
 
 /// Serves until it is told to stop.
-pub(super) async fn serve(settings: CacheSettings, keeping: Keeping) -> anyhow::Result<ExitCode> {
+pub(super) async fn serve(settings: CacheSettings, keeping: Keeping, demand: &Handle) -> anyhow::Result<ExitCode> {
     let is_by_systemd = keeping.is_by_systemd();
-    let server = Arc::new(open(&settings).await?);
+    let server = Arc::new(open(&settings, demand).await?);
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let control = ControlServer::start(&settings.socket, api::router(server.clone(), tasks.clone()))?;
     let (asked, has_asked) = watch::channel(false);
@@ -56,7 +57,7 @@ pub(super) async fn serve(settings: CacheSettings, keeping: Keeping) -> anyhow::
     Ok(ExitCode::SUCCESS)
 }
 
-async fn open(settings: &CacheSettings) -> anyhow::Result<CacheServer> {
+async fn open(settings: &CacheSettings, demand: &Handle) -> anyhow::Result<CacheServer> {
     let trust = settings.trust.load()?;
     let mut list: Vec<Arc<dyn Source>> = Vec::new();
     for SourceSettings { url, codec } in &settings.sources {
@@ -71,6 +72,7 @@ async fn open(settings: &CacheSettings) -> anyhow::Result<CacheServer> {
     let cache_settings = icbd_cache::Settings {
         in_flight_bytes: settings.in_flight_bytes,
         offline_wait: settings.offline_wait,
+        demand_runtime: Some(demand.clone()),
         ..icbd_cache::Settings::new(&settings.store)
     };
     let cache = Cache::open(cache_settings, sources.clone(), trust.clone()).await.map_err(Failure::from)?;
