@@ -132,6 +132,17 @@ impl CacheServer {
         self.command(&["prefetch", "add", version, "--all", "--wait"])?.ok().map(drop)
     }
 
+    /// Waits until nothing is under way: readers have their answers before neighbours that the kernel or the cache
+    /// read ahead have come, and before anything of it is durable.
+    pub fn wait_idle(&self) -> Result<Value> {
+        self.wait_status("a cache with nothing under way", |status| {
+            let is_durable = |version: &Value| version["durable_blocks"] == version["resident_blocks"];
+            status["mount"]["waiting_requests"] == 0
+                && status["in_flight_bytes"] == 0
+                && status["versions"].as_array().is_some_and(|versions| versions.iter().all(is_durable))
+        })
+    }
+
     /// Waits until the status satisfies `is_so`; fails, naming `what`, if it does not in time.
     pub fn wait_status(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Result<Value> {
         wait_for(what, || {

@@ -2,6 +2,7 @@
 //!
 //! One request a connection, one thread a connection, all joined when the proxy is dropped.
 
+use std::collections::BTreeMap;
 use std::io::{BufReader, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
@@ -58,8 +59,8 @@ struct State {
     /// Only requests whose path contains this suffer.
     filter: String,
     requests: Vec<String>,
-    /// A path and the body that is answered instead of the master's.
-    replaced: Option<(String, Vec<u8>)>,
+    /// Bodies that are answered instead of the master's, by path.
+    replaced: BTreeMap<String, Vec<u8>>,
     /// Of requests that stall now.
     stalled: usize,
     is_over: bool,
@@ -74,7 +75,7 @@ impl Proxy {
             fault: Fault::None,
             filter: String::new(),
             requests: Vec::new(),
-            replaced: None,
+            replaced: BTreeMap::new(),
             stalled: 0,
             is_over: false,
         };
@@ -109,7 +110,7 @@ impl Proxy {
 
     /// From now on a request for exactly `path` is answered with `body`.
     pub fn replace(&self, path: &str, body: Vec<u8>) {
-        self.shared.update(|state| state.replaced = Some((path.to_owned(), body)));
+        self.shared.update(|state| drop(state.replaced.insert(path.to_owned(), body)));
     }
 
     /// The paths of all requests so far.
@@ -182,11 +183,12 @@ fn serve(stream: TcpStream, shared: &Shared) -> Result<()> {
         let mut state = shared.lock();
         state.requests.push(path.clone());
         let suffers = path.contains(&state.filter);
-        let replaced = state.replaced.as_ref().filter(|(of, _)| *of == path).map(|(_, body)| body.clone());
+        let replaced = state.replaced.get(&path).cloned();
         (state.upstream, if suffers { state.fault } else { Fault::None }, replaced)
     };
     if let Some(body) = replaced {
-        return reply(&stream, "200 OK", "application/json\r\nETag: \"replaced\"", &body);
+        let kind = if path == "/v1/images" { "application/json" } else { "application/octet-stream" };
+        return reply(&stream, "200 OK", &format!("{kind}\r\nETag: \"replaced\""), &body);
     }
     match fault {
         Fault::Refuse => return Ok(stream.shutdown(Shutdown::Both)?),

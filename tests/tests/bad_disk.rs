@@ -39,8 +39,10 @@ fn a_full_disk() -> Result<()> {
         file.read_exact_at(&mut bytes, mib * MIB)?;
         ensure!(bytes == pattern(1, mib * MIB, bytes.len()), "wrong bytes in MiB {mib}");
     }
-    let status = cache.command(&["status"])?.ok()?.to_lowercase();
-    ensure!(status.contains("full"), "the status does not say so:\n{status}");
+    // What was read last is written behind its reader's back.
+    icbd_tests::wait_for("a status that says so", || {
+        Ok(cache.command(&["status"])?.ok()?.to_lowercase().contains("full").then_some(()))
+    })?;
     ensure!(cache.daemon.log().to_lowercase().contains("full"), "the log does not say so:\n{}", cache.daemon.log());
     drop(file);
     cache.daemon.stop()

@@ -21,8 +21,10 @@ fn debian_boots_cold_and_warm_and_fetches_what_it_touches() -> Result<()> {
     let disk = disk_argument(&cache.path("debian-lab/current/disk.raw"));
 
     let cold = Vm::boot(&lab, &disk)?.wait_for("login:", BOOT_DEADLINE)?;
+    cache.wait_idle()?;
     let sent_cold = master.blocks_sent()?;
     let warm = Vm::boot(&lab, &disk)?.wait_for("login:", BOOT_DEADLINE)?;
+    cache.wait_idle()?;
     let sent_warm = master.blocks_sent()? - sent_cold;
     println!(
         "boot touches {touched} blocks; cold {:.1} s, {sent_cold} sent; warm {:.1} s, {sent_warm} more sent",

@@ -1,12 +1,14 @@
 //! Reads that wait for a master that does not answer.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use icbd_tests::{CacheServer, CacheSettings, Fault, Lab, MIB, Master, Proxy, fill, pattern};
+use icbd_tests::{CacheServer, CacheSettings, Fault, Lab, MIB, Master, Proxy, block_of, fill, pattern};
 
+const BLOCK_BYTES: u64 = 64 * 1024;
 const STUCK: u64 = 200;
 /// What must not wait takes far less than this even on a busy machine, and what waits takes for ever.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -32,12 +34,14 @@ fn stuck_misses_delay_nobody_else() -> Result<()> {
     proxy.set(Fault::Stall, "/blocks/");
     cache.daemon.allow_log("waiting");
 
+    let missing: Vec<u64> = (1..=STUCK).map(missing_block).collect();
     std::thread::scope(|scope| -> Result<()> {
-        let readers: Vec<_> = (0..STUCK)
-            .map(|reader| {
+        let readers: Vec<_> = missing
+            .iter()
+            .map(|block| {
                 let stuck = &stuck;
                 scope.spawn(move || -> Result<()> {
-                    let offset = (1 + reader) * MIB + 3;
+                    let offset = block * BLOCK_BYTES + 3;
                     let mut bytes = [0; 100];
                     stuck.read_exact_at(&mut bytes, offset)?;
                     ensure!(bytes[..] == pattern(1, offset, 100), "wrong bytes at {offset}");
@@ -47,8 +51,10 @@ fn stuck_misses_delay_nobody_else() -> Result<()> {
             .collect();
         let checks = (|| -> Result<()> {
             proxy.wait_stalled(1);
-            let status = cache.wait_status("200 waiting reads", |status| {
-                status["waiting"].as_array().is_some_and(|waiting| waiting.len() as u64 >= STUCK / 2)
+            let status = cache.wait_status("every one of the reads that wait", |status| {
+                let waiting = status["waiting"].as_array().into_iter().flatten();
+                let blocks: BTreeSet<u64> = waiting.filter_map(|waiting| waiting["block"].as_u64()).collect();
+                missing.iter().all(|block| blocks.contains(block))
             })?;
             let first = status["waiting"][0].to_string();
             ensure!(first.contains("slow@1") && first.contains("disk.raw") && first.contains("block"), "{first}");
@@ -100,6 +106,13 @@ fn a_read_without_a_source_waits_and_then_fails() -> Result<()> {
     let log = cache.daemon.log();
     ensure!(log.contains("disk.raw"), "the log does not name the file:\n{log}");
     Ok(())
+}
+
+/// A block of MiB `mib` that has to be fetched: blocks of zeros are known without asking.
+fn missing_block(mib: u64) -> u64 {
+    let mut blocks = (mib * MIB / BLOCK_BYTES)..((mib + 1) * MIB / BLOCK_BYTES);
+    let has_data = |block: &u64| block_of(1, *block).iter().any(|byte| *byte != 0);
+    blocks.find(has_data).expect("not all blocks of a MiB are zero")
 }
 
 fn at_once<T>(what: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {

@@ -9,13 +9,13 @@ pub(crate) mod publish;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use icbd_cache::Cache;
 use icbd_fetch::testing::MemorySource;
 use icbd_fetch::{Source, Sources};
-use icbd_fs::{FsError, Handover, MountSettings, Mounted};
+use icbd_fs::{FsError, Handover, MountSettings, MountStatus, Mounted};
 use icbd_image::{Trust, VersionRecord};
 use tempfile::TempDir;
 
@@ -84,6 +84,20 @@ impl Lab {
 
     pub(crate) fn flush(&self) {
         self.runtime.block_on(self.cache.flush());
+    }
+
+    /// Waits until the mount's status `is` so. What a program did is over before the daemon has heard all of it:
+    /// the kernel tells of closed files later, and reads on its own behalf.
+    pub(crate) fn until(&self, is: impl Fn(&MountStatus) -> bool) {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let status = self.mounted().status();
+            if is(&status) {
+                return;
+            }
+            assert!(Instant::now() < until, "{status:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::lab::{DISK_BYTES, both_ways, disk, handle, noise, pread};
 use bytes::Bytes;
+use icbd_fs::OpenHandles;
 
 /// A read is never short except at the end of the file, wherever it begins and ends.
 #[test]
@@ -72,9 +73,11 @@ fn no_open_fails_while_files_become_complete() {
             }
             stop.store(true, Ordering::Relaxed);
             threads.into_iter().for_each(|thread| thread.join().unwrap());
+            // The first who opens it decides how it is read.
+            lab.until(|status| status.open == OpenHandles::default());
             let held = File::open(folder.join("f0")).unwrap();
             let status = lab.mounted().status();
-            assert_eq!(status.open.passthrough > 0, lab.mounted().status().passthrough, "{status:?}");
+            assert_eq!(status.open.passthrough > 0, status.passthrough, "{status:?}");
             drop(held);
         }
         eprintln!("{} opens", opens.load(Ordering::Relaxed));
@@ -115,11 +118,7 @@ fn stuck_readers_delay_nobody_else() {
                 std::thread::spawn(move || (offset, pread(&File::open(path).unwrap(), offset, 100).unwrap()))
             })
             .collect();
-        let until = Instant::now() + Duration::from_secs(20);
-        while lab.mounted().status().waiting < 40 {
-            assert!(Instant::now() < until, "{:?}", lab.mounted().status());
-            std::thread::yield_now();
-        }
+        lab.until(|status| status.waiting >= 40);
         let started = Instant::now();
         assert_eq!(read("tree/1/big").len(), 3 << 20);
         assert!(std::fs::metadata(lab.path("tree/1/etc/deep/er")).is_ok());
@@ -134,7 +133,7 @@ fn stuck_readers_delay_nobody_else() {
             let (offset, bytes) = reader.join().unwrap();
             assert_eq!(bytes, expected[offset as usize..][..100]);
         }
-        assert_eq!(lab.mounted().status().waiting, 0);
+        lab.until(|status| status.waiting == 0);
     });
 }
 
