@@ -9,9 +9,10 @@ use icbd_image::{BootRun, Profile, Serial, Trust, VersionId};
 use crate::catalogue::{self, marks};
 use crate::core::Core;
 use crate::disk::{Disk, RealDisk};
-use crate::prefetch::{JobId, JobStatus, Jobs};
+use crate::prefetch::{JobId, JobState, JobStatus, Jobs};
 use crate::profiles::Profiles;
 use crate::refresh::{Refresh, merge};
+use crate::spoilt::Spoilt;
 use crate::status::CacheStatus;
 use crate::store::{self, StoreLock};
 use crate::verify::{VerifyProgress, VerifyReport};
@@ -20,7 +21,7 @@ use crate::view::View;
 use crate::waiting::WaitingList;
 use crate::{CacheError, Settings};
 
-/// How much is held is noted in the catalogue so often, for the status after a restart.
+/// How much is held, and what was fetched today, is noted in the catalogue so often, for the status after a restart.
 const NOTE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The local store of one daemon.
@@ -66,16 +67,19 @@ impl Cache {
         let loaded = tokio::task::spawn_blocking(move || {
             let (catalogue, warning) = catalogue::open(&store, &*of)?;
             let (view, held, jobs) = (catalogue.view()?, catalogue.held()?, catalogue.jobs()?);
-            Ok::<_, CacheError>((catalogue, warning, view, held, jobs, Profiles::open(&store)?))
+            let (ledger, profiles) = (catalogue.ledger()?, Profiles::open(&store)?);
+            Ok::<_, CacheError>((catalogue, warning, view, held, jobs, ledger, profiles))
         });
-        let (catalogue, warning, view, held, jobs, profiles) = loaded.await.map_err(|_| CacheError::Closed)??;
+        let (catalogue, warning, view, held, jobs, ledger, profiles) =
+            loaded.await.map_err(|_| CacheError::Closed)??;
         let core = Arc::new(Core::new(settings, sources, disk, catalogue, profiles)?);
         *core.view.write().expect("no panic under this lock") = Arc::new(view);
         *core.held.lock().expect("no panic under this lock") = held;
+        core.ledger.resume(ledger);
         let jobs = Arc::new(Jobs::new(core.clone(), jobs));
         drop(core.spawn(jobs.clone().run()));
         drop(core.spawn(WaitingList::watch(core.clone())));
-        drop(core.spawn(note_held(core.clone())));
+        drop(core.spawn(take_notes(core.clone())));
         let warnings = Mutex::new(Warnings { start: warning.into_iter().collect(), refresh: Vec::new() });
         let refreshing = tokio::sync::Semaphore::new(1);
         Ok(Arc::new(Cache { core, jobs, trust, warnings, refreshing, _lock: lock }))
@@ -118,9 +122,11 @@ impl Cache {
             let (core, before) = (self.core.clone(), view.clone());
             let new = Arc::new(View::new(Some(merged.repository), merged.images));
             let stored = new.clone();
+            core.ledger.note_deployed(&before, &new);
             self.core
                 .blocking(move || {
                     core.catalogue.store(stored.repository(), stored.images())?;
+                    core.catalogue.store_ledger(&core.ledger.entries())?;
                     let changed = stored.images().iter().filter(|image| before.image(&image.name) != Some(image));
                     for image in changed {
                         if let Err(error) = marks::write_image(&*core.disk, image) {
@@ -149,9 +155,15 @@ impl Cache {
     /// How it is. Never blocks.
     pub fn status(&self) -> CacheStatus {
         let warnings = self.lock_warnings();
-        let all = warnings.start.iter().chain(&warnings.refresh).cloned().collect();
+        let mut all: Vec<String> = warnings.start.iter().chain(&warnings.refresh).cloned().collect();
         drop(warnings);
-        self.core.status(all)
+        all.extend(self.core.versions.unusable());
+        let jobs = self.jobs.list().into_iter().filter(|job| job.state == JobState::Running);
+        let mut status = self.core.status(all);
+        for job in jobs {
+            status.versions.iter_mut().filter(|it| it.id == job.version).for_each(|it| it.filling = true);
+        }
+        status
     }
 
     /// Waits until what was fetched so far is durable, or dropped because the disk refused it.
@@ -209,6 +221,17 @@ impl Cache {
         self.core.blocking(move || core.profiles.merge(&profile)).await?
     }
 
+    /// Has `wake` called, in the place of what was given before, whenever there is something for
+    /// [`Cache::take_spoilt`]. It must return at once: blocks are locked meanwhile.
+    pub fn on_spoilt(&self, wake: impl Fn() + Send + Sync + 'static) {
+        self.core.spoilt.listen(Box::new(wake));
+    }
+
+    /// What was found spoilt on the disk since the last call: copies of it may be wrong.
+    pub fn take_spoilt(&self) -> Vec<Spoilt> {
+        self.core.spoilt.take()
+    }
+
     /// Stops: no read is served any more, what came is made durable, threads and tasks are joined.
     pub async fn close(&self) {
         for recorder in self.core.profiles.recording() {
@@ -218,7 +241,7 @@ impl Cache {
         let core = self.core.clone();
         let stopped = tokio::task::spawn_blocking(move || {
             core.writeback.stop();
-            core.store_held()
+            core.store_notes()
         });
         if let Ok(Err(error)) = stopped.await {
             tracing::warn!(%error, "how much is held could not be noted");
@@ -249,19 +272,20 @@ impl Drop for Cache {
     }
 }
 
-/// Notes from time to time how much is held.
-async fn note_held(core: Arc<Core>) {
-    let mut noted = core.held.lock().expect("no panic under this lock").clone();
+/// Notes from time to time how much is held, and what was done today.
+async fn take_notes(core: Arc<Core>) {
+    let notes = |core: &Core| (core.held.lock().expect("no panic under this lock").clone(), core.ledger.entries());
+    let mut noted = notes(&core);
     let mut every = tokio::time::interval(NOTE_INTERVAL);
     loop {
         every.tick().await;
-        let held = core.held.lock().expect("no panic under this lock").clone();
-        if held != noted {
+        let now = notes(&core);
+        if now != noted {
             let writer = core.clone();
-            if let Ok(Err(error)) = core.blocking(move || writer.store_held()).await {
+            if let Ok(Err(error)) = core.blocking(move || writer.store_notes()).await {
                 tracing::warn!(%error, "how much is held could not be noted");
             }
-            noted = held;
+            noted = now;
         }
     }
 }

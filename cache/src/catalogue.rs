@@ -4,6 +4,7 @@
 //! be proved again from the trees and their marks, and that is what happens when it is damaged
 //! ([`rebuild`]). All functions block.
 
+mod ledger;
 pub(crate) mod marks;
 mod open;
 mod rebuild;

@@ -19,7 +19,9 @@ use crate::catalogue::Catalogue;
 use crate::disk::Disk;
 use crate::file::File;
 use crate::health::Health;
+use crate::ledger::Ledger;
 use crate::profiles::Profiles;
+use crate::spoilt::SpoiltList;
 use crate::version::{Residency, Versions};
 use crate::waiting::WaitingList;
 use crate::writeback::Writeback;
@@ -47,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) writeback: Writeback,
     pub(crate) health: Arc<Health>,
     pub(crate) waiting: WaitingList,
+    pub(crate) spoilt: SpoiltList,
+    pub(crate) ledger: Ledger,
     /// What is known to be held of each version, opened or not.
     pub(crate) held: Mutex<HashMap<Serial, Residency>>,
     pub(crate) fetched_bytes: AtomicU64,
@@ -94,6 +98,8 @@ impl Core {
             catalogue,
             view: RwLock::default(),
             waiting: WaitingList::default(),
+            spoilt: SpoiltList::default(),
+            ledger: Ledger::default(),
             held: Mutex::default(),
             fetched_bytes: AtomicU64::new(0),
             reused_bytes: AtomicU64::new(0),
@@ -166,10 +172,11 @@ impl Core {
         self.versions.clear();
     }
 
-    /// Notes in the catalogue how much is held. Blocks.
-    pub(crate) fn store_held(&self) -> Result<(), CacheError> {
+    /// Notes in the catalogue how much is held, and what the ledger says. Blocks.
+    pub(crate) fn store_notes(&self) -> Result<(), CacheError> {
         let held = self.held.lock().expect("no panic under this lock").clone();
-        self.catalogue.store_held(&held)
+        self.catalogue.store_held(&held)?;
+        self.catalogue.store_ledger(&self.ledger.entries())
     }
 
     /// Ends all tasks and waits for them.

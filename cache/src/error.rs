@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use icbd_fetch::FetchError;
-use icbd_image::{FileIndex, Serial, VersionId};
+use icbd_image::{FileIndex, HeadError, Serial, VersionId};
 
 /// Why the cache could not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -40,6 +40,9 @@ pub enum CacheError {
         waited.as_secs()
     )]
     Unavailable { version: VersionId, what: String, waited: Duration, cause: Arc<FetchError> },
+    /// What was published is nothing that this icbd can read; it will not be asked for again.
+    #[error("{version} cannot be used: {why}; {}", to_do(why))]
+    Unusable { version: VersionId, why: HeadError },
     #[error(transparent)]
     Fetch(Arc<FetchError>),
     #[error("the cache is stopping")]
@@ -56,6 +59,7 @@ impl CacheError {
             | CacheError::UnknownVersion(_)
             | CacheError::NotAFile { .. }
             | CacheError::UnknownJob(_)
+            | CacheError::Unusable { .. }
             | CacheError::Closed => true,
             CacheError::Fetch(error) => error.is_permanent(),
             CacheError::Unavailable { .. } | CacheError::Disk { .. } | CacheError::Catalogue(_) => false,
@@ -66,6 +70,13 @@ impl CacheError {
     pub(crate) fn disk(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> CacheError {
         let path = path.into();
         move |error| CacheError::Disk { doing, path, error: Arc::new(error) }
+    }
+}
+
+fn to_do(why: &HeadError) -> &'static str {
+    match why {
+        HeadError::Format(_) => "install an icbd that reads it on this cache server, then restart the cache",
+        _ => "publish it anew on its master: other versions are not touched by this",
     }
 }
 

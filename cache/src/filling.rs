@@ -63,6 +63,8 @@ impl Filling {
             let layout = Layout::new(version.head());
             let bits = zero_blocks(version, &layout);
             plan.apply(version, &layout, &bits).map_err(failed("take blocks of another version into", &path))?;
+            // It was written when it came, but a sync that failed since then may have forgotten it for good.
+            version.core().keep_head(version.head());
             disk.sync(Barrier::Everything).map_err(failed("sync", &path))?;
             Resident::create(disk, &bitmap, version.root(), &incarnation, layout, bits)
                 .map_err(failed("write", &bitmap))

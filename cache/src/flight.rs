@@ -108,7 +108,9 @@ impl Flight {
         while let Some(block) = blocks.next().await {
             match block {
                 Ok(block) => {
-                    core.fetched_bytes.fetch_add(block.bytes().len() as u64, Ordering::Relaxed);
+                    let bytes = block.bytes().len() as u64;
+                    core.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
+                    core.ledger.fetched(version.serial(), bytes);
                     self.land(block, share);
                     if self.urgency == Urgency::Demand {
                         // Who waited goes on first, then this.

@@ -103,6 +103,7 @@ impl Jobs {
         let view = self.core.view();
         let record = view.version(version).ok_or_else(|| CacheError::UnknownVersion(version.clone()))?;
         let serial = record.serial();
+        self.core.versions.check_usable(serial)?;
         let same = |(id, job): (&JobId, &Job)| (job.serial == serial && !job.state.is_ended()).then_some(*id);
         if let Some(id) = self.lock().iter().find_map(same) {
             return Ok(id);

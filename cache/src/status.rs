@@ -1,11 +1,14 @@
 //! How the cache is, at a glance. Nothing here waits for a disk or a source.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
-use icbd_image::{Serial, VersionId};
+use icbd_image::{Serial, VersionId, VersionRecord};
 
 use crate::core::Core;
 use crate::health::StoreState;
+use crate::ledger::Tally;
 use crate::version::Residency;
 use crate::view::Object;
 use crate::waiting::Waiting;
@@ -14,7 +17,7 @@ use crate::waiting::Waiting;
 #[derive(Debug, Clone)]
 pub struct CacheStatus {
     pub store: StoreState,
-    /// Versions of which something is held, by image and number.
+    /// Versions of which something is held, was fetched today, or which are fallbacks, by image and number.
     pub versions: Vec<VersionStatus>,
     /// Reads that have waited for more than a second, the longest first.
     pub waiting: Vec<Waiting>,
@@ -28,13 +31,22 @@ pub struct CacheStatus {
     pub in_flight_bytes: u64,
 }
 
-/// A version of which something is held.
+/// A version of which there is something to say.
 #[derive(Debug, Clone)]
 pub struct VersionStatus {
     pub id: VersionId,
     pub serial: Serial,
+    /// All zero as long as nothing of it was ever held.
     pub residency: Residency,
     pub complete: bool,
+    /// When this cache found it complete; gone when it no longer is.
+    pub complete_since: Option<SystemTime>,
+    /// Whether a prefetch job is at it.
+    pub filling: bool,
+    /// Whether it was deployed before the one that is now.
+    pub fallback: bool,
+    /// Bytes of its blocks that came from sources since midnight, decoded.
+    pub fetched_today_bytes: u64,
 }
 
 impl Core {
@@ -45,13 +57,29 @@ impl Core {
                 held.insert(version.serial(), version.residency());
             }
         }
-        let view = self.view();
+        let (view, ledger) = (self.view(), self.ledger.entries());
+        let fetched = |serial: &Serial| ledger.tallies.get(serial).map_or(0, Tally::fetched_today);
+        for serial in ledger.tallies.keys().filter(|serial| fetched(serial) > 0) {
+            held.entry(*serial).or_default();
+        }
+        let fallbacks = ledger.fallbacks.iter().filter_map(|(image, number)| view.image(image)?.version(*number));
+        let fallbacks: HashSet<Serial> = fallbacks.map(VersionRecord::serial).collect();
+        fallbacks.iter().for_each(|serial| _ = held.entry(*serial).or_default());
         let mut versions: Vec<VersionStatus> = Vec::new();
         for (serial, residency) in held {
-            if let Some(Object::Version(_, record)) = view.object(serial) {
-                let (id, complete) = (record.statement.statement().version(), residency.is_complete());
-                versions.push(VersionStatus { id, serial, residency, complete });
-            }
+            let Some(Object::Version(_, record)) = view.object(serial) else { continue };
+            let complete = residency.total_bytes > 0 && residency.is_complete();
+            let since = ledger.tallies.get(&serial).and_then(Tally::complete_since);
+            versions.push(VersionStatus {
+                id: record.statement.statement().version(),
+                serial,
+                residency,
+                complete,
+                complete_since: since.filter(|_| complete),
+                filling: false,
+                fallback: fallbacks.contains(&serial),
+                fetched_today_bytes: fetched(&serial),
+            });
         }
         versions.sort_by(|a, b| a.id.cmp(&b.id));
         CacheStatus {

@@ -1,6 +1,7 @@
 //! Reading everything back: every resident block of a version from the disk, compared with the manifest.
 //!
-//! What does not match is forgotten, so that the next reader has it from a source and it is written anew.
+//! What does not match is forgotten, so that the next reader has it from a source and it is written anew. Where
+//! readers go past the daemon it is fetched at once.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -67,6 +68,7 @@ impl Core {
                 }
                 let hashes = file.patient_hashes(blocks.clone()).await?;
                 let wrong = self.verify_page(&file, blocks, &hashes).await?;
+                file.mend_for_passthrough(&wrong).await;
                 let path = version.tree().path(node.index()).display().to_string();
                 bad.extend(wrong.into_iter().map(|block| BadBlock { path: path.clone(), block }));
                 checked += here;

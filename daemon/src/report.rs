@@ -132,6 +132,16 @@ pub(crate) struct VersionReport {
     pub resident_bytes: u64,
     pub durable_bytes: u64,
     pub complete: bool,
+    /// Seconds since 1970.
+    pub complete_since: Option<i64>,
+    /// Whether a prefetch job is at it.
+    pub filling: bool,
+    /// Whether it was deployed before the version that is now.
+    pub fallback: bool,
+    /// Files of at least 1 MiB that programs have open; a file counts once for each open.
+    pub open_handles: u64,
+    /// Bytes of its blocks that came from sources since midnight, decoded.
+    pub fetched_today_bytes: u64,
 }
 
 /// A read that has waited for more than a second.

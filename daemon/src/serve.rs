@@ -9,6 +9,7 @@ mod blocks;
 mod count;
 mod files;
 mod listing;
+mod peers;
 mod range;
 mod routes;
 mod tcp;

@@ -160,6 +160,9 @@ pub struct Failure {
 pub enum FetchError {
     #[error("{wanted} cannot be fetched: no source is configured; give one with --master URL or [[source]]")]
     NoSource { wanted: Wanted },
+    /// The root proves it to be the version's own, so every source has the same, and none can have a better one.
+    #[error("the manifest of version {} cannot be used: {why}", root.short())]
+    Unusable { root: Root, why: HeadError },
     /// The sources in the order they were asked. Never empty.
     #[error("{wanted} cannot be fetched: {}", show(failures))]
     Failed { wanted: Wanted, failures: Vec<Failure> },
@@ -169,7 +172,7 @@ impl FetchError {
     /// Whether every source said that asking again cannot help.
     pub fn is_permanent(&self) -> bool {
         match self {
-            FetchError::NoSource { .. } => true,
+            FetchError::NoSource { .. } | FetchError::Unusable { .. } => true,
             FetchError::Failed { failures, .. } => failures.iter().all(|failure| failure.error.is_permanent()),
         }
     }
@@ -180,6 +183,7 @@ impl FetchError {
     pub fn cause(&self) -> String {
         match self {
             FetchError::NoSource { .. } => "no source is configured".to_owned(),
+            FetchError::Unusable { why, .. } => why.to_string(),
             FetchError::Failed { failures, .. } => {
                 let each = failures.iter().map(|failure| format!("{}: {}", failure.source, failure.error.in_short()));
                 each.collect::<Vec<_>>().join("; ")

@@ -8,7 +8,7 @@ mod run;
 use std::sync::{Arc, Mutex};
 
 use futures_util::stream::BoxStream;
-use icbd_image::{FileIndex, Hash, Head, Listing, Page, Root, VerifiedBlock};
+use icbd_image::{FileIndex, Hash, Head, HeadError, Listing, Page, Root, VerifiedBlock};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -73,13 +73,20 @@ impl Sources {
     }
 
     /// The verified head of a version.
+    ///
+    /// # Errors
+    /// [`FetchError::Unusable`] when it came, is what the root says, and this icbd cannot read it.
     pub async fn head(&self, root: Root) -> Result<Head, FetchError> {
         let ask = |_, source: Arc<dyn Source>| async move {
-            let head = Head::parse_expecting(source.head(root).await?, &root)?;
-            let bytes = head.bytes().len();
-            Ok((head, Some(bytes)))
+            let bytes = source.head(root).await?;
+            let length = bytes.len();
+            match Head::parse_expecting(bytes, &root) {
+                Err(error @ HeadError::OtherRoot { .. }) => Err(error.into()),
+                // The source did its part, whatever is in it.
+                head => Ok((head, Some(length))),
+            }
         };
-        self.ask(Wanted::Head(root), ask).await
+        self.ask(Wanted::Head(root), ask).await?.map_err(|why| FetchError::Unusable { root, why })
     }
 
     /// A verified hash page of a file. A page of zeros is known without asking.

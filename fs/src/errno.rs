@@ -58,6 +58,7 @@ impl From<&CacheError> for Refusal {
             | CacheError::Catalogue(_)
             | CacheError::UnknownJob(_)
             | CacheError::Unavailable { .. }
+            | CacheError::Unusable { .. }
             | CacheError::Fetch(_)
             | CacheError::Closed => Refusal::Io,
         }

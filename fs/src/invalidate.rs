@@ -1,10 +1,13 @@
-//! Telling the kernel what a deploy or publish has changed.
+//! Telling the kernel what a deploy or publish has changed, and which bytes it keeps are not to be trusted.
 //!
-//! Best effort: the kernel believes what can change for a second only. An invalidation can wait for a
-//! lookup in the same directory, so it never runs on a FUSE thread but on this one.
+//! The former is best effort: the kernel believes what can change for a second only. Bytes it would keep for ever. An
+//! invalidation can wait for a lookup in the same directory or for a read of the same bytes, so it never runs on a
+//! FUSE thread but on this one. It waits for reads that are under way: one that was answered from spoilt bytes before
+//! they were found is forgotten, too.
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use icbd_cache::{Cache, View};
@@ -18,7 +21,7 @@ use crate::tree::{CURRENT, current_index};
 /// The thread that compares views and tells the kernel.
 #[derive(Debug)]
 pub(crate) struct Invalidator {
-    wake: SyncSender<()>,
+    wake: Arc<SyncSender<()>>,
     thread: JoinHandle<()>,
 }
 
@@ -31,12 +34,21 @@ pub(crate) enum Stale {
         directory: NodeId,
         name: String,
     },
+    /// What it keeps of a file.
+    Bytes {
+        file: NodeId,
+        range: Range<u64>,
+    },
 }
 
 impl Invalidator {
     pub(crate) fn start(cache: Arc<Cache>, notify: Notify) -> Result<Invalidator, FsError> {
         // One wake-up may wait: whoever comes then is covered by it, the view is read afterwards.
         let (wake, woken) = sync_channel(1);
+        let wake = Arc::new(wake);
+        // The cache must not keep this thread alive.
+        let weak = Arc::downgrade(&wake);
+        cache.on_spoilt(move || weak.upgrade().iter().for_each(|sender| wake_up(sender)));
         let run = move || run(&cache, &notify, &woken);
         let thread = std::thread::Builder::new()
             .name("icbd-invalidate".into())
@@ -46,9 +58,7 @@ impl Invalidator {
     }
 
     pub(crate) fn wake(&self) {
-        match self.wake.try_send(()) {
-            Ok(()) | Err(TrySendError::Full(()) | TrySendError::Disconnected(())) => {}
-        }
+        wake_up(&self.wake);
     }
 
     /// Waits for its end; only when the mount is gone, for until then it may wait for a lookup.
@@ -60,13 +70,23 @@ impl Invalidator {
     }
 }
 
+fn wake_up(sender: &SyncSender<()>) {
+    // Full: somebody did so already. Gone: there is nobody to tell.
+    let _ = sender.try_send(());
+}
+
 fn run(cache: &Cache, notify: &Notify, woken: &Receiver<()>) {
     let mut shown = cache.view();
     while woken.recv().is_ok() {
         let now = cache.view();
-        for stale in changes(&shown, &now) {
+        let spoilt = cache
+            .take_spoilt()
+            .into_iter()
+            .map(|it| Stale::Bytes { file: NodeId::Object { serial: it.serial, index: it.file }, range: it.bytes });
+        for stale in spoilt.chain(changes(&shown, &now)) {
+            // An error is that the kernel knows no such thing, or that the mount has ended.
             if let Err(error) = notify.forget(&stale) {
-                debug!(?stale, %error, "the kernel was not told of a change; it asks again within a second");
+                debug!(?stale, %error, "the kernel has nothing to forget");
             }
         }
         shown = now;

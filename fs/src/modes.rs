@@ -8,9 +8,11 @@
 //! Order, for a kill at any moment: counted before the kernel hears of the open, uncounted after it
 //! said that it is closed. A count too high only keeps a file in its mode; too low would be an EIO.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use icbd_image::{NodeId, Serial};
 
 use crate::table::{Held, Mode, SHARDS, SLOTS, Table};
 
@@ -212,6 +214,23 @@ impl<G> Modes<G> {
             }
         }
         sum
+    }
+
+    /// Open handles of large files, by the serial of their version. A file that is too small for passthrough, or for
+    /// which there was no slot, is not counted by itself.
+    pub(crate) fn count_by_version(&self) -> BTreeMap<Serial, u64> {
+        let mut counts = BTreeMap::new();
+        for number in 0..SHARDS {
+            let shard = self.lock(number);
+            for (node, entry) in &shard.open {
+                if let (Some(NodeId::Object { serial, .. }), Some((_, held))) =
+                    (NodeId::from_u64(*node), self.table.slot(entry.slot))
+                {
+                    *counts.entry(serial).or_default() += u64::from(held.count);
+                }
+            }
+        }
+        counts
     }
 
     fn lock(&self, shard: usize) -> MutexGuard<'_, Shard<G>> {

@@ -1,10 +1,12 @@
 //! A mount that is served: made or taken over, looked at, ended or left to a successor.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use icbd_cache::Cache;
+use icbd_image::Serial;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -42,6 +44,8 @@ pub struct MountStatus {
     pub passthrough: bool,
     /// Those that programs hold, by how they read.
     pub open: OpenHandles,
+    /// Those of files of at least 1 MiB, by version.
+    pub open_by_version: BTreeMap<Serial, u64>,
     /// Requests that wait for a block, a head or the disk.
     pub waiting: usize,
 }
@@ -166,6 +170,7 @@ impl Mounted {
             adopted: self.adopted,
             passthrough: service.passthrough && service.modes.table().negotiated().passthrough,
             open: service.modes.count(),
+            open_by_version: service.modes.count_by_version(),
             waiting: self.edge.tasks.len(),
         }
     }

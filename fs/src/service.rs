@@ -155,7 +155,8 @@ impl Service {
         let versions = || view.images().iter().flat_map(|image| &image.versions);
         let links = view.images().iter().filter(|image| image.deployed.is_some()).count();
         Totals {
-            data_bytes: versions().map(|version| version.data_bytes).sum(),
+            // What a master claims may be anything.
+            data_bytes: versions().map(|version| version.data_bytes).fold(0, u64::saturating_add),
             nodes: (1 + view.images().len() + versions().count() + links) as u64,
         }
     }
@@ -333,6 +334,8 @@ fn refuse(node: u64, error: &CacheError) -> Refusal {
     match error {
         // Who unmounts while somebody reads knows what becomes of the read.
         CacheError::Closed => debug!(node, %error, "a request is not answered"),
+        // The cache has said so once.
+        CacheError::Unusable { .. } => debug!(node, %error, "a request failed"),
         _ if refusal == Refusal::Io => warn!(node, %error, "a request failed"),
         _ => {}
     }

@@ -26,6 +26,14 @@ const SCHEMA: &str = "
     CREATE TABLE jobs (id INTEGER PRIMARY KEY AUTOINCREMENT, serial INTEGER NOT NULL, state TEXT NOT NULL);
 ";
 
+/// Tables that came after the first stores were made, and that an icbd without them does not miss.
+const ADDED: &str = "
+    CREATE TABLE IF NOT EXISTS tallies (
+        serial INTEGER PRIMARY KEY, complete_s INTEGER, day INTEGER NOT NULL, fetched INTEGER NOT NULL
+    );
+    CREATE TABLE IF NOT EXISTS fallbacks (image TEXT PRIMARY KEY, number INTEGER NOT NULL);
+";
+
 /// Opens the catalogue of the store at `store`; with a warning if it had to be rebuilt.
 pub(crate) fn open(store: &Path, disk: &dyn Disk) -> Result<(Catalogue, Option<String>), CacheError> {
     let path = store.join(layout::CATALOGUE);
@@ -76,6 +84,7 @@ fn connect(store: &Path, path: &Path) -> Result<(Connection, Tables), CacheError
         change.pragma_update(None, "user_version", FORMAT)?;
         change.commit()?;
     }
+    db.execute_batch(ADDED)?;
     let sound: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if sound != "ok" {
         return Err(rusqlite::Error::SqliteFailure(

@@ -4,9 +4,11 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use icbd_fetch::Urgency;
 use icbd_image::BLOCK_BYTES;
 
 use super::File;
+use crate::CacheError;
 
 impl File {
     /// Forgets blocks that could not be read or were not what they should be. Blocks the caller.
@@ -26,11 +28,44 @@ impl File {
             core.health.failed(&format!("forgetting blocks of {}", self.shown()), &error);
             return;
         }
-        if self.passthrough_count() == 0 {
-            let (offset, len) = (blocks.start * BLOCK_BYTES, (blocks.end - blocks.start) * BLOCK_BYTES);
-            if let Err(error) = self.backing().and_then(|backing| backing.punch(offset, len)) {
-                core.health.failed(&format!("punching {}", self.shown()), &error);
+        let (offset, len) = (blocks.start * BLOCK_BYTES, (blocks.end - blocks.start) * BLOCK_BYTES);
+        // What is read from here on is right; who got it before has to ask again.
+        core.spoilt.add(self.version.serial(), self.index, offset..offset + len);
+        if self.passthrough_count() == 0
+            && let Err(error) = self.backing().and_then(|backing| backing.punch(offset, len))
+        {
+            core.health.failed(&format!("punching {}", self.shown()), &error);
+        }
+    }
+
+    /// Has forgotten blocks fetched again if programs read the file past the daemon: nobody would come by for them.
+    pub(crate) async fn mend_for_passthrough(self: &Arc<Self>, blocks: &[u64]) {
+        if blocks.is_empty() || self.passthrough_count() == 0 {
+            return;
+        }
+        let core = self.version.core();
+        for block in blocks {
+            if let Err(error) = self.mend(*block).await {
+                let (file, version) = (self.shown(), self.version.id());
+                tracing::error!(
+                    file, block, %error,
+                    "a spoilt block is read past icbd and could not be fetched again; run `icbd prefetch add {version} --all` \
+                     once a source is back"
+                );
             }
         }
+        core.writeback.flush().await;
+    }
+
+    async fn mend(self: &Arc<Self>, block: u64) -> Result<(), CacheError> {
+        // If it is one of zeros, asking for its hash has it punched.
+        let hashes = self.hashes(block..block + 1).await?;
+        for flight in self.fetch(block..block + 1, &hashes, 1, Urgency::Demand) {
+            match flight.start().await {
+                Ok(Some(fetched)) => fetched.map_err(CacheError::Fetch)?,
+                Ok(None) | Err(_) => return Err(CacheError::Closed),
+            }
+        }
+        Ok(())
     }
 }

@@ -31,6 +31,8 @@ enum Turn {
     Done,
     /// It goes on when something has changed.
     Stuck(String),
+    /// Nothing that changes here lets it go on.
+    Hopeless(String),
     Cancelled,
 }
 
@@ -68,13 +70,16 @@ impl Jobs {
             () = cancelled.cancelled() => Ok(Turn::Cancelled),
             result = self.fill(id, serial) => result,
         };
-        let turn = result.unwrap_or_else(|error| Turn::Stuck(error.to_string()));
-        let state = match &turn {
-            Turn::Done => JobState::Done,
-            Turn::Cancelled => JobState::Cancelled,
-            Turn::Stuck(_) => JobState::Queued,
+        let turn = result.unwrap_or_else(|error| match error {
+            CacheError::Unusable { .. } => Turn::Hopeless(error.to_string()),
+            error => Turn::Stuck(error.to_string()),
+        });
+        let (state, trouble) = match turn {
+            Turn::Done => (JobState::Done, None),
+            Turn::Cancelled => (JobState::Cancelled, None),
+            Turn::Hopeless(why) => (JobState::Cancelled, Some(why)),
+            Turn::Stuck(why) => (JobState::Queued, Some(why)),
         };
-        let trouble = if let Turn::Stuck(why) = turn { Some(why) } else { None };
         if let Some(job) = self.lock().get_mut(&id) {
             if trouble.is_some() && job.trouble != trouble {
                 tracing::warn!(job = id, why = trouble.as_deref(), "a prefetch job cannot go on for now");

@@ -1,8 +1,9 @@
 //! The versions that are in memory: each at most once, and those nobody has open up to a limit.
 
-use std::collections::HashMap;
-use std::sync::{Arc, RwLock, Weak};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 
+use icbd_fetch::FetchError;
 use icbd_image::{Head, Root, Serial, VersionRecord};
 use moka::policy::EvictionPolicy;
 
@@ -21,6 +22,8 @@ pub(crate) struct Versions {
     /// Keeps those that were used last, so that a look around does not load heads again and again.
     recent: moka::sync::Cache<Serial, Arc<Version>>,
     flights: Flights<Serial, Arc<Version>>,
+    /// Those whose manifests are nothing we can read, and why. At most one entry a version that is shown.
+    unusable: Mutex<BTreeMap<Serial, CacheError>>,
 }
 
 impl Versions {
@@ -35,7 +38,7 @@ impl Versions {
                 u32::try_from(weight).unwrap_or(u32::MAX)
             })
             .build();
-        Versions { live: RwLock::default(), recent, flights: Flights::new() }
+        Versions { live: RwLock::default(), recent, flights: Flights::new(), unusable: Mutex::default() }
     }
 
     pub(crate) fn get(&self, serial: Serial) -> Option<Arc<Version>> {
@@ -49,6 +52,20 @@ impl Versions {
     /// All that are in memory.
     pub(crate) fn all(&self) -> Vec<Arc<Version>> {
         self.live.read().expect("no panic under this lock").values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether it is known that this version cannot be used.
+    pub(crate) fn check_usable(&self, serial: Serial) -> Result<(), CacheError> {
+        self.lock_unusable().get(&serial).map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// What is known to be unusable, for people.
+    pub(crate) fn unusable(&self) -> Vec<String> {
+        self.lock_unusable().values().map(ToString::to_string).collect()
+    }
+
+    fn lock_unusable(&self) -> MutexGuard<'_, BTreeMap<Serial, CacheError>> {
+        self.unusable.lock().expect("no panic under this lock")
     }
 
     /// Counts its weight again, which has changed.
@@ -92,6 +109,7 @@ impl Core {
         if let Some(version) = self.versions.get(serial) {
             return Ok(version);
         }
+        self.versions.check_usable(serial)?;
         let record = self.record(serial)?;
         let start = |landing: Landing<Serial, Arc<Version>>| {
             let core = self.clone();
@@ -118,7 +136,7 @@ impl Core {
         let head = match self.blocking(move || core.head_on_disk(root)).await? {
             Some(head) => head,
             None => {
-                let head = self.sources.head(root).await?;
+                let head = self.sources.head(root).await.map_err(|error| self.judge(&record, error))?;
                 let (core, copy) = (self.clone(), head.clone());
                 self.blocking(move || core.keep_head(&copy)).await?;
                 head
@@ -127,6 +145,15 @@ impl Core {
         let version = Arc::new(Version::new(self.clone(), record, head));
         self.versions.keep(&version);
         Ok(version)
+    }
+
+    /// Keeps in mind that a version is unusable, if that is why its head could not be had.
+    fn judge(&self, record: &VersionRecord, error: FetchError) -> CacheError {
+        let FetchError::Unusable { why, .. } = error else { return error.into() };
+        let error = CacheError::Unusable { version: record.statement.statement().version(), why };
+        tracing::error!("{error}");
+        self.versions.lock_unusable().insert(record.serial(), error.clone());
+        error
     }
 
     /// A head that was kept; `None` when it is not there, or not what its name says.
@@ -142,11 +169,12 @@ impl Core {
             .ok()
     }
 
-    /// Keeps a head. It is synced with the tree it describes; a torn one is noticed by its root.
-    fn keep_head(&self, head: &Head) {
+    /// Keeps a head. It is synced with the tree it describes; a torn one is noticed by its root. One that is there
+    /// already stays whole meanwhile: another version with the same content may have no other.
+    pub(crate) fn keep_head(&self, head: &Head) {
         let path = layout::head(head.root());
         let kept = self.disk.open(&path, Missing::Create).and_then(|file| {
-            file.set_size(0)?;
+            file.set_size(head.bytes().len() as u64)?;
             file.write(0, head.bytes())
         });
         if let Err(error) = kept {

@@ -42,5 +42,6 @@ impl Version {
     pub(crate) fn note_residency(&self) {
         let held = self.residency();
         self.core.held.lock().expect("no panic under this lock").insert(self.serial(), held);
+        self.core.ledger.note_complete(self.serial(), self.filling().is_some() && held.is_complete());
     }
 }

@@ -37,7 +37,10 @@ async fn add(settings: &Settings, client: &mut Client, version: ImageRef, wait: 
     }
     settings.talk().result(&job, |job| format!("{} {} {}", job.id, job.version, job.state))?;
     match &*job.state {
-        "cancelled" if wait => Err(Failure::new(Exit::Refused, format!("job {} was cancelled", job.id)).into()),
+        "cancelled" if wait => {
+            let why = job.trouble.map_or_else(|| "was cancelled".to_owned(), |trouble| format!("ended: {trouble}"));
+            Err(Failure::new(Exit::Refused, format!("job {} {why}", job.id)).into())
+        }
         _ => Ok(()),
     }
 }

@@ -1,8 +1,8 @@
 //! `icbd status` for people.
 
 use super::{CacheReport, MasterReport, MountReport, Process, Report, SourceReport, VersionReport, WaitingReport};
-use crate::output::{bytes, percent, plain, seconds, table};
-use icbd_image::VersionState;
+use crate::output::{bytes, percent, plain, seconds, table, time};
+use icbd_image::{Timestamp, VersionState};
 
 /// A report as text. `all` lists also the versions of which nothing is here and which are not deployed.
 pub(crate) fn show(report: &Report, all: bool) -> String {
@@ -54,9 +54,12 @@ fn show_cache(cache: &CacheReport, all: bool) -> String {
     let hidden = cache.versions.len() - shown.len();
     if !shown.is_empty() {
         lines.push(table(
-            &["IMAGE@N", "STATE", ">LOCAL", "READY", ">HERE", ">SIZE"],
-            shown.into_iter().map(version_row),
+            &["IMAGE@N", "STATE", ">LOCAL", "READY", ">CLIENTS", ">FROM MASTER TODAY", ">HERE", ">SIZE"],
+            shown.iter().map(|version| version_row(version)),
         ));
+    }
+    if shown.iter().any(|version| version.open_handles > 0) {
+        lines.push("CLIENTS: opens of files of at least 1 MiB that programs hold now".to_owned());
     }
     if hidden > 0 {
         lines.push(format!("{hidden} more, of which nothing is here; --all lists them"));
@@ -93,27 +96,39 @@ fn show_source(source: &SourceReport) -> String {
 }
 
 fn is_of_interest(version: &VersionReport) -> bool {
-    version.state == VersionState::Deployed || version.resident_bytes > 0
+    version.state == VersionState::Deployed
+        || version.fallback
+        || version.resident_bytes > 0
+        || version.fetched_today_bytes > 0
 }
 
 fn version_row(version: &VersionReport) -> Vec<String> {
     let local = if version.complete { "100 %".to_owned() } else { percent(version.resident_bytes, version.bytes) };
     vec![
         version.version.to_string(),
-        version.state.to_string(),
+        // What its master calls it counts for more: a fallback that is about to go is no fallback for long.
+        if version.fallback && version.state == VersionState::Ready {
+            "fallback".to_owned()
+        } else {
+            version.state.to_string()
+        },
         local,
-        ready(version).to_owned(),
+        ready(version),
+        version.open_handles.to_string(),
+        bytes(version.fetched_today_bytes),
         bytes(version.resident_bytes),
         bytes(version.bytes),
     ]
 }
 
 /// Whether it can be read without a master.
-fn ready(version: &VersionReport) -> &'static str {
-    match (version.complete, version.resident_bytes) {
-        (true, _) => "complete",
-        (false, 0) => "no",
-        (false, _) => "in part",
+fn ready(version: &VersionReport) -> String {
+    match (version.complete, version.complete_since, version.resident_bytes) {
+        (true, Some(seconds), _) => format!("complete since {}", time(Timestamp { seconds, nanoseconds: 0 })),
+        (true, None, _) => "complete".to_owned(),
+        (false, ..) if version.filling => "filling".to_owned(),
+        (false, _, 0) => "no".to_owned(),
+        (false, ..) => "in part".to_owned(),
     }
 }
 
@@ -139,9 +154,17 @@ mod tests {
                 "waiting_requests": 0, "cached_handles": 2, "passthrough_handles": 0},
             "versions": [
                 {"version": "debian-lab@3", "state": "deployed", "blocks": 100, "resident_blocks": 61, "durable_blocks": 60,
-                    "bytes": 6553600, "resident_bytes": 3997696, "durable_bytes": 3932160, "complete": false},
-                {"version": "debian-lab@2", "state": "ready", "blocks": 100, "resident_blocks": 0, "durable_blocks": 0,
-                    "bytes": 6553600, "resident_bytes": 0, "durable_bytes": 0, "complete": false}],
+                    "bytes": 6553600, "resident_bytes": 3997696, "durable_bytes": 3932160, "complete": false,
+                    "complete_since": null, "filling": true, "fallback": false, "open_handles": 3,
+                    "fetched_today_bytes": 222298112},
+                {"version": "debian-lab@2", "state": "ready", "blocks": 100, "resident_blocks": 100, "durable_blocks": 100,
+                    "bytes": 6553600, "resident_bytes": 6553600, "durable_bytes": 6553600, "complete": true,
+                    "complete_since": 1790000000, "filling": false, "fallback": true, "open_handles": 0,
+                    "fetched_today_bytes": 0},
+                {"version": "debian-lab@1", "state": "ready", "blocks": 100, "resident_blocks": 0, "durable_blocks": 0,
+                    "bytes": 6553600, "resident_bytes": 0, "durable_bytes": 0, "complete": false,
+                    "complete_since": null, "filling": false, "fallback": false, "open_handles": 0,
+                    "fetched_today_bytes": 0}],
             "waiting": [{"version": "debian-lab@3", "file": "disk.raw", "block": 17, "seconds": 12,
                 "reason": "connection refused"}],
             "warnings": ["debian-lab@1 is gone from the master; it is kept"]
@@ -156,14 +179,16 @@ cache-204  up 12 d  master http://img:7070 OFFLINE for 9 min: connection refused
 store /s btrfs 312 GiB/400 GiB  FULL: no space left
 fetched 0 B since the start, took 0 B from other versions here
 mount /icbd  open: 2 cached, 0 passthrough
-IMAGE@N       STATE     LOCAL  READY       HERE     SIZE
-debian-lab@3  deployed   61 %  in part  3.8 MiB  6.2 MiB
+IMAGE@N       STATE     LOCAL  READY                                CLIENTS  FROM MASTER TODAY     HERE     SIZE
+debian-lab@3  deployed   61 %  filling                                    3            212 MiB  3.8 MiB  6.2 MiB
+debian-lab@2  fallback  100 %  complete since 2026-09-21 14:13:20Z        0                0 B  6.2 MiB  6.2 MiB
+CLIENTS: opens of files of at least 1 MiB that programs hold now
 1 more, of which nothing is here; --all lists them
 ! debian-lab@3 disk.raw block 17: waiting 12 s for master (connection refused)
 ! debian-lab@1 is gone from the master; it is kept";
         let report = Report::Cache(cache());
         assert_eq!(show(&report, false), expected);
-        assert!(show(&report, true).contains("debian-lab@2  ready       0 %  no"));
+        assert!(show(&report, true).contains("debian-lab@1  ready       0 %  no"));
     }
 
     #[test]

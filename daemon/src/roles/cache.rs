@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use icbd_cache::CacheError;
 use icbd_fs::FsError;
 use icbd_fs::keeper::{self, KeeperSettings};
+use icbd_image::HeadError;
 
 use crate::args::CacheArgs;
 use crate::failure::{Exit, Failure};
@@ -62,6 +63,9 @@ impl From<CacheError> for Failure {
             CacheError::UnknownSerial(_) | CacheError::UnknownVersion(_) | CacheError::UnknownJob(_) => Exit::Absent,
             CacheError::InUse { .. } | CacheError::NewerStore { .. } => Exit::Refused,
             CacheError::Unavailable { .. } | CacheError::Fetch(_) => Exit::Unreachable,
+            // One that is newer than this icbd is as good as any; what is damaged is not.
+            CacheError::Unusable { why: HeadError::Format(_), .. } => Exit::Refused,
+            CacheError::Unusable { .. } => Exit::Verification,
             _ => Exit::Failed,
         };
         Failure::new(exit, error.to_string())

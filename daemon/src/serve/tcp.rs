@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -11,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::Allow;
+use super::peers::{PER_PEER_MAX, Peers};
 use crate::connections;
 use crate::failure::{Exit, Failure};
 
@@ -45,20 +47,31 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 /// Serves `router` to those whom `allow` admits, until `stop`.
 pub(crate) async fn serve(listener: TcpListener, router: Router, allow: Allow, stop: CancellationToken) {
     let listener = listener.tap_io(|stream| prepare(stream));
+    let peers = Peers::default();
     let admit = |stream: &TcpStream, client: SocketAddr| {
-        if allow.admits(client.ip()) {
-            return Some(());
-        }
-        tracing::info!(%client, "refused: its network is not in `allow`");
         // Before it asked: others must not be able to hold connections by asking slowly. Lost if it cannot be sent.
-        let _ = send(stream.as_raw_fd(), REFUSAL, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
-        None
+        let refuse = |answer| _ = send(stream.as_raw_fd(), answer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+        if !allow.admits(client.ip()) {
+            tracing::info!(%client, "refused: its network is not in `allow`");
+            refuse(STRANGER);
+            return None;
+        }
+        let place = peers.enter(client.ip());
+        if place.is_none() {
+            tracing::info!(%client, connections = PER_PEER_MAX, "refused: it has its share of connections already");
+            refuse(TOO_MANY);
+        }
+        place.map(Arc::new)
     };
     connections::serve(listener, router, CONNECTIONS_MAX, admit, stop).await;
 }
 
+/// What those are told who hold so many connections that others would go without.
+const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nRetry-After: 1\r\n\
+    Content-Type: text/plain; charset=utf-8\r\n\r\nyour address has its share of connections already; close some\n";
+
 /// What those are told who may not connect.
-const REFUSAL: &[u8] =
+const STRANGER: &[u8] =
     b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n\
     your network may not read here; ask the administrator of this master\n";
 

@@ -77,7 +77,7 @@ impl FaultySource {
         self.fault.send_replace(fault);
     }
 
-    /// The next requests go so, one each; after them [`FaultySource::set`] counts again.
+    /// The next requests go so, one each, those with `None` well; after them [`FaultySource::set`] counts again.
     pub fn script(&self, faults: impl IntoIterator<Item = Option<Fault>>) {
         self.plan().script.extend(faults);
     }
@@ -103,7 +103,8 @@ impl FaultySource {
         let mut planned = self.plan().next();
         let mut changes = self.fault.subscribe();
         loop {
-            let fault = planned.or(*changes.borrow_and_update());
+            let usual = *changes.borrow_and_update();
+            let fault = planned.unwrap_or(usual);
             match fault {
                 Some(Fault::Unreachable) => return Err(refused()),
                 Some(Fault::NeverAnswers) => return Err(silent("it answers nothing", self.time_outs.first_byte).await),
@@ -137,10 +138,11 @@ impl FaultySource {
 }
 
 impl Plan {
-    fn next(&mut self) -> Option<Fault> {
+    /// How the next request goes; `None` when nothing is said about it.
+    fn next(&mut self) -> Option<Option<Fault>> {
         self.requests += 1;
         if let Some(scripted) = self.script.pop_front() {
-            return scripted;
+            return Some(scripted);
         }
         if self.faults.is_empty() {
             return None;
@@ -149,7 +151,7 @@ impl Plan {
         self.dice ^= self.dice >> 7;
         self.dice ^= self.dice << 17;
         let fails = (self.dice >> 32) as u8;
-        (fails < self.odds).then(|| self.faults[(self.dice >> 40) as usize % self.faults.len()])
+        (fails < self.odds).then(|| Some(self.faults[(self.dice >> 40) as usize % self.faults.len()]))
     }
 }
 

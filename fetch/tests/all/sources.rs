@@ -51,6 +51,19 @@ async fn a_passing_failure_is_retried() {
     assert!(pair.is_online(0));
 }
 
+/// The source that tests stand on does what it says: a request that is scripted to go well does.
+#[tokio::test(start_paused = true)]
+async fn a_script_counts_for_more_than_the_usual_fault() {
+    let (fixture, settings) = (Fixture::new(), Settings { tries_max: 1, ..Settings::default() });
+    let source = Arc::new(FaultySource::new(fixture.memory.clone()));
+    let sources = Sources::new(vec![source.clone()], settings);
+    source.set(Some(Fault::Broken));
+    source.script([None, Some(Fault::Absent)]);
+    assert!(head(&sources, &fixture).await.is_ok());
+    assert!(head(&sources, &fixture).await.unwrap_err().to_string().contains("no such thing"));
+    assert!(head(&sources, &fixture).await.unwrap_err().to_string().contains("500"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_absent_is_asked_for_once() {
     let pair = Pair::new();

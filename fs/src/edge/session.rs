@@ -44,6 +44,10 @@ impl Notify {
     pub(crate) fn forget(&self, stale: &Stale) -> io::Result<()> {
         match stale {
             Stale::Node(node) => self.0.inval_inode(INodeNo(node.to_u64()), 0, 0),
+            Stale::Bytes { file, range } => {
+                let len = range.end.saturating_sub(range.start);
+                self.0.inval_inode(INodeNo(file.to_u64()), range.start as i64, len as i64)
+            }
             Stale::Name { directory, name } => self.0.inval_entry(INodeNo(directory.to_u64()), OsStr::new(name)),
         }
     }

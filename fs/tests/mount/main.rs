@@ -6,4 +6,5 @@ mod lab;
 mod mount_points;
 mod read_only;
 mod reading;
+mod repair;
 mod tree;

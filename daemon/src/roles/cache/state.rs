@@ -1,6 +1,6 @@
 //! What a running cache server consists of. All that `status` asks is answered from memory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use icbd_cache::{Cache, CacheStatus, StoreState, VersionStatus, Waiting};
 use icbd_fetch::{SourceHealth, SourceState, Sources};
 use icbd_fs::Mounted;
-use icbd_image::{BLOCK_BYTES, Serial, Trust, VersionRecord};
+use icbd_image::{BLOCK_BYTES, Serial, Timestamp, Trust, VersionRecord};
 
 use super::space::Space;
 use crate::audit::Audit;
@@ -49,13 +49,18 @@ impl CacheServer {
         let view = self.cache.view();
         let held: HashMap<Serial, &VersionStatus> = status.versions.iter().map(|v| (v.serial, v)).collect();
         let versions = view.images().iter().flat_map(|image| &image.versions);
+        let (mount, open) = self.mount();
+        let shown = |record: &VersionRecord| {
+            let open_handles = open.get(&record.serial()).copied().unwrap_or_default();
+            version(record, held.get(&record.serial()).copied(), open_handles)
+        };
         Report::Cache(CacheReport {
             process: Process::this(self.started),
             repository: view.repository(),
             sources: self.sources.health().iter().map(source).collect(),
             store: self.store(&status),
-            mount: self.mount(),
-            versions: versions.map(|record| version(record, held.get(&record.serial()).copied())).collect(),
+            mount,
+            versions: versions.map(shown).collect(),
             waiting: status.waiting.iter().map(waiting).collect(),
             warnings: status.warnings,
             fetched_bytes: status.fetched_bytes,
@@ -81,18 +86,20 @@ impl CacheServer {
         }
     }
 
-    fn mount(&self) -> MountReport {
+    /// How the mount is, and open handles by version.
+    fn mount(&self) -> (MountReport, BTreeMap<Serial, u64>) {
         let mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
         let status = mounted.as_ref().map(|mounted| mounted.status());
-        MountReport {
+        let report = MountReport {
             path: self.mount.clone(),
             mounted: status.is_some(),
             adopted: status.as_ref().is_some_and(|status| status.adopted),
             passthrough: status.as_ref().is_some_and(|status| status.passthrough),
             cached_handles: status.as_ref().map_or(0, |status| status.open.cached),
             passthrough_handles: status.as_ref().map_or(0, |status| status.open.passthrough),
-            waiting_requests: status.map_or(0, |status| status.waiting),
-        }
+            waiting_requests: status.as_ref().map_or(0, |status| status.waiting),
+        };
+        (report, status.map(|status| status.open_by_version).unwrap_or_default())
     }
 }
 
@@ -114,8 +121,8 @@ fn source(health: &SourceHealth) -> SourceReport {
     }
 }
 
-fn version(record: &VersionRecord, held: Option<&VersionStatus>) -> VersionReport {
-    let residency = held.map(|held| held.residency);
+fn version(record: &VersionRecord, held: Option<&VersionStatus>, open_handles: u64) -> VersionReport {
+    let residency = held.map(|held| held.residency).filter(|residency| residency.total_bytes > 0);
     // Of a version that was never looked at only the sum of its files is known.
     let bytes = residency.map_or(record.data_bytes, |residency| residency.total_bytes);
     let (resident_bytes, durable_bytes) = residency.map_or((0, 0), |r| (r.resident_bytes, r.durable_bytes));
@@ -129,6 +136,11 @@ fn version(record: &VersionRecord, held: Option<&VersionStatus>) -> VersionRepor
         resident_bytes,
         durable_bytes,
         complete: held.is_some_and(|held| held.complete),
+        complete_since: held.and_then(|held| held.complete_since).map(|since| Timestamp::from(since).seconds),
+        filling: held.is_some_and(|held| held.filling),
+        fallback: held.is_some_and(|held| held.fallback),
+        open_handles,
+        fetched_today_bytes: held.map_or(0, |held| held.fetched_today_bytes),
     }
 }
 
