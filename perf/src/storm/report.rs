@@ -73,7 +73,9 @@ fn machine() -> String {
     let info = read("/proc/cpuinfo");
     let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let cores = info.lines().filter(|line| line.starts_with("processor")).count();
-    let kernel = read("/proc/sys/kernel/osrelease");
+    let release = read("/proc/sys/kernel/osrelease");
+    // What follows is the builder's own.
+    let kernel = release.split('-').next().unwrap_or_default();
     format!("{cores} cores ({}), Linux {}", model.trim_matches([' ', '\t', ':']), kernel.trim())
 }
 
