@@ -1,6 +1,6 @@
 //! A cache: the store, opened, with its threads and tasks. What fs and daemon hold.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use icbd_fetch::Sources;
@@ -29,7 +29,7 @@ const NOTE_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Cache {
     core: Arc<Core>,
     jobs: Arc<Jobs>,
-    trust: Trust,
+    trust: RwLock<Trust>,
     warnings: Mutex<Warnings>,
     refreshing: tokio::sync::Semaphore,
     _lock: StoreLock,
@@ -82,7 +82,7 @@ impl Cache {
         drop(core.spawn(take_notes(core.clone())));
         let warnings = Mutex::new(Warnings { start: warning.into_iter().collect(), refresh: Vec::new() });
         let refreshing = tokio::sync::Semaphore::new(1);
-        Ok(Arc::new(Cache { core, jobs, trust, warnings, refreshing, _lock: lock }))
+        Ok(Arc::new(Cache { core, jobs, trust: RwLock::new(trust), warnings, refreshing, _lock: lock }))
     }
 
     /// The images and versions to show; the same until a refresh changes something.
@@ -107,7 +107,7 @@ impl Cache {
             return Ok(Refresh { warnings: self.lock_warnings().refresh.clone(), ..Refresh::default() });
         };
         let view = self.core.view();
-        let (trust, known) = (self.trust.clone(), view.clone());
+        let (trust, known) = (self.trust.read().expect("no panic under this lock").clone(), view.clone());
         // Signatures of thousands of versions are checked here the first time.
         let merged = self.core.blocking(move || merge(&known, listed.listing, &listed.source, &trust)).await?;
         let merged = match merged {
@@ -219,6 +219,17 @@ impl Cache {
     pub async fn import_profile(&self, profile: Profile) -> Result<bool, CacheError> {
         let core = self.core.clone();
         self.core.blocking(move || core.profiles.merge(&profile)).await?
+    }
+
+    /// Believes other signatures from now on. What is shown already stays; the next refresh looks at all else anew.
+    pub fn set_trust(&self, trust: Trust) {
+        *self.trust.write().expect("no panic under this lock") = trust;
+        self.core.sources.forget_listing();
+    }
+
+    /// Has reads wait for a source up to `wait` from now on, those that wait already included.
+    pub fn set_offline_wait(&self, wait: Duration) {
+        self.core.set_offline_wait(wait);
     }
 
     /// Has `wake` called, in the place of what was given before, whenever there is something for

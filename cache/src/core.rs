@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 use icbd_fetch::{Sources, Urgency};
 use icbd_image::{FileIndex, Page, Serial};
@@ -37,7 +38,6 @@ const FILES_RECENT: u64 = 128;
 /// The shared parts. Versions and files hold on to it; it holds none of them but through `versions`.
 #[derive(Debug)]
 pub(crate) struct Core {
-    pub(crate) settings: Settings,
     pub(crate) sources: Arc<Sources>,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) catalogue: Catalogue,
@@ -59,6 +59,8 @@ pub(crate) struct Core {
     pub(crate) demand_runs: AtomicU64,
     pub(crate) profiles: Profiles,
     pub(crate) disk_reads: Semaphore,
+    /// Milliseconds; may be set anew at any time.
+    offline_wait_ms: AtomicU64,
     pub(crate) stop: CancellationToken,
     tasks: TaskTracker,
     runtime: Handle,
@@ -92,7 +94,7 @@ impl Core {
             writeback,
             health,
             demand_runtime: settings.demand_runtime.clone().unwrap_or_else(Handle::current),
-            settings,
+            offline_wait_ms: AtomicU64::new(millis(settings.offline_wait)),
             sources,
             disk,
             catalogue,
@@ -172,6 +174,15 @@ impl Core {
         self.versions.clear();
     }
 
+    /// How long a read waits for a source.
+    pub(crate) fn offline_wait(&self) -> Duration {
+        Duration::from_millis(self.offline_wait_ms.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_offline_wait(&self, wait: Duration) {
+        self.offline_wait_ms.store(millis(wait), Ordering::Relaxed);
+    }
+
     /// Notes in the catalogue how much is held, and what the ledger says. Blocks.
     pub(crate) fn store_notes(&self) -> Result<(), CacheError> {
         let held = self.held.lock().expect("no panic under this lock").clone();
@@ -185,4 +196,8 @@ impl Core {
         self.tasks.close();
         self.tasks.wait().await;
     }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

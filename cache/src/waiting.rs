@@ -174,14 +174,14 @@ impl<'a> Patience<'a> {
         let first = *self.first_failure.get_or_insert_with(Instant::now);
         self.rounds += 1;
         self.core.waiting.because(self.id, Why::Fetch(cause.clone()));
-        let deadline = first + self.core.settings.offline_wait;
+        let deadline = first + self.core.offline_wait();
         tokio::select! {
             biased;
             () = self.core.stop.cancelled() => Err(CacheError::Closed),
             () = tokio::time::sleep_until(deadline) => Err(CacheError::Unavailable {
                 version: self.want.version.clone(),
                 what: format!("{}, block {}", (self.want.path)(), self.want.block),
-                waited: self.core.settings.offline_wait,
+                waited: self.core.offline_wait(),
                 cause,
             }),
             () = self.core.sources.pause(self.rounds) => Ok(()),
@@ -192,7 +192,7 @@ impl<'a> Patience<'a> {
     pub(crate) async fn lacked(&mut self, error: Arc<io::Error>) -> Result<(), CacheError> {
         let first = *self.first_failure.get_or_insert_with(Instant::now);
         self.core.waiting.because(self.id, Why::Here(error.clone()));
-        if first.elapsed() >= self.core.settings.offline_wait.max(SHORTAGE_WAIT_MIN) {
+        if first.elapsed() >= self.core.offline_wait().max(SHORTAGE_WAIT_MIN) {
             return Err(CacheError::Disk { doing: "open", path: (self.want.path)().into(), error });
         }
         tokio::select! {

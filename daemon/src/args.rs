@@ -74,7 +74,7 @@ pub(crate) enum Command {
     },
 }
 
-#[derive(Debug, Default, ClapArgs)]
+#[derive(Debug, Clone, Default, ClapArgs)]
 pub(crate) struct MasterArgs {
     /// The repository; created if the directory is missing or empty
     #[arg(long, value_name = "DIR")]
@@ -87,7 +87,7 @@ pub(crate) struct MasterArgs {
     pub allow: Vec<IpNet>,
 }
 
-#[derive(Debug, Default, ClapArgs)]
+#[derive(Debug, Clone, Default, ClapArgs)]
 pub(crate) struct CacheArgs {
     /// Where versions come from, in order of preference; may be repeated
     #[arg(long, value_name = "URL")]
@@ -222,6 +222,8 @@ pub(crate) enum ConfigCommand {
         #[arg(long, required = true)]
         effective: bool,
     },
+    /// Have the daemon take over what changed; says what needs a restart
+    Reload,
 }
 
 #[derive(Debug, Subcommand)]

@@ -18,14 +18,16 @@ pub(crate) fn stopping() {
 pub(crate) enum Told {
     /// SIGTERM or SIGINT.
     Stop,
-    /// SIGHUP: end, and leave everything to the daemon that is started next.
+    /// SIGHUP: read the configuration anew.
+    Reload,
+    /// SIGUSR2: end, and leave everything to the daemon that is started next.
     Restart,
 }
 
 /// Waits for a signal, and feeds the watchdog meanwhile, if there is one.
 pub(crate) async fn run_until_told() -> std::io::Result<Told> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut hang_up = signal(SignalKind::hangup())?;
+    let (mut hang_up, mut leave) = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined2())?);
     // Twice in each interval: one late turn of the loop is no reason to be killed.
     let period = sd_notify::watchdog_enabled().map(|interval| interval / 2);
     let mut ticks = period.map(tokio::time::interval);
@@ -39,7 +41,8 @@ pub(crate) async fn run_until_told() -> std::io::Result<Told> {
         tokio::select! {
             _ = terminate.recv() => return Ok(Told::Stop),
             _ = interrupt.recv() => return Ok(Told::Stop),
-            _ = hang_up.recv() => return Ok(Told::Restart),
+            _ = hang_up.recv() => return Ok(Told::Reload),
+            _ = leave.recv() => return Ok(Told::Restart),
             _ = tick => tell(&[NotifyState::Watchdog]),
         }
     }

@@ -1,4 +1,5 @@
 //! The daemons: the other rooms put together, with a control plane in front.
 
 pub(crate) mod cache;
+mod config;
 pub(crate) mod master;

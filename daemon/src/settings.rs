@@ -5,6 +5,7 @@
 mod check;
 mod file;
 mod quantity;
+mod reload;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::Talk;
 use crate::trust;
 pub(crate) use file::{File, LogLevel, Role};
+pub(crate) use reload::{Reloaded, TRUST_KEYS};
 
 /// Where the configuration is when `--config` names no other place.
 const CONFIG_PATH: &str = "/etc/icbd/icbd.toml";
@@ -30,6 +32,8 @@ const RUN_DIR: &str = "/run/icbd";
 pub(crate) struct Settings {
     pub json: bool,
     pub quiet: bool,
+    /// The configuration file that `--config` names.
+    named: Option<PathBuf>,
     /// The configuration file that was read, if there was one.
     pub config: Option<PathBuf>,
     /// What it says, without defaults.
@@ -89,10 +93,23 @@ impl TrustSettings {
 impl Settings {
     /// Reads the configuration file that `global` names, or the default one if there is one.
     pub(crate) fn resolve(global: &GlobalArgs) -> Result<Settings, Failure> {
+        let settings = Settings {
+            json: global.json,
+            quiet: global.quiet,
+            named: global.config.clone(),
+            config: None,
+            file: File::default(),
+            socket: global.socket.clone(),
+        };
+        settings.again()
+    }
+
+    /// The same with the configuration file as it is now.
+    pub(crate) fn again(&self) -> Result<Settings, Failure> {
         let default = Path::new(CONFIG_PATH);
-        let config = global.config.clone().or_else(|| default.exists().then(|| default.into()));
+        let config = self.named.clone().or_else(|| default.exists().then(|| default.into()));
         let file = config.as_deref().map(read).transpose()?.unwrap_or_default();
-        Ok(Settings { json: global.json, quiet: global.quiet, config, file, socket: global.socket.clone() })
+        Ok(Settings { config, file, ..self.clone() })
     }
 
     /// How the command speaks.
@@ -236,7 +253,7 @@ mod tests {
 
     fn settings(text: &str) -> Settings {
         let file = check::read(text).unwrap();
-        Settings { json: false, quiet: false, config: Some("x.toml".into()), file, socket: None }
+        Settings { json: false, quiet: false, named: None, config: Some("x.toml".into()), file, socket: None }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The keeper: a small parent process that holds a mount's descriptors while daemons come and go.
 //!
 //! It starts the daemon with the descriptors open, starts it again when it dies while a mount is
-//! live, passes SIGTERM, SIGINT and SIGHUP on, and ends with the daemon's exit code. It opens, maps
+//! live, passes SIGTERM, SIGINT, SIGHUP and SIGUSR2 on, and ends with the daemon's exit code. It opens, maps
 //! and serves nothing, so there is little in it that could fail. No threads, no tokio.
 //!
 //! If the keeper itself is killed, the kernel sends the daemon SIGTERM (see [`settle`]): without a
@@ -53,7 +53,7 @@ pub struct KeeperSettings {
 /// Call it before any thread is started: it blocks signals for the whole process.
 pub fn run(settings: &KeeperSettings) -> Result<i32, FsError> {
     let mut signals = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGCHLD] {
         signals.add(signal);
     }
     signals.thread_block().map_err(FsError::system("block signals", "this is a bug"))?;
@@ -75,7 +75,7 @@ struct Keeper<'a> {
     handover: Handover,
     /// Told to stop: the daemon's end is then the end.
     stopping: bool,
-    /// Told to start the daemon anew (SIGHUP): its next end is meant.
+    /// Told to start the daemon anew (SIGUSR2): its next end is meant.
     restarting: bool,
     /// Starts in a row after which the daemon did not live long.
     fruitless: u32,
@@ -130,8 +130,8 @@ impl Keeper<'_> {
             self.wait_for_signal(PollTimeout::NONE)?;
             while let Some(signal) = self.next_signal()? {
                 if signal != Signal::SIGCHLD {
-                    self.stopping |= signal != Signal::SIGHUP;
-                    self.restarting |= signal == Signal::SIGHUP;
+                    self.stopping |= matches!(signal, Signal::SIGTERM | Signal::SIGINT);
+                    self.restarting |= signal == Signal::SIGUSR2;
                     // The child is not reaped yet, so the number is still its own.
                     let _ = kill(Pid::from_raw(child.id() as i32), signal);
                 }

@@ -32,6 +32,7 @@ pub struct CacheServer {
     store: PathBuf,
     mount: PathBuf,
     socket: PathBuf,
+    config: PathBuf,
 }
 
 /// How much of a version is here, in blocks. Zero blocks are always here.
@@ -64,7 +65,7 @@ impl CacheServer {
             args.push("--no-passthrough".to_owned());
         }
         let daemon = Daemon::start(lab, "cache", &args)?;
-        Ok(CacheServer { daemon, args, store, mount, socket })
+        Ok(CacheServer { daemon, args, store, mount, socket, config })
     }
 
     /// Starts again what was stopped or killed, with the same arguments. What the old log may hold stays allowed
@@ -91,6 +92,11 @@ impl CacheServer {
 
     pub fn socket(&self) -> &str {
         text(&self.socket)
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> &Path {
+        &self.config
     }
 
     /// The arguments it was started with.

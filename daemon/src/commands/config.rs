@@ -1,18 +1,40 @@
 //! `icbd config`: is the file right, and what does it come to.
 
 use anyhow::Result;
+use http::Method;
 
 use crate::args::{CacheArgs, ConfigCommand, MasterArgs};
-use crate::settings::{Role, Settings};
+use crate::control::Client;
+use crate::failure::{Exit, Failure};
+use crate::settings::{Reloaded, Role, Settings};
 
 pub(crate) fn run(settings: &Settings, command: ConfigCommand) -> Result<()> {
     match command {
         ConfigCommand::Check => check(settings),
+        ConfigCommand::Reload => super::block_on(reload(settings)),
         ConfigCommand::Show { .. } => {
             let file = settings.file.clone().with_defaults();
             settings.talk().result(&file, |file| toml::to_string_pretty(file).unwrap_or_default())
         }
     }
+}
+
+/// The daemon reads its own file, which may be another one than this command's.
+async fn reload(settings: &Settings) -> Result<()> {
+    let mut client = Client::connect(&settings.sockets(Role::Cache)).await?;
+    let reloaded: Reloaded = client.call(Method::POST, "/v1/reload", &()).await?;
+    settings.talk().result(&reloaded, |reloaded| match (&reloaded.applied[..], &reloaded.restart[..]) {
+        ([], []) => "nothing changed".to_owned(),
+        (applied, restart) => {
+            let applied = applied.iter().map(|key| format!("{key}: in force"));
+            applied.chain(restart.iter().map(|key| format!("{key}: needs a restart"))).collect::<Vec<_>>().join("\n")
+        }
+    })?;
+    if reloaded.restart.is_empty() {
+        return Ok(());
+    }
+    let message = format!("{} hold after a restart of the daemon only", reloaded.restart.join(", "));
+    Err(Failure::new(Exit::Partly, message).into())
 }
 
 /// That the file can be read was seen when it was read; here is what a daemon would ask of it.

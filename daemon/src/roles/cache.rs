@@ -18,10 +18,11 @@ use icbd_fs::FsError;
 use icbd_fs::keeper::{self, KeeperSettings};
 use icbd_image::HeadError;
 
+use super::config::RunningConfig;
 use crate::args::CacheArgs;
 use crate::failure::{Exit, Failure};
 use crate::logging;
-use crate::settings::Settings;
+use crate::settings::{Role, Settings};
 use demand::DemandThread;
 use handover::Keeping;
 
@@ -32,7 +33,7 @@ const HANDOVER_OPTION: &str = "--handover";
 pub(crate) fn run(settings: &Settings, args: &CacheArgs) -> anyhow::Result<ExitCode> {
     // Before anything is started: what is wrong with them is said once, by whoever was started by a person.
     let cache = settings.cache(args)?;
-    logging::start(settings.log_level());
+    let config = RunningConfig::new(Role::Cache, settings, args.clone(), logging::start(settings.log_level()));
     let keeping = match args.handover[..] {
         [fuse, table] => Keeping::by_keeper(fuse, table).map_err(Failure::from)?,
         _ if args.fd_store => Keeping::by_systemd().map_err(Failure::from)?,
@@ -40,7 +41,7 @@ pub(crate) fn run(settings: &Settings, args: &CacheArgs) -> anyhow::Result<ExitC
     };
     let demand = DemandThread::start()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let code = runtime.block_on(daemon::serve(cache, keeping, demand.handle()));
+    let code = runtime.block_on(daemon::serve(cache, config, keeping, demand.handle()));
     // What still waits for a hung disk must not keep the process.
     runtime.shutdown_background();
     code

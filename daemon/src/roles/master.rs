@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::config::{self, RunningConfig};
 use crate::args::MasterArgs;
 use crate::audit::Audit;
 use crate::control::ControlServer;
@@ -22,9 +23,9 @@ use crate::failure::{Exit, Failure};
 use crate::logging;
 use crate::notify::{self, Told};
 use crate::serve::{self, Allow};
-use crate::settings::{MasterSettings, Settings};
+use crate::settings::{MasterSettings, Role, Settings};
 pub(crate) use publish::{PublishResult, PublishSpec, publish};
-use state::Master;
+use state::{Believed, Master};
 
 /// Threads for blocking reads of the repository: its disks have no use for more at once.
 const BLOCKING_THREADS_MAX: usize = 64;
@@ -32,13 +33,13 @@ const BLOCKING_THREADS_MAX: usize = 64;
 /// Runs a master until it is told to stop.
 pub(crate) fn run(settings: &Settings, args: &MasterArgs) -> anyhow::Result<()> {
     let master = settings.master(args)?;
-    logging::start(settings.log_level());
+    let config = RunningConfig::new(Role::Master, settings, args.clone(), logging::start(settings.log_level()));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build()?;
-    runtime.block_on(serve(master))
+    runtime.block_on(serve(master, config))
 }
 
-async fn serve(settings: MasterSettings) -> anyhow::Result<()> {
+async fn serve(settings: MasterSettings, config: RunningConfig<MasterArgs>) -> anyhow::Result<()> {
     let repository = open(&settings.repo).await?;
     let mut listeners = Vec::new();
     for address in &settings.listen {
@@ -50,7 +51,8 @@ async fn serve(settings: MasterSettings) -> anyhow::Result<()> {
         tracing::warn!("only this machine may connect: name the networks that may with --allow or master.allow");
     }
     let audit = Audit::open(&settings.repo)?;
-    let master = Arc::new(Master::new(repository, audit, listen.clone(), settings.sign_key, settings.trust.load()?));
+    let believed = Believed { sign_key: settings.sign_key, trust: settings.trust.load()? };
+    let master = Arc::new(Master::new(repository, audit, listen.clone(), believed, allow.clone(), config));
     let tasks = TaskTracker::new();
     let control = ControlServer::start(&settings.socket, api::router(master.clone(), tasks.clone()))?;
     let stop = CancellationToken::new();
@@ -63,8 +65,15 @@ async fn serve(settings: MasterSettings) -> anyhow::Result<()> {
         tracing::info!(%address, repository = %settings.repo.display(), "listening");
     }
     notify::ready(&format!("serving {} on {}", settings.repo.display(), join(&listen)));
-    while notify::run_until_told().await? == Told::Restart {
-        tracing::info!("SIGHUP means nothing to a master; restart it to have it read its configuration");
+    loop {
+        match notify::run_until_told().await? {
+            Told::Stop => break,
+            Told::Reload => {
+                let master = master.clone();
+                config::log(&tokio::task::spawn_blocking(move || master.reload()).await?);
+            }
+            Told::Restart => tracing::info!("a master has nothing to leave to another; restart it"),
+        }
     }
     tracing::info!("stopping");
     notify::stopping();

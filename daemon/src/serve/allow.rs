@@ -1,28 +1,37 @@
 //! Who may connect: this machine, and the networks that were named.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use ipnet::IpNet;
 
 /// The networks that may read. Machine images hold secrets: nobody else may.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Allow(Arc<[IpNet]>);
+pub(crate) struct Allow(Arc<RwLock<Vec<IpNet>>>);
 
 impl Allow {
     pub(crate) fn new(networks: &[IpNet]) -> Allow {
-        Allow(networks.into())
+        Allow(Arc::new(RwLock::new(networks.to_vec())))
+    }
+
+    /// From now on these. Who is connected already stays so.
+    pub(crate) fn set(&self, networks: &[IpNet]) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = networks.to_vec();
     }
 
     pub(crate) fn admits(&self, address: IpAddr) -> bool {
         // A socket that listens on `::` shows IPv4 clients as ::ffff:a.b.c.d.
         let address = address.to_canonical();
-        address.is_loopback() || self.0.iter().any(|network| network.contains(&address))
+        address.is_loopback() || self.networks().iter().any(|network| network.contains(&address))
     }
 
     /// Whether nobody but this machine is admitted.
     pub(crate) fn is_local(&self) -> bool {
-        self.0.is_empty()
+        self.networks().is_empty()
+    }
+
+    fn networks(&self) -> RwLockReadGuard<'_, Vec<IpNet>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

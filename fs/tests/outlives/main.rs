@@ -87,7 +87,7 @@ fn daemon(arguments: &[String]) -> i32 {
     let code = runtime.block_on(async {
         let signal = |kind| tokio::signal::unix::signal(kind).unwrap();
         let mut terminate = signal(tokio::signal::unix::SignalKind::terminate());
-        let mut hang_up = signal(tokio::signal::unix::SignalKind::hangup());
+        let mut leave = signal(tokio::signal::unix::SignalKind::user_defined2());
         let source = lab::repository(&folder.join("plain"));
         let gated = lab::publish::root_of(&source, "disk", 2);
         let gate = lab::gate::Gate::new(source, folder.join("gate"), gated);
@@ -112,7 +112,7 @@ fn daemon(arguments: &[String]) -> i32 {
             fs::rename(folder.join("status.new"), folder.join("status")).unwrap();
             tokio::select! {
                 _ = terminate.recv() => break,
-                _ = hang_up.recv() => {
+                _ = leave.recv() => {
                     mounted.leave();
                     cache.close().await;
                     return 0;
@@ -295,7 +295,7 @@ fn pending_lookups_complete_after_a_kill(kept: &mut Kept) {
     assert_eq!(found, [Ok(DISK_BYTES as u64), Ok(6), absent, absent]);
 }
 
-/// SIGHUP: the daemon ends, the next one takes over what waits and what is open; nobody gets an error.
+/// SIGUSR2: the daemon ends, the next one takes over what waits and what is open; nobody gets an error.
 fn a_restart_on_purpose_leaves_everything_to_the_next(kept: &mut Kept) {
     let open = File::open(kept.path("disk/2/disk.raw")).unwrap();
     let closed = kept.close_gate();
@@ -308,7 +308,7 @@ fn a_restart_on_purpose_leaves_everything_to_the_next(kept: &mut Kept) {
     kept.until(|(waiting, _)| waiting >= readers.len() as u64);
     let mut last = kept.daemon();
     for _ in 0..3 {
-        kill(Pid::from_raw(kept.keeper.id() as i32), Signal::SIGHUP).unwrap();
+        kill(Pid::from_raw(kept.keeper.id() as i32), Signal::SIGUSR2).unwrap();
         let (daemon, adopted) = kept.next_daemon(last);
         assert!(adopted, "the mount was not adopted");
         last = daemon;

@@ -45,6 +45,7 @@ pub(super) fn router(server: Arc<CacheServer>, tasks: TaskTracker) -> Router {
         .route("/v1/prefetch", get(jobs).post(add))
         .route("/v1/prefetch/{job}", delete(cancel))
         .route("/v1/prefetch/{job}/wait", post(wait))
+        .route("/v1/reload", post(reload))
         .route("/v1/publish", any(not_here))
         .route("/v1/deploy", any(not_here))
         .with_state(Api { server, runtime: Handle::current(), tasks })
@@ -74,6 +75,16 @@ async fn not_here(State(api): State<Api>) -> Response {
         sources.join(", ")
     );
     Failure::new(Exit::Usage, message).into_response()
+}
+
+async fn reload(State(api): State<Api>, peer: Peer) -> Response {
+    let server = api.server.clone();
+    let reloaded = api.runtime.spawn_blocking(move || {
+        let reloaded = server.reload();
+        server.audit.record(&peer, "config reload", &reloaded);
+        reloaded
+    });
+    answer(reloaded.await.unwrap_or_else(|error| Err(error.into())))
 }
 
 async fn add(State(api): State<Api>, peer: Peer, Json(body): Json<VersionBody<ImageRef>>) -> Response {
@@ -170,7 +181,8 @@ async fn verify(server: &CacheServer, wanted: &ImageRef, teller: &Teller) -> any
 fn signer(server: &CacheServer, version: &VersionId) -> Result<Option<String>, Failure> {
     let view = server.cache.view();
     let Some(record) = view.version(version) else { return Ok(None) };
-    let signer = server.trust.signer(&record.statement);
+    let trust = server.trust();
+    let signer = trust.signer(&record.statement);
     let signer = signer.map_err(|error| Failure::new(Exit::Verification, error.to_string()))?;
     Ok(signer.map(|key| key.id().to_string()))
 }

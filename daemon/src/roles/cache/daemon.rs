@@ -1,7 +1,7 @@
 //! The daemon under the keeper: puts store, sources, mount and control plane together, and takes them apart.
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -18,10 +18,12 @@ use super::handover::{self, Keeping};
 use super::space::Space;
 use super::state::CacheServer;
 use super::{api, refresh};
+use crate::args::CacheArgs;
 use crate::audit::Audit;
 use crate::control::ControlServer;
 use crate::failure::{Exit, Failure};
 use crate::notify::{self, Told};
+use crate::roles::config::{self, RunningConfig};
 use crate::settings::{CacheSettings, SourceSettings};
 
 /// How long a start waits for the first answer of a source: a mount without its new versions is worth less,
@@ -29,9 +31,14 @@ use crate::settings::{CacheSettings, SourceSettings};
 const FIRST_LISTING_MAX: Duration = Duration::from_millis(1500);
 
 /// Serves until it is told to stop.
-pub(super) async fn serve(settings: CacheSettings, keeping: Keeping, demand: &Handle) -> anyhow::Result<ExitCode> {
+pub(super) async fn serve(
+    settings: CacheSettings,
+    config: RunningConfig<CacheArgs>,
+    keeping: Keeping,
+    demand: &Handle,
+) -> anyhow::Result<ExitCode> {
     let is_by_systemd = keeping.is_by_systemd();
-    let server = Arc::new(open(&settings, demand).await?);
+    let server = Arc::new(open(&settings, config, demand).await?);
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let control = ControlServer::start(&settings.socket, api::router(server.clone(), tasks.clone()))?;
     let (asked, has_asked) = watch::channel(false);
@@ -57,7 +64,11 @@ pub(super) async fn serve(settings: CacheSettings, keeping: Keeping, demand: &Ha
     Ok(ExitCode::SUCCESS)
 }
 
-async fn open(settings: &CacheSettings, demand: &Handle) -> anyhow::Result<CacheServer> {
+async fn open(
+    settings: &CacheSettings,
+    config: RunningConfig<CacheArgs>,
+    demand: &Handle,
+) -> anyhow::Result<CacheServer> {
     let trust = settings.trust.load()?;
     let mut list: Vec<Arc<dyn Source>> = Vec::new();
     for SourceSettings { url, codec } in &settings.sources {
@@ -79,7 +90,8 @@ async fn open(settings: &CacheSettings, demand: &Handle) -> anyhow::Result<Cache
     Ok(CacheServer {
         cache,
         sources,
-        trust,
+        trust: RwLock::new(trust),
+        config,
         audit: Audit::open(&settings.store).context("the store is open, but changes could not be recorded")?,
         space: Space::new(&settings.store),
         store: settings.store.clone(),
@@ -111,17 +123,26 @@ async fn mount(server: &CacheServer, settings: &CacheSettings, keeping: Keeping)
 }
 
 /// From the mount to its end.
-async fn run(server: &CacheServer, mounted: Mounted) -> Result<Told, FsError> {
+async fn run(server: &Arc<CacheServer>, mounted: Mounted) -> Result<Told, FsError> {
     let mounted = Arc::new(mounted);
     *server.mounted.lock().unwrap_or_else(PoisonError::into_inner) = Some(mounted.clone());
     // What came while it was being mounted.
     server.view_changed();
     notify::ready(&format!("serving {}", server.mount.display()));
-    let told = tokio::select! {
-        told = notify::run_until_told() => told.unwrap_or(Told::Stop),
-        () = mounted.wait() => {
-            tracing::warn!(path = %server.mount.display(), "somebody unmounted the images: stopping");
-            Told::Stop
+    let told = loop {
+        let told = tokio::select! {
+            told = notify::run_until_told() => told.unwrap_or(Told::Stop),
+            () = mounted.wait() => {
+                tracing::warn!(path = %server.mount.display(), "somebody unmounted the images: stopping");
+                Told::Stop
+            }
+        };
+        if told != Told::Reload {
+            break told;
+        }
+        let server = server.clone();
+        if let Ok(outcome) = tokio::task::spawn_blocking(move || server.reload()).await {
+            config::log(&outcome);
         }
     };
     notify::stopping();
@@ -129,7 +150,7 @@ async fn run(server: &CacheServer, mounted: Mounted) -> Result<Told, FsError> {
     let mounted = Arc::into_inner(mounted).expect("everybody else looks at it under the lock only");
     match told {
         Told::Stop => drop(mounted.unmount().await?),
-        Told::Restart => mounted.leave(),
+        Told::Restart | Told::Reload => mounted.leave(),
     }
     Ok(told)
 }

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use icbd_cache::{Cache, CacheStatus, StoreState, VersionStatus, Waiting};
 use icbd_fetch::{SourceHealth, SourceState, Sources};
@@ -11,18 +11,22 @@ use icbd_fs::Mounted;
 use icbd_image::{BLOCK_BYTES, Serial, Timestamp, Trust, VersionRecord};
 
 use super::space::Space;
+use crate::args::CacheArgs;
 use crate::audit::Audit;
 use crate::images::ImageSummary;
 use crate::report::{
     CacheReport, MountReport, Process, Report, SourceReport, StoreReport, VersionReport, WaitingReport,
 };
+use crate::roles::config::RunningConfig;
+use crate::settings::{Reloaded, Settings, TRUST_KEYS};
 
 /// A running cache server.
 #[derive(Debug)]
 pub(super) struct CacheServer {
     pub(super) cache: Arc<Cache>,
     pub(super) sources: Arc<Sources>,
-    pub(super) trust: Trust,
+    pub(super) trust: RwLock<Trust>,
+    pub(super) config: RunningConfig<CacheArgs>,
     pub(super) audit: Audit,
     pub(super) space: Space,
     pub(super) store: PathBuf,
@@ -33,6 +37,29 @@ pub(super) struct CacheServer {
 }
 
 impl CacheServer {
+    /// Takes over what was changed in the configuration and in the trusted keys' files. Blocks.
+    pub(super) fn reload(&self) -> anyhow::Result<Reloaded> {
+        let check = |settings: &Settings, args: &CacheArgs| -> anyhow::Result<(Trust, Duration)> {
+            let cache = settings.cache(args)?;
+            Ok((cache.trust.load()?, cache.offline_wait))
+        };
+        self.config.reload(check, |(trust, offline_wait), reloaded| {
+            self.cache.set_offline_wait(offline_wait);
+            let mut known = self.trust.write().unwrap_or_else(PoisonError::into_inner);
+            if known.keys != trust.keys {
+                reloaded.also(TRUST_KEYS);
+            }
+            if known.keys != trust.keys || known.require != trust.require {
+                self.cache.set_trust(trust.clone());
+                *known = trust;
+            }
+        })
+    }
+
+    pub(super) fn trust(&self) -> Trust {
+        self.trust.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(super) fn images(&self) -> Vec<ImageSummary> {
         self.cache.view().images().iter().map(ImageSummary::from).collect()
     }

@@ -34,6 +34,7 @@ pub(super) fn router(master: Arc<Master>, tasks: TaskTracker) -> Router {
         .route("/v1/images", get(list))
         .route("/v1/audit", get(audit))
         .route("/v1/publish", post(start_publish))
+        .route("/v1/reload", post(reload))
         .route("/v1/deploy", post(deploy))
         .route("/v1/verify", post(start_verify))
         .route("/v1/prefetch", any(not_here))
@@ -56,6 +57,19 @@ async fn audit(State(api): State<Api>) -> Response {
     }
 }
 
+async fn reload(State(api): State<Api>, peer: Peer) -> Response {
+    let master = api.master;
+    let reloaded = api.runtime.spawn_blocking(move || {
+        let reloaded = master.reload();
+        master.audit.record(&peer, "config reload", &reloaded);
+        reloaded
+    });
+    match reloaded.await.unwrap_or_else(|error| Err(error.into())) {
+        Ok(reloaded) => Json(reloaded).into_response(),
+        Err(error) => fail(&error),
+    }
+}
+
 async fn not_here() -> Response {
     let message = "this is a master: prefetching is done on a cache server; run the command there, or name the \
         cache's socket with --socket";
@@ -67,7 +81,7 @@ async fn start_publish(State(api): State<Api>, peer: Peer, Json(spec): Json<Publ
     let master = api.master;
     let task = async move {
         let what = format!("image publish {} {}", spec.image, spec.path.display());
-        let spec = PublishSpec { sign: spec.sign.or_else(|| master.sign_key.clone()), ..spec };
+        let spec = PublishSpec { sign: spec.sign.or_else(|| master.believed().sign_key), ..spec };
         let (repository, progress) = (master.repository.clone(), teller.clone());
         let work = move |cancel: &std::sync::atomic::AtomicBool| {
             publish::publish(&repository, spec, &|progress_now| progress.tell(Event::Progress(progress_now)), cancel)
@@ -124,7 +138,7 @@ async fn verify(
     teller: &events::Teller,
 ) -> anyhow::Result<VerifyResult> {
     let version = images::find_version(&master.images(), wanted)?.version.clone();
-    let (repository, progress, trust) = (master.repository.clone(), teller.clone(), master.trust.clone());
+    let (repository, progress, trust) = (master.repository.clone(), teller.clone(), master.believed().trust);
     let what = format!("image verify {version}");
     let work = move |cancel: &std::sync::atomic::AtomicBool| {
         crate::verify::on_master(&repository, &version, &trust, &|now| progress.tell(Event::Progress(now)), cancel)

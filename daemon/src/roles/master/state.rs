@@ -2,17 +2,21 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use icbd_image::Trust;
 use icbd_master::Repository;
+use ipnet::IpNet;
 
 use super::operations::Operations;
+use crate::args::MasterArgs;
 use crate::audit::Audit;
 use crate::images::ImageSummary;
 use crate::report::{MasterReport, Process, Report, SentReport};
-use crate::serve::Sent;
+use crate::roles::config::RunningConfig;
+use crate::serve::{Allow, Sent};
+use crate::settings::{Reloaded, Settings, TRUST_KEYS};
 
 /// A running master. Everything that is asked of it from memory is answered from here.
 #[derive(Debug)]
@@ -21,11 +25,19 @@ pub(super) struct Master {
     pub(super) audit: Audit,
     pub(super) operations: Operations,
     pub(super) sent: Arc<Sent>,
+    believed: RwLock<Believed>,
+    allow: Allow,
+    config: RunningConfig<MasterArgs>,
+    listen: Vec<SocketAddr>,
+    started: Instant,
+}
+
+/// Keys.
+#[derive(Debug, Clone)]
+pub(super) struct Believed {
     /// Signs what is published without a key of its own.
     pub(super) sign_key: Option<PathBuf>,
     pub(super) trust: Trust,
-    listen: Vec<SocketAddr>,
-    started: Instant,
 }
 
 impl Master {
@@ -33,11 +45,33 @@ impl Master {
         repository: Arc<Repository>,
         audit: Audit,
         listen: Vec<SocketAddr>,
-        sign_key: Option<PathBuf>,
-        trust: Trust,
+        believed: Believed,
+        allow: Allow,
+        config: RunningConfig<MasterArgs>,
     ) -> Master {
-        let (operations, sent) = (Operations::default(), Arc::default());
-        Master { repository, audit, operations, sent, sign_key, trust, listen, started: Instant::now() }
+        let (operations, sent, believed) = (Operations::default(), Arc::default(), RwLock::new(believed));
+        Master { repository, audit, operations, sent, believed, allow, config, listen, started: Instant::now() }
+    }
+
+    /// The keys that count now.
+    pub(super) fn believed(&self) -> Believed {
+        self.believed.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes over what was changed in the configuration and in the trusted keys' files. Blocks.
+    pub(super) fn reload(&self) -> anyhow::Result<Reloaded> {
+        let check = |settings: &Settings, args: &MasterArgs| -> anyhow::Result<(Believed, Vec<IpNet>)> {
+            let master = settings.master(args)?;
+            Ok((Believed { trust: master.trust.load()?, sign_key: master.sign_key }, master.allow))
+        };
+        self.config.reload(check, |(believed, allow), reloaded| {
+            self.allow.set(&allow);
+            let mut known = self.believed.write().unwrap_or_else(PoisonError::into_inner);
+            if known.trust.keys != believed.trust.keys {
+                reloaded.also(TRUST_KEYS);
+            }
+            *known = believed;
+        })
     }
 
     pub(super) fn images(&self) -> Vec<ImageSummary> {
