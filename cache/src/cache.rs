@@ -9,7 +9,7 @@ use icbd_image::{BootRun, Profile, Serial, Trust, VersionId};
 use crate::catalogue::{self, marks};
 use crate::core::Core;
 use crate::disk::{Disk, RealDisk};
-use crate::prefetch::{JobId, JobState, JobStatus, Jobs};
+use crate::prefetch::{Explanation, Order, OrderChange, OrderId, OrderStatus, Orders};
 use crate::profiles::Profiles;
 use crate::refresh::{Refresh, merge};
 use crate::spoilt::Spoilt;
@@ -28,7 +28,7 @@ const NOTE_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Cache {
     core: Arc<Core>,
-    jobs: Arc<Jobs>,
+    orders: Arc<Orders>,
     trust: RwLock<Trust>,
     warnings: Mutex<Warnings>,
     refreshing: tokio::sync::Semaphore,
@@ -66,23 +66,24 @@ impl Cache {
         let (store, of) = (settings.store.clone(), disk.clone());
         let loaded = tokio::task::spawn_blocking(move || {
             let (catalogue, warning) = catalogue::open(&store, &*of)?;
-            let (view, held, jobs) = (catalogue.view()?, catalogue.held()?, catalogue.jobs()?);
+            let (view, held) = (catalogue.view()?, catalogue.held()?);
+            let (orders, rates) = (catalogue.orders()?, catalogue.rates()?);
             let (ledger, profiles) = (catalogue.ledger()?, Profiles::open(&store)?);
-            Ok::<_, CacheError>((catalogue, warning, view, held, jobs, ledger, profiles))
+            Ok::<_, CacheError>((catalogue, warning, view, held, orders, rates, ledger, profiles))
         });
-        let (catalogue, warning, view, held, jobs, ledger, profiles) =
+        let (catalogue, warning, view, held, orders, rates, ledger, profiles) =
             loaded.await.map_err(|_| CacheError::Closed)??;
         let core = Arc::new(Core::new(settings, sources, disk, catalogue, profiles)?);
         *core.view.write().expect("no panic under this lock") = Arc::new(view);
         *core.held.lock().expect("no panic under this lock") = held;
         core.ledger.resume(ledger);
-        let jobs = Arc::new(Jobs::new(core.clone(), jobs));
-        drop(core.spawn(jobs.clone().run()));
+        let orders = Arc::new(Orders::new(core.clone(), orders, rates));
+        drop(core.spawn(orders.clone().run()));
         drop(core.spawn(WaitingList::watch(core.clone())));
         drop(core.spawn(take_notes(core.clone())));
         let warnings = Mutex::new(Warnings { start: warning.into_iter().collect(), refresh: Vec::new() });
         let refreshing = tokio::sync::Semaphore::new(1);
-        Ok(Arc::new(Cache { core, jobs, trust: RwLock::new(trust), warnings, refreshing, _lock: lock }))
+        Ok(Arc::new(Cache { core, orders, trust: RwLock::new(trust), warnings, refreshing, _lock: lock }))
     }
 
     /// The images and versions to show; the same until a refresh changes something.
@@ -137,6 +138,7 @@ impl Cache {
                 })
                 .await??;
             *self.core.view.write().expect("no panic under this lock") = new;
+            self.orders.changed();
         }
         Ok(merged.refresh)
     }
@@ -158,11 +160,10 @@ impl Cache {
         let mut all: Vec<String> = warnings.start.iter().chain(&warnings.refresh).cloned().collect();
         drop(warnings);
         all.extend(self.core.versions.unusable());
-        let jobs = self.jobs.list().into_iter().filter(|job| job.state == JobState::Running);
+        all.extend(self.orders.warnings());
         let mut status = self.core.status(all);
-        for job in jobs {
-            status.versions.iter_mut().filter(|it| it.id == job.version).for_each(|it| it.filling = true);
-        }
+        let filling = self.orders.filling();
+        status.versions.iter_mut().for_each(|version| version.filling = filling.contains(&version.serial));
         status
     }
 
@@ -171,23 +172,57 @@ impl Cache {
         self.core.writeback.flush().await;
     }
 
-    /// Has a whole version fetched. A job that is already at it is not added again.
-    pub async fn prefetch_add(&self, version: &VersionId) -> Result<JobId, CacheError> {
-        self.jobs.add(version).await
+    /// Has something fetched. An order that is already at it is not added again.
+    pub async fn prefetch_add(&self, order: Order) -> Result<OrderId, CacheError> {
+        self.orders.add(order).await
     }
 
-    pub fn prefetch_list(&self) -> Vec<JobStatus> {
-        self.jobs.list()
+    /// All orders, those that ended lately included.
+    pub fn prefetch_list(&self) -> Vec<OrderStatus> {
+        self.orders.list()
     }
 
-    /// Cancels a job; one that has ended stays as it is.
-    pub async fn prefetch_cancel(&self, job: JobId) -> Result<JobStatus, CacheError> {
-        self.jobs.cancel(job).await
+    /// How an order stands once it is known how much is missing, or after `patience`.
+    pub async fn prefetch_look(&self, order: OrderId, patience: Duration) -> Result<OrderStatus, CacheError> {
+        self.orders.look(order, patience).await
     }
 
-    /// Waits until a job is done or cancelled. May be dropped and asked again.
-    pub async fn prefetch_wait(&self, job: JobId) -> Result<JobStatus, CacheError> {
-        self.jobs.wait(job).await
+    /// Changes an order, also while it runs.
+    pub async fn prefetch_set(&self, order: OrderId, change: OrderChange) -> Result<OrderStatus, CacheError> {
+        self.orders.set(order, change).await
+    }
+
+    pub async fn prefetch_pause(&self, order: OrderId) -> Result<OrderStatus, CacheError> {
+        self.orders.pause(order).await
+    }
+
+    pub async fn prefetch_resume(&self, order: OrderId) -> Result<OrderStatus, CacheError> {
+        self.orders.resume(order).await
+    }
+
+    /// Cancels an order; one that has ended stays as it is.
+    pub async fn prefetch_cancel(&self, order: OrderId) -> Result<OrderStatus, CacheError> {
+        self.orders.cancel(order).await
+    }
+
+    /// Waits until an order has ended, all is here, or its promise was missed. May be dropped and asked again.
+    pub async fn prefetch_wait(&self, order: OrderId) -> Result<OrderStatus, CacheError> {
+        self.orders.wait(order).await
+    }
+
+    /// What an order does and why.
+    pub async fn prefetch_explain_order(&self, order: OrderId) -> Result<Explanation, CacheError> {
+        self.orders.explain_order(order).await
+    }
+
+    /// What an order would do that could be given.
+    pub async fn prefetch_explain(&self, order: Order) -> Result<Explanation, CacheError> {
+        self.orders.explain(order).await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn orders(&self) -> &Orders {
+        &self.orders
     }
 
     /// Reads back every resident block of a version and compares it with the manifest.

@@ -1,4 +1,4 @@
-//! The catalogue: what a cache remembers of its master, and the prefetch jobs. SQLite, no row per file.
+//! The catalogue: what a cache remembers of its master, and the prefetch orders. SQLite, no row per file.
 //!
 //! It remembers for ever which root a version has, so that a master cannot change one. What it says can
 //! be proved again from the trees and their marks, and that is what happens when it is damaged
@@ -7,6 +7,7 @@
 mod ledger;
 pub(crate) mod marks;
 mod open;
+pub(crate) mod orders;
 mod rebuild;
 mod rows;
 
@@ -17,7 +18,6 @@ use icbd_image::{ImageRecord, RepositoryId, Serial};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::CacheError;
-use crate::prefetch::{JobId, JobState};
 use crate::version::Residency;
 use crate::view::View;
 pub(crate) use open::open;
@@ -25,17 +25,6 @@ pub(crate) use open::open;
 /// The store's database.
 #[derive(Debug)]
 pub(crate) struct Catalogue(Mutex<Connection>);
-
-/// A prefetch job as it is kept.
-#[derive(Debug, Clone)]
-pub(crate) struct JobRow {
-    pub(crate) id: JobId,
-    pub(crate) serial: Serial,
-    pub(crate) state: JobState,
-}
-
-/// Jobs that ended are listed until so many others were added.
-const JOBS_KEPT: u32 = 100;
 
 impl Catalogue {
     /// What was known at the last refresh.
@@ -90,35 +79,6 @@ impl Catalogue {
             )?;
         }
         Ok(change.commit()?)
-    }
-
-    pub(crate) fn jobs(&self) -> Result<Vec<JobRow>, CacheError> {
-        let db = self.lock();
-        let mut query = db.prepare("SELECT id, serial, state FROM jobs ORDER BY id")?;
-        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?)))?;
-        let mut jobs = Vec::new();
-        for row in rows {
-            let (id, serial, state) = row?;
-            if let (Some(serial), Some(state)) = (Serial::new(serial as u64), JobState::from_text(&state)) {
-                jobs.push(JobRow { id, serial, state });
-            }
-        }
-        Ok(jobs)
-    }
-
-    pub(crate) fn add_job(&self, serial: Serial) -> Result<JobId, CacheError> {
-        let db = self.lock();
-        let ended = "state IN ('done', 'cancelled')";
-        let kept = format!("SELECT id FROM jobs WHERE {ended} ORDER BY id DESC LIMIT {JOBS_KEPT}");
-        db.execute(&format!("DELETE FROM jobs WHERE {ended} AND id NOT IN ({kept})"), [])?;
-        let state = JobState::Queued.as_text();
-        db.execute("INSERT INTO jobs (serial, state) VALUES (?1, ?2)", params![serial.get() as i64, state])?;
-        Ok(db.last_insert_rowid())
-    }
-
-    pub(crate) fn set_job(&self, id: JobId, state: JobState) -> Result<(), CacheError> {
-        self.lock().execute("UPDATE jobs SET state = ?2 WHERE id = ?1", params![id, state.as_text()])?;
-        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {

@@ -28,6 +28,14 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM))
 }
 
+/// The room on a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Space {
+    /// That may still be written.
+    pub(crate) free_bytes: u64,
+    pub(crate) size_bytes: u64,
+}
+
 /// Names, and what is done to whole files.
 pub(crate) trait Disk: Send + Sync + fmt::Debug + 'static {
     /// Opens a regular file for reading and writing.
@@ -38,6 +46,9 @@ pub(crate) trait Disk: Send + Sync + fmt::Debug + 'static {
 
     /// Makes `to`, which is there, share all content of `from`; `Unsupported` where the disk cannot.
     fn reflink(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// How much room there is.
+    fn space(&self) -> io::Result<Space>;
 
     /// Removes a file, or a directory with all that is in it; nothing there is fine.
     fn remove(&self, path: &Path) -> io::Result<()>;

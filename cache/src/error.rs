@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use icbd_fetch::FetchError;
-use icbd_image::{FileIndex, HeadError, Serial, VersionId};
+use icbd_image::{FileIndex, HeadError, ImageName, Serial, VersionId};
 
 /// Why the cache could not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -32,8 +32,25 @@ pub enum CacheError {
     UnknownVersion(VersionId),
     #[error("{version} has no regular file with the index {file}")]
     NotAFile { version: VersionId, file: FileIndex },
-    #[error("there is no prefetch job {0}; `icbd prefetch list` shows them")]
-    UnknownJob(i64),
+    #[error("there is no image {0} here; `icbd image list` shows those that are")]
+    UnknownImage(ImageName),
+    #[error("{version} has no file {path:?}; `--file` takes a path as below the mount's directory of the version")]
+    NoSuchFile { version: VersionId, path: String },
+    #[error("there is no prefetch order {0}; `icbd prefetch list` shows them")]
+    UnknownOrder(i64),
+    #[error("prefetch order {id} is {state}; add another one with `icbd prefetch add`")]
+    OrderEnded { id: i64, state: &'static str },
+    /// Prefetch leaves room for what is read.
+    #[error(
+        "{} MiB are free on the store's disk, and prefetch leaves {} MiB for what is read; free space, or set \
+         store.min_free",
+        free_bytes >> 20,
+        reserve_bytes >> 20
+    )]
+    Reserve { free_bytes: u64, reserve_bytes: u64 },
+    /// Blocks came, but could not be kept.
+    #[error("{0}")]
+    NotKept(String),
     /// No source gave what a reader waited for in time.
     #[error(
         "{version}: {what} could not be had within {} s: {cause}; it is asked for again at the next read",
@@ -58,11 +75,18 @@ impl CacheError {
             | CacheError::UnknownSerial(_)
             | CacheError::UnknownVersion(_)
             | CacheError::NotAFile { .. }
-            | CacheError::UnknownJob(_)
+            | CacheError::UnknownImage(_)
+            | CacheError::NoSuchFile { .. }
+            | CacheError::UnknownOrder(_)
+            | CacheError::OrderEnded { .. }
             | CacheError::Unusable { .. }
             | CacheError::Closed => true,
             CacheError::Fetch(error) => error.is_permanent(),
-            CacheError::Unavailable { .. } | CacheError::Disk { .. } | CacheError::Catalogue(_) => false,
+            CacheError::Unavailable { .. }
+            | CacheError::Disk { .. }
+            | CacheError::Catalogue(_)
+            | CacheError::Reserve { .. }
+            | CacheError::NotKept(_) => false,
         }
     }
 

@@ -46,7 +46,10 @@ pub use cache::Cache;
 pub use error::CacheError;
 pub use file::{File, Passthrough, ReadNow};
 pub use health::StoreState;
-pub use prefetch::{JobId, JobState, JobStatus};
+pub use prefetch::{
+    Deadline, ExplainedVersion, Explanation, Order, OrderChange, OrderId, OrderState, OrderStatus, Priority, Rate,
+    Verdict, Weekdays, WeekdaysError, What, Window, Zone, ZoneError,
+};
 pub use refresh::Refresh;
 pub use settings::Settings;
 pub use spoilt::Spoilt;

@@ -1,201 +1,229 @@
-//! Prefetch: whole versions, fetched before anybody reads them.
+//! Prefetch: what somebody will read, fetched before it is read.
 //!
-//! Jobs are kept in the catalogue and go on after a restart. One runs at a time; one that cannot go on
-//! (no source, no room) says why and lets the next one run. A job never takes memory or a turn that
-//! somebody who waits could have.
+//! Orders are kept in the catalogue and go on after a restart. The runner looks at what is new, settles
+//! promises, and fetches for one order at a time: the one that goes first among those whose time has come.
+//! One that cannot go on (no source, no room) says why and lets the next one run. An order never takes
+//! memory, a turn or the last room on the disk that somebody who waits could have.
 
+mod book;
+mod bucket;
+mod clock;
+mod explain;
+mod fill;
+mod line;
+mod order;
+mod outlook;
+mod pace;
+mod plan;
+mod room;
 mod run;
+mod schedule;
+mod show;
+mod window;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::Duration;
 
-use icbd_image::{Serial, VersionId};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use crate::CacheError;
-use crate::catalogue::JobRow;
+use crate::catalogue::orders::OrderRow;
 use crate::core::Core;
-use crate::view::Object;
+use book::Entry;
+pub(crate) use book::Promise;
+use bucket::Bucket;
+pub(crate) use clock::Clock;
+pub use explain::{Explanation, Leg as ExplainedVersion};
+use line::Line;
+pub use line::Rate;
+pub use order::{Order, OrderChange, OrderId, OrderState, OrderStatus, Priority, Verdict, What};
+pub use schedule::{Deadline, Weekdays, WeekdaysError, Zone, ZoneError};
+pub use window::Window;
 
-/// The number of a job, never used twice in a store.
-pub type JobId = i64;
-
-/// How far a job is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum JobState {
-    Queued,
-    Running,
-    Done,
-    Cancelled,
+/// The orders of a cache.
+#[derive(Debug)]
+pub(crate) struct Orders {
+    core: Arc<Core>,
+    pub(crate) clock: Clock,
+    /// The machine's, for the window.
+    zone: Zone,
+    line: Line,
+    /// What background fill may use outside of the window.
+    background: Arc<Bucket>,
+    book: Mutex<BTreeMap<OrderId, Entry>>,
+    /// Counts what the runner has to look at.
+    changes: watch::Sender<u64>,
+    /// How many of them it has looked at.
+    seen: watch::Sender<u64>,
 }
 
-impl JobState {
-    pub(crate) fn as_text(self) -> &'static str {
-        match self {
-            JobState::Queued => "queued",
-            JobState::Running => "running",
-            JobState::Done => "done",
-            JobState::Cancelled => "cancelled",
+impl Orders {
+    /// With the orders and rates of the catalogue.
+    pub(crate) fn new(core: Arc<Core>, rows: Vec<OrderRow>, rates: Vec<(String, u64)>) -> Orders {
+        let entry = |row: OrderRow| {
+            let entry = Entry { last: row.last, ..Entry::new(row.order, row.state, row.promise) };
+            (row.id, entry)
+        };
+        Orders {
+            core,
+            clock: Clock::default(),
+            zone: Zone::system(),
+            line: Line::new(rates),
+            background: Arc::new(Bucket::new(None)),
+            book: Mutex::new(rows.into_iter().map(entry).collect()),
+            changes: watch::Sender::new(0),
+            seen: watch::Sender::new(0),
         }
     }
 
-    pub(crate) fn from_text(text: &str) -> Option<JobState> {
-        [JobState::Queued, JobState::Running, JobState::Done, JobState::Cancelled]
-            .into_iter()
-            .find(|state| state.as_text() == text)
-    }
-
-    /// Whether nothing more will happen to the job.
-    pub fn is_ended(self) -> bool {
-        matches!(self, JobState::Done | JobState::Cancelled)
-    }
-}
-
-/// A job as people see it.
-#[derive(Debug, Clone)]
-pub struct JobStatus {
-    pub id: JobId,
-    pub version: VersionId,
-    pub state: JobState,
-    /// Of the version's blocks; those that are zero count as done.
-    pub total_bytes: u64,
-    pub done_bytes: u64,
-    /// Since the job began to run; 0 when it does not.
-    pub bytes_per_second: u64,
-    /// Why it does not go on.
-    pub trouble: Option<String>,
-}
-
-/// The jobs of a cache.
-#[derive(Debug)]
-pub(crate) struct Jobs {
-    core: Arc<Core>,
-    jobs: Mutex<BTreeMap<JobId, Job>>,
-    /// Counts changes of state.
-    changes: watch::Sender<u64>,
-}
-
-#[derive(Debug)]
-struct Job {
-    serial: Serial,
-    state: JobState,
-    /// When it began to run, and how much was resident then.
-    began: Option<(Instant, u64)>,
-    trouble: Option<String>,
-    cancelled: CancellationToken,
-}
-
-impl Jobs {
-    /// With the jobs of the catalogue; those that had not ended begin anew.
-    pub(crate) fn new(core: Arc<Core>, rows: Vec<JobRow>) -> Jobs {
-        let resumed = |row: JobRow| {
-            let state = if row.state.is_ended() { row.state } else { JobState::Queued };
-            (row.id, Job::new(row.serial, state))
-        };
-        let jobs = rows.into_iter().map(resumed).collect();
-        Jobs { core, jobs: Mutex::new(jobs), changes: watch::Sender::new(0) }
-    }
-
-    /// Adds a job; the one that is already at it, if there is one.
-    pub(crate) async fn add(&self, version: &VersionId) -> Result<JobId, CacheError> {
+    /// Adds an order; the one that is already at it, if there is one.
+    pub(crate) async fn add(&self, order: Order) -> Result<OrderId, CacheError> {
         let view = self.core.view();
-        let record = view.version(version).ok_or_else(|| CacheError::UnknownVersion(version.clone()))?;
-        let serial = record.serial();
-        self.core.versions.check_usable(serial)?;
-        let same = |(id, job): (&JobId, &Job)| (job.serial == serial && !job.state.is_ended()).then_some(*id);
-        if let Some(id) = self.lock().iter().find_map(same) {
+        match order.of.number {
+            None => drop(view.image(&order.of.image).ok_or_else(|| CacheError::UnknownImage(order.of.image.clone()))?),
+            Some(number) => {
+                let version = icbd_image::VersionId { image: order.of.image.clone(), number };
+                view.version(&version).ok_or(CacheError::UnknownVersion(version))?;
+            }
+        }
+        let same = |(id, entry): (&OrderId, &Entry)| (entry.order == order && !entry.state.is_ended()).then_some(*id);
+        let known = self.lock().iter().find_map(same);
+        if let Some(id) = known {
+            self.resume(id).await?;
             return Ok(id);
         }
-        let core = self.core.clone();
-        let id = self.core.blocking(move || core.catalogue.add_job(serial)).await??;
-        self.lock().insert(id, Job::new(serial, JobState::Queued));
+        let promise = Promise::new(self.clock.now());
+        let (core, added) = (self.core.clone(), order.clone());
+        let id = self.core.blocking(move || core.catalogue.add_order(&added, &promise)).await??;
+        self.lock().insert(id, Entry::new(order, OrderState::Active, promise));
         self.changed();
         Ok(id)
     }
 
-    pub(crate) fn list(&self) -> Vec<JobStatus> {
-        let jobs = self.lock();
-        jobs.iter().filter_map(|(id, job)| self.show(*id, job)).collect()
+    /// Changes an order, also one that runs.
+    pub(crate) async fn set(&self, id: OrderId, change: OrderChange) -> Result<OrderStatus, CacheError> {
+        let now = self.clock.now();
+        self.alter(id, |entry| {
+            let is_another_time = change.deadline.is_some() || change.zone.is_some();
+            entry.order.change(change);
+            entry.bucket.set(entry.order.limit);
+            if is_another_time {
+                (entry.promise.settled, entry.promise.missed) = (now, None);
+            }
+        })
+        .await
     }
 
-    pub(crate) async fn cancel(&self, id: JobId) -> Result<JobStatus, CacheError> {
+    /// Stops an order until it is resumed. What it fetched stays.
+    pub(crate) async fn pause(&self, id: OrderId) -> Result<OrderStatus, CacheError> {
+        self.alter(id, |entry| (entry.state, entry.running, entry.trouble) = (OrderState::Paused, None, None)).await
+    }
+
+    pub(crate) async fn resume(&self, id: OrderId) -> Result<OrderStatus, CacheError> {
+        let now = self.clock.now();
+        self.alter(id, |entry| {
+            if entry.state == OrderState::Paused {
+                (entry.state, entry.promise.settled, entry.promise.missed) = (OrderState::Active, now, None);
+            }
+        })
+        .await
+    }
+
+    /// Ends an order for good; one that has ended stays as it is.
+    pub(crate) async fn cancel(&self, id: OrderId) -> Result<OrderStatus, CacheError> {
+        match self.alter(id, |entry| entry.end_as(OrderState::Cancelled)).await {
+            Err(CacheError::OrderEnded { .. }) => self.status(id),
+            result => result,
+        }
+    }
+
+    /// Changes an order that has not ended, and has the runner look at it.
+    async fn alter(&self, id: OrderId, change: impl FnOnce(&mut Entry)) -> Result<OrderStatus, CacheError> {
         {
-            let jobs = self.lock();
-            let job = jobs.get(&id).ok_or(CacheError::UnknownJob(id))?;
-            job.cancelled.cancel();
+            let mut book = self.lock();
+            let entry = book.get_mut(&id).ok_or(CacheError::UnknownOrder(id))?;
+            if entry.state.is_ended() {
+                return Err(CacheError::OrderEnded { id, state: entry.state.as_text() });
+            }
+            change(entry);
+            (entry.is_stuck, entry.is_dirty) = (false, true);
         }
-        if !self.status(id)?.state.is_ended() {
-            self.set_state(id, JobState::Cancelled).await?;
-        }
+        self.note().await?;
+        self.changed();
         self.status(id)
     }
 
-    /// Until the job has ended.
-    pub(crate) async fn wait(&self, id: JobId) -> Result<JobStatus, CacheError> {
-        let mut changes = self.changes.subscribe();
+    /// Until an order has ended, all is here, or its promise was missed.
+    pub(crate) async fn wait(&self, id: OrderId) -> Result<OrderStatus, CacheError> {
+        let mut seen = self.seen.subscribe();
+        let change = self.changed();
         loop {
-            changes.borrow_and_update();
+            let has_looked = *seen.borrow_and_update() >= change;
             let status = self.status(id)?;
-            if status.state.is_ended() {
+            let is_late = matches!(status.verdict, Verdict::Late { by, .. } if by <= self.clock.now());
+            if status.state.is_ended() || has_looked && (status.is_complete() || is_late) {
                 return Ok(status);
             }
             tokio::select! {
                 () = self.core.stop.cancelled() => return Err(CacheError::Closed),
-                _ = changes.changed() => {}
+                _ = seen.changed() => {}
             }
         }
     }
 
-    fn status(&self, id: JobId) -> Result<JobStatus, CacheError> {
-        let jobs = self.lock();
-        jobs.get(&id).and_then(|job| self.show(id, job)).ok_or(CacheError::UnknownJob(id))
-    }
-
-    fn show(&self, id: JobId, job: &Job) -> Option<JobStatus> {
-        let view = self.core.view();
-        let Some(Object::Version(_, record)) = view.object(job.serial) else { return None };
-        let open = self.core.versions.get(job.serial);
-        let held = match &open {
-            Some(version) if version.filling().is_some() => version.residency(),
-            _ => self.core.held.lock().expect("no panic under this lock").get(&job.serial).copied().unwrap_or_default(),
+    /// How an order stands once it was looked at how much is missing, or after `patience`.
+    pub(crate) async fn look(&self, id: OrderId, patience: Duration) -> Result<OrderStatus, CacheError> {
+        let mut seen = self.seen.subscribe();
+        let change = self.changed();
+        let looked = async {
+            loop {
+                let has_looked = *seen.borrow_and_update() >= change;
+                let status = self.status(id)?;
+                let is_known = status.is_surveyed || status.trouble.is_some() || status.versions.is_empty();
+                if has_looked && is_known || status.state != OrderState::Active {
+                    return Ok(status);
+                }
+                seen.changed().await.map_err(|_| CacheError::Closed)?;
+            }
         };
-        let rate = job.began.filter(|_| job.state == JobState::Running).map_or(0, |(when, before)| {
-            let got = held.resident_bytes.saturating_sub(before);
-            (got as f64 / when.elapsed().as_secs_f64().max(0.001)) as u64
+        tokio::time::timeout(patience, looked).await.unwrap_or_else(|_| self.status(id))
+    }
+
+    /// Has the runner look at everything again; the number of this request.
+    pub(crate) fn changed(&self) -> u64 {
+        let mut number = 0;
+        self.changes.send_modify(|changes| {
+            *changes += 1;
+            number = *changes;
         });
-        Some(JobStatus {
-            id,
-            version: record.statement.statement().version(),
-            state: job.state,
-            total_bytes: if held.total_bytes > 0 { held.total_bytes } else { record.data_bytes },
-            done_bytes: held.durable_bytes,
-            bytes_per_second: rate,
-            trouble: job.trouble.clone(),
-        })
+        number
     }
 
-    async fn set_state(&self, id: JobId, state: JobState) -> Result<(), CacheError> {
-        if let Some(job) = self.lock().get_mut(&id) {
-            job.state = state;
+    /// Remembers what is not in the catalogue yet.
+    async fn note(&self) -> Result<(), CacheError> {
+        let rows: Vec<OrderRow> = {
+            let mut book = self.lock();
+            let row = |(id, entry): (&OrderId, &mut Entry)| {
+                let (order, state) = (entry.order.clone(), entry.state);
+                std::mem::take(&mut entry.is_dirty).then_some(OrderRow {
+                    id: *id,
+                    order,
+                    state,
+                    promise: entry.promise,
+                    last: entry.last,
+                })
+            };
+            book.iter_mut().filter_map(row).collect()
+        };
+        if rows.is_empty() {
+            return Ok(());
         }
-        self.changed();
         let core = self.core.clone();
-        self.core.blocking(move || core.catalogue.set_job(id, state)).await?
+        self.core.blocking(move || core.catalogue.set_orders(&rows)).await?
     }
 
-    fn changed(&self) {
-        self.changes.send_modify(|changes| *changes += 1);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<JobId, Job>> {
-        self.jobs.lock().expect("no panic under this lock")
-    }
-}
-
-impl Job {
-    fn new(serial: Serial, state: JobState) -> Job {
-        Job { serial, state, began: None, trouble: None, cancelled: CancellationToken::new() }
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<OrderId, Entry>> {
+        self.book.lock().expect("no panic under this lock")
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use crate::Window;
+
 /// Settings of one cache.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -21,6 +23,10 @@ pub struct Settings {
     /// Where blocks are fetched that somebody waits for. A runtime of one thread of its own saves a wake on the way
     /// of each, and they never queue behind what is unpacked for nobody. `None`: where all else runs.
     pub demand_runtime: Option<Handle>,
+    /// Room on the disk that prefetch leaves for what is read; `None`: a twentieth of the disk, at most 20 GiB.
+    pub reserve_bytes: Option<u64>,
+    /// When background fill may use the whole line; `None`: always.
+    pub window: Option<Window>,
 }
 
 impl Settings {
@@ -33,6 +39,8 @@ impl Settings {
             pages_memory_bytes: 16 << 20,
             versions_memory_bytes: 32 << 20,
             demand_runtime: None,
+            reserve_bytes: None,
+            window: None,
         }
     }
 }

@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod master;
 mod model;
+mod orders;
 mod profiles;
 mod reads;
 mod rig;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use icbd_cache::{Cache, File, ReadNow, Settings, StoreState};
+use icbd_cache::{Cache, File, Order, ReadNow, Settings, StoreState, What};
 use icbd_fetch::Sources;
 use icbd_fetch::testing::{Asked, Fault, FaultySource, MemorySource};
 use icbd_image::{BLOCK_BYTES, Trust, VersionRecord};
@@ -208,7 +208,7 @@ async fn identical_version(site: &Site, old: &VersionRecord, reflinks: bool) {
     let same = site.publish(&cache, &files).await;
     assert_eq!(same.root(), old.root());
     site.runs();
-    let job = cache.prefetch_add(&same.statement.statement().version()).await.unwrap();
+    let job = cache.prefetch_add(Order::of_version(&same.statement.statement().version(), What::All)).await.unwrap();
     cache.prefetch_wait(job).await.unwrap();
     assert_eq!((site.runs(), cache.status().reused_bytes == 0), (vec![], reflinks));
     assert_eq!(fs::read(site.backing(3, "disk.raw")).unwrap(), files[0].1);

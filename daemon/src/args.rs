@@ -1,5 +1,7 @@
 //! The command line as it is typed. [`crate::settings`] turns it, with the configuration file, into what is done.
 
+mod prefetch;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -9,11 +11,13 @@ use icbd_storm::{CLIENTS_MAX, Target};
 use icbd_wire::Codec;
 use ipnet::IpNet;
 
+pub(crate) use prefetch::{AddArgs, PrefetchCommand, TermArgs, WhatArgs};
+
 /// Boots virtual-machine images from a master far away as fast as from local disks.
 #[derive(Debug, Parser)]
 #[command(name = "icbd", version)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 no such thing, 4 refused by state or use, \
-    6 peer unreachable, 7 verification failed, 8 partly done, 130 interrupted.")]
+    5 promise missed, 6 peer unreachable, 7 verification failed, 8 partly done, 130 interrupted.")]
 pub(crate) struct Args {
     #[command(flatten)]
     pub global: GlobalArgs,
@@ -167,28 +171,6 @@ pub(crate) struct RepoArgs {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum PrefetchCommand {
-    /// Fetch a version before it is read
-    Add {
-        #[arg(value_name = "IMAGE[@N]")]
-        version: ImageRef,
-        /// Every block of it
-        #[arg(long, required = true)]
-        all: bool,
-        /// Wait until it is done, and show how far it is
-        #[arg(long)]
-        wait: bool,
-    },
-    /// List what is fetched or waits to be
-    List,
-    /// Stop a job; what it fetched stays
-    Cancel {
-        #[arg(value_name = "ID")]
-        job: u64,
-    },
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
     /// Make a key pair: FILE (keep it secret) and FILE.pub
     Create {
@@ -282,7 +264,6 @@ mod tests {
         check(&["icbd", "image", "publish", "a/b", "x"], "contains '/'");
         check(&["icbd", "image", "publish", "..", "x"], "begin and end");
         check(&["icbd", "image", "deploy", "debian-lab"], "write IMAGE@N");
-        check(&["icbd", "prefetch", "add", "debian-lab"], "--all");
         check(&["icbd", "imag", "list"], "image");
     }
 }

@@ -14,6 +14,8 @@ pub(crate) enum Exit {
     Usage,
     Absent,
     Refused,
+    /// What was promised by a time was not kept.
+    Missed,
     Unreachable,
     Verification,
     Partly,
@@ -27,6 +29,7 @@ impl Exit {
             Exit::Usage => 2,
             Exit::Absent => 3,
             Exit::Refused => 4,
+            Exit::Missed => 5,
             Exit::Unreachable => 6,
             Exit::Verification => 7,
             Exit::Partly => 8,
@@ -41,7 +44,7 @@ impl Exit {
             Exit::Absent => http::StatusCode::NOT_FOUND,
             Exit::Refused => http::StatusCode::CONFLICT,
             Exit::Unreachable => http::StatusCode::BAD_GATEWAY,
-            Exit::Failed | Exit::Verification | Exit::Partly | Exit::Interrupted => {
+            Exit::Failed | Exit::Missed | Exit::Verification | Exit::Partly | Exit::Interrupted => {
                 http::StatusCode::INTERNAL_SERVER_ERROR
             }
         }

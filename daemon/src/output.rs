@@ -9,7 +9,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
-pub(crate) use human::{bytes, now, percent, seconds, time};
+pub(crate) use human::{bit_rate, bytes, now, percent, seconds, time};
 pub(crate) use plain::{plain, plain_lines};
 pub(crate) use progress::{Progress, ProgressBar};
 pub(crate) use table::table;

@@ -8,9 +8,11 @@ mod quantity;
 mod reload;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use icbd_cache::Window;
 use icbd_image::Trust;
 use icbd_wire::Codec;
 use ipnet::IpNet;
@@ -20,6 +22,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::Talk;
 use crate::trust;
 pub(crate) use file::{File, LogLevel, Role};
+pub(crate) use quantity::BitRate;
 pub(crate) use reload::{Reloaded, TRUST_KEYS};
 
 /// Where the configuration is when `--config` names no other place.
@@ -61,6 +64,9 @@ pub(crate) struct CacheSettings {
     pub passthrough: bool,
     pub offline_wait: Duration,
     pub in_flight_bytes: u64,
+    /// Room that prefetch leaves on the disk; `None`: a share of it.
+    pub reserve_bytes: Option<u64>,
+    pub window: Option<Window>,
     pub trust: TrustSettings,
     pub socket: PathBuf,
 }
@@ -180,6 +186,8 @@ impl Settings {
             passthrough: !args.no_passthrough,
             offline_wait: file.mount.offline_wait.map(|span| span.0).unwrap_or_default(),
             in_flight_bytes: file.memory.in_flight.map(|bytes| bytes.0).unwrap_or_default(),
+            reserve_bytes: file.store.min_free.map(|bytes| bytes.0),
+            window: window(&file.window),
             trust: self.trust(),
             socket: self.socket.clone().unwrap_or_else(|| default_socket(Role::Cache)),
         })
@@ -199,6 +207,13 @@ impl Settings {
             _ => Ok(()),
         }
     }
+}
+
+/// The hours of background fill; `None`: always.
+fn window(window: &file::Window) -> Option<Window> {
+    let (hours, outside) = (window.hours?, window.outside?);
+    let outside_bytes_per_second = NonZeroU64::new(outside.bytes_per_second())?;
+    (hours.from != hours.to).then_some(Window { from: hours.from, to: hours.to, outside_bytes_per_second })
 }
 
 /// A daemon's paths hold whatever becomes of the directory it was started in.

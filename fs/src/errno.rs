@@ -56,7 +56,12 @@ impl From<&CacheError> for Refusal {
             | CacheError::NewerStore { .. }
             | CacheError::Disk { .. }
             | CacheError::Catalogue(_)
-            | CacheError::UnknownJob(_)
+            | CacheError::UnknownImage(_)
+            | CacheError::NoSuchFile { .. }
+            | CacheError::UnknownOrder(_)
+            | CacheError::OrderEnded { .. }
+            | CacheError::Reserve { .. }
+            | CacheError::NotKept(_)
             | CacheError::Unavailable { .. }
             | CacheError::Unusable { .. }
             | CacheError::Fetch(_)

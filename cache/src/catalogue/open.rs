@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
 
-use super::{Catalogue, rebuild};
+use super::{Catalogue, orders, rebuild};
 use crate::disk::Disk;
 use crate::{CacheError, layout};
 
 /// The format of the tables, as SQLite's `user_version`.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const SCHEMA: &str = "
     CREATE TABLE repository (id BLOB NOT NULL);
     CREATE TABLE images (
@@ -23,7 +23,6 @@ const SCHEMA: &str = "
         data_bytes INTEGER NOT NULL, note TEXT NOT NULL, statement BLOB NOT NULL, UNIQUE (image, number)
     );
     CREATE TABLE held (serial INTEGER PRIMARY KEY, total INTEGER NOT NULL, resident INTEGER NOT NULL, durable INTEGER NOT NULL);
-    CREATE TABLE jobs (id INTEGER PRIMARY KEY AUTOINCREMENT, serial INTEGER NOT NULL, state TEXT NOT NULL);
 ";
 
 /// Tables that came after the first stores were made, and that an icbd without them does not miss.
@@ -55,7 +54,7 @@ pub(crate) fn open(store: &Path, disk: &dyn Disk) -> Result<(Catalogue, Option<S
     catalogue.store(repository, &images)?;
     let versions: usize = images.iter().map(|image| image.versions.len()).sum();
     let warning = format!(
-        "the catalogue {was}; it was rebuilt from what the trees prove: {versions} versions of {} images. Prefetch jobs \
+        "the catalogue {was}; it was rebuilt from what the trees prove: {versions} versions of {} images. Prefetch orders \
          in it are lost: add them again",
         images.len()
     );
@@ -78,9 +77,15 @@ fn connect(store: &Path, path: &Path) -> Result<(Connection, Tables), CacheError
     }
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
-    if found == 0 {
+    if found < FORMAT {
         let change = db.transaction()?;
-        change.execute_batch(SCHEMA)?;
+        if found == 0 {
+            change.execute_batch(SCHEMA)?;
+        }
+        change.execute_batch(orders::SCHEMA)?;
+        if found == 1 {
+            change.execute_batch(orders::FROM_JOBS)?;
+        }
         change.pragma_update(None, "user_version", FORMAT)?;
         change.commit()?;
     }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use content::Content;
 
-use super::{Barrier, Disk, DiskFile, Missing, Tree, Wait};
+use super::{Barrier, Disk, DiskFile, Missing, Space, Tree, Wait};
 
 /// The disk; clones are the same disk.
 #[derive(Debug, Clone)]
@@ -42,6 +42,8 @@ pub(crate) struct Faults {
     pub(crate) reads: bool,
     /// Writes fail so.
     pub(crate) writes: Option<io::ErrorKind>,
+    /// So much room there is; unset, plenty.
+    pub(crate) free_bytes: Option<u64>,
     /// So many of the next syncs fail.
     pub(crate) failing_syncs: u32,
     /// After so many syncs nothing can be changed any more: the power is gone.
@@ -229,6 +231,11 @@ impl Disk for MemoryDisk {
         state.content(to).resize(bytes.len());
         state.content(to).write(0, &bytes);
         Ok(())
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let size_bytes = 1 << 40;
+        Ok(Space { free_bytes: self.faults().free_bytes.unwrap_or(size_bytes), size_bytes })
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, OpenHow, ResolveFlag, fallocate, openat2};
 use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{fdatasync, fsync, syncfs};
 
-use super::{Barrier, Disk, DiskFile, Missing, Tree, Wait};
+use super::{Barrier, Disk, DiskFile, Missing, Space, Tree, Wait};
 
 /// A store's directory on a Linux file system.
 #[derive(Debug)]
@@ -108,6 +109,12 @@ impl Disk for RealDisk {
             }
             result => Ok(result?),
         }
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let stat = fstatvfs(&self.directory)?;
+        let unit = stat.fragment_size();
+        Ok(Space { free_bytes: stat.blocks_available() * unit, size_bytes: stat.blocks() * unit })
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

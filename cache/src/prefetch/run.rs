@@ -1,179 +1,288 @@
-//! The one task that runs prefetch jobs, one after the other.
+//! The one task that fetches for orders, one after the other.
 
-use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use icbd_fetch::{FetchError, Urgency};
-use icbd_image::{FileIndex, PAGE_BLOCKS, Serial};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use icbd_image::Serial;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::{Mutex, watch};
 
-use super::{JobId, JobState, Jobs};
+use super::book::{Entry, Event, Here, Running, after};
+use super::fill::{Filler, Flying};
+use super::order::{OrderId, OrderState};
+use super::outlook::{Speed, latest_starts};
+use super::plan::Plan;
+use super::{Bucket, Orders};
 use crate::CacheError;
-use crate::budget::RUN_BLOCKS_MAX;
-use crate::file::File;
 use crate::health::StoreState;
 use crate::version::Version;
 
-/// Blocks asked for at once: 16 MiB keep a slow disk and a fast link busy, and leave the budget to others.
-const BLOCKS_AT_ONCE: u64 = 256;
-/// Requests at once; many small files reach this first.
-const RUNS_AT_ONCE: usize = 16;
-/// So long a run lets those go first who wait for theirs. One who is stuck must not stop everything.
-const GIVE_WAY: Duration = Duration::from_millis(100);
-const GIVE_WAY_STEP: Duration = Duration::from_millis(5);
+/// While something is fetched: how often its rate is measured, and who goes first is asked again.
+const TICK: Duration = Duration::from_secs(1);
+/// While nothing is: a clock that was set is noticed after this.
+const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// How a job's turn ended.
-enum Turn {
-    Done,
-    /// It goes on when something has changed.
-    Stuck(String),
-    /// Nothing that changes here lets it go on.
-    Hopeless(String),
-    Cancelled,
+/// What to do for which order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Task {
+    id: OrderId,
+    serial: Serial,
+    step: Step,
 }
 
-/// Runs under way.
-type Flying = VecDeque<(u64, JoinHandle<Option<Result<(), Arc<FetchError>>>>)>;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Finding out what is missing.
+    Look,
+    Fetch,
+}
 
-impl Jobs {
-    /// Runs jobs until the cache stops.
+impl Orders {
+    /// Fetches for orders until the cache stops.
     pub(crate) async fn run(self: Arc<Self>) {
         let mut changes = self.changes.subscribe();
-        let mut stuck: u32 = 0;
+        let flying = Mutex::new(Flying::new());
+        let mut failures: u32 = 0;
         loop {
-            changes.borrow_and_update();
-            let queue: Vec<(JobId, Serial, CancellationToken)> = {
-                let jobs = self.lock();
-                let open = jobs.iter().filter(|(_, job)| !job.state.is_ended());
-                open.map(|(id, job)| (*id, job.serial, job.cancelled.clone())).collect()
-            };
-            let mut ended = queue.is_empty();
-            for (id, serial, cancelled) in queue {
-                ended |= self.turn(id, serial, &cancelled).await;
-            }
-            stuck = if ended { 0 } else { stuck + 1 };
-            tokio::select! {
-                _ = changes.changed() => {}
-                () = self.core.sources.pause(stuck), if stuck > 0 => {}
-            }
-        }
-    }
-
-    /// One job's turn; whether it has ended.
-    async fn turn(&self, id: JobId, serial: Serial, cancelled: &CancellationToken) -> bool {
-        let result = tokio::select! {
-            biased;
-            () = cancelled.cancelled() => Ok(Turn::Cancelled),
-            result = self.fill(id, serial) => result,
-        };
-        let turn = result.unwrap_or_else(|error| match error {
-            CacheError::Unusable { .. } => Turn::Hopeless(error.to_string()),
-            error => Turn::Stuck(error.to_string()),
-        });
-        let (state, trouble) = match turn {
-            Turn::Done => (JobState::Done, None),
-            Turn::Cancelled => (JobState::Cancelled, None),
-            Turn::Hopeless(why) => (JobState::Cancelled, Some(why)),
-            Turn::Stuck(why) => (JobState::Queued, Some(why)),
-        };
-        if let Some(job) = self.lock().get_mut(&id) {
-            if trouble.is_some() && job.trouble != trouble {
-                tracing::warn!(job = id, why = trouble.as_deref(), "a prefetch job cannot go on for now");
-            }
-            (job.state, job.trouble) = (state, trouble);
-        }
-        if state.is_ended()
-            && let Err(error) = self.set_state(id, state).await
-        {
-            tracing::warn!(job = id, %error, "the end of a prefetch job could not be noted");
-        }
-        state.is_ended()
-    }
-
-    async fn fill(&self, id: JobId, serial: Serial) -> Result<Turn, CacheError> {
-        let version = self.core.version_once(serial).await?;
-        version.prepare().await?;
-        let before = version.residency().resident_bytes;
-        if let Some(job) = self.lock().get_mut(&id) {
-            (job.state, job.began) = (JobState::Running, Some((Instant::now(), before)));
-        }
-        // What another reader has under way is not waited for: another pass finds it, or has it fetched.
-        let mut durable = 0;
-        loop {
-            self.pass(&version).await?;
-            let residency = version.residency();
-            if residency.is_complete() {
-                return Ok(Turn::Done);
-            }
-            if let StoreState::Full { why } = self.core.health.state() {
-                return Ok(Turn::Stuck(format!("the store is full: {why}")));
-            }
-            if residency.durable_bytes <= durable {
-                return Ok(Turn::Stuck("some blocks could not be kept; they are tried again".to_owned()));
-            }
-            durable = residency.durable_bytes;
-        }
-    }
-
-    /// Goes through the version once.
-    async fn pass(&self, version: &Arc<Version>) -> Result<(), CacheError> {
-        let mut flying = Flying::new();
-        for index in (0..version.head().node_count()).filter_map(FileIndex::new) {
-            let Ok(file) = version.file(index) else { continue };
-            let mut block = 0;
-            while block < file.blocks() {
-                let end = (block + PAGE_BLOCKS).min(file.blocks());
-                self.fill_page(&file, block..end, &mut flying).await?;
-                block = end;
-            }
-        }
-        land_all(&mut flying, 0, 0).await?;
-        self.core.writeback.flush().await;
-        Ok(())
-    }
-
-    /// Has the missing blocks of one page's range fetched.
-    async fn fill_page(&self, file: &Arc<File>, blocks: Range<u64>, flying: &mut Flying) -> Result<(), CacheError> {
-        if file.is_readable(blocks.clone()) {
-            return Ok(());
-        }
-        let hashes = file.hashes(blocks.clone()).await?;
-        for start in blocks.clone().step_by(RUN_BLOCKS_MAX as usize) {
-            let run = start..blocks.end.min(start + u64::from(RUN_BLOCKS_MAX));
-            if file.is_readable(run.clone()) {
+            self.evaluate(&mut changes).await;
+            if let Some(task) = self.next() {
+                let outcome = tokio::select! {
+                    biased;
+                    outcome = self.turn(task, &flying) => Some(outcome),
+                    () = self.displaced(task, &mut changes) => None,
+                };
+                failures = if outcome.as_ref().is_none_or(Result::is_ok) { 0 } else { failures };
+                self.ended(task, outcome).await;
                 continue;
             }
-            self.give_way().await;
-            land_all(flying, RUNS_AT_ONCE - 1, BLOCKS_AT_ONCE - (run.end - run.start)).await?;
-            let known = &hashes[(run.start - blocks.start) as usize..(run.end - blocks.start) as usize];
-            for flight in file.fetch(run.clone(), known, RUN_BLOCKS_MAX, Urgency::Prefetch) {
-                flying.push_back((flight.count(), flight.start()));
+            let is_stuck = self.lock().values().any(|entry| entry.is_stuck);
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = self.core.sources.pause(failures + 1), if is_stuck => {
+                    failures += 1;
+                    self.lock().values_mut().for_each(|entry| entry.is_stuck = false);
+                }
+                () = tokio::time::sleep(self.idle_time()) => {}
             }
+        }
+    }
+
+    /// Looks at all orders, at what is here and at the time.
+    async fn evaluate(&self, changes: &mut watch::Receiver<u64>) {
+        let number = *changes.borrow_and_update();
+        self.look_at_all();
+        if let Err(error) = self.note().await {
+            tracing::warn!(%error, "how prefetch orders stand could not be noted");
+        }
+        self.seen.send_replace(number);
+    }
+
+    /// The same without noting what came of it.
+    pub(super) fn look_at_all(&self) {
+        let (now, view) = (self.clock.now(), self.core.view());
+        let outside = self.core.settings.window.filter(|window| !window.is_open(now, &self.zone));
+        self.background.set(outside.map(|window| window.outside_bytes_per_second));
+        let mut book = self.lock();
+        for (id, entry) in book.iter_mut().filter(|(_, entry)| !entry.state.is_ended()) {
+            entry.retarget(&view);
+            entry.look(&self.core);
+            match entry.settle(now) {
+                Some(Event::Complete) => {
+                    tracing::info!(order = id, of = %entry.order.of, "a prefetch order has all here")
+                }
+                Some(Event::Missed(by)) => {
+                    let left_bytes = entry.left_bytes();
+                    tracing::warn!(order = id, of = %entry.order.of, %by, left_bytes, "a prefetch order missed its deadline");
+                }
+                None => {}
+            }
+        }
+        self.foresee(now, book.values_mut().filter(|entry| entry.state == OrderState::Active).collect());
+    }
+
+    /// Works out when each order has to begin, and when it would be done.
+    fn foresee(&self, now: Timestamp, mut entries: Vec<&mut Entry>) {
+        entries.retain(|entry| entry.here() != Here::All);
+        entries.sort_by_key(|entry| entry.rank());
+        let takes: Vec<Option<SignedDuration>> = entries.iter().map(|entry| self.time_for(entry, now)).collect();
+        let promised: Vec<usize> = (0..entries.len()).filter(|at| entries[*at].deadline().is_some()).collect();
+        let jobs: Vec<(Timestamp, SignedDuration)> = promised
+            .iter()
+            .map(|at| (entries[*at].deadline().unwrap_or(now), takes[*at].unwrap_or(SignedDuration::MAX)))
+            .collect();
+        for (at, start) in promised.into_iter().zip(latest_starts(&jobs)) {
+            entries[at].start = Some(start);
+        }
+        let mut free = Some(now);
+        for (entry, takes) in entries.into_iter().zip(takes) {
+            let is_due = entry.is_due(now);
+            let begin = if is_due { free } else { free.max(entry.start) };
+            entry.end = begin.and_then(|begin| after(begin, takes));
+            if is_due {
+                free = entry.end;
+            }
+        }
+    }
+
+    /// How long the rest takes, by its own pace where it has one.
+    fn time_for(&self, entry: &Entry, now: Timestamp) -> Option<SignedDuration> {
+        let left = entry.left_bytes();
+        if let Some(pace) = entry.running.as_ref().and_then(|running| running.pace.bytes_per_second()) {
+            return Speed { line: pace, limit: None, window: None }.time_for(left, now);
+        }
+        self.speed(entry).time_for(left, now)
+    }
+
+    pub(super) fn speed(&self, entry: &Entry) -> Speed<'_> {
+        let window = self.core.settings.window.as_ref().filter(|_| entry.order.is_background());
+        let limit = entry.order.limit.map(|limit| self.line.block_bytes(limit.get()).max(1));
+        Speed {
+            line: self.line.rate(&self.core).bytes_per_second,
+            limit: limit.and_then(std::num::NonZeroU64::new),
+            window: window.map(|window| (window, &self.zone)),
+        }
+    }
+
+    /// Who is next: first all are looked at, for nothing can be promised before.
+    fn next(&self) -> Option<Task> {
+        let (now, book) = (self.clock.now(), self.lock());
+        let open = book.iter().filter(|(_, entry)| entry.state == OrderState::Active && !entry.is_stuck);
+        let mut open: Vec<_> = open.collect();
+        open.sort_by_key(|(_, entry)| entry.rank());
+        let look = open.iter().find_map(|(id, entry)| {
+            let leg = entry.legs.iter().find(|leg| leg.plan.is_none())?;
+            Some(Task { id: **id, serial: leg.serial, step: Step::Look })
+        });
+        let fetch = open.iter().filter(|(_, entry)| entry.is_due(now)).find_map(|(id, entry)| {
+            let leg = entry.legs.iter().find(|leg| !leg.is_complete())?;
+            Some(Task { id: **id, serial: leg.serial, step: Step::Fetch })
+        });
+        look.or(fetch)
+    }
+
+    /// Until somebody else goes first. Measures meanwhile.
+    async fn displaced(&self, task: Task, changes: &mut watch::Receiver<u64>) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        ticks.reset();
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => self.measure(task),
+                _ = changes.changed() => {}
+            }
+            self.evaluate(changes).await;
+            if self.next() != Some(task) {
+                return;
+            }
+        }
+    }
+
+    fn measure(&self, task: Task) {
+        if task.step == Step::Look {
+            return;
+        }
+        self.line.sample(&self.core);
+        if let Some(entry) = self.lock().get_mut(&task.id) {
+            entry.look(&self.core);
+            let resident_bytes = entry.held().resident_bytes;
+            if let Some(running) = &mut entry.running {
+                running.sample(resident_bytes);
+            }
+        }
+    }
+
+    async fn turn(&self, task: Task, flying: &Mutex<Flying>) -> Result<(), CacheError> {
+        let version = self.core.version_once(task.serial).await?;
+        version.prepare().await?;
+        let Some(buckets) = self.buckets(task.id) else { return Ok(()) };
+        let filler = Filler { core: &self.core, line: &self.line, buckets, flying };
+        match task.step {
+            Step::Look => self.look_at(task, &version, &filler).await,
+            Step::Fetch => self.fetch(task, &version, &filler).await,
+        }
+    }
+
+    /// Who gives leave to fetch for an order.
+    fn buckets(&self, id: OrderId) -> Option<Vec<Arc<Bucket>>> {
+        let book = self.lock();
+        let entry = book.get(&id)?;
+        let background = entry.order.is_background().then(|| self.background.clone());
+        Some([entry.bucket.clone()].into_iter().chain(background).collect())
+    }
+
+    async fn look_at(&self, task: Task, version: &Arc<Version>, filler: &Filler<'_>) -> Result<(), CacheError> {
+        let Some(what) = self.lock().get(&task.id).map(|entry| entry.order.what.clone()) else { return Ok(()) };
+        let plan = Arc::new(Plan::make(&what, version, filler).await?);
+        if let Some(entry) = self.lock().get_mut(&task.id)
+            && let Some(leg) = entry.legs.iter_mut().find(|leg| leg.serial == task.serial)
+        {
+            leg.held = plan.residency(version);
+            leg.plan = Some(plan);
         }
         Ok(())
     }
 
-    async fn give_way(&self) {
-        let since = Instant::now();
-        while self.core.demand_runs.load(Ordering::Acquire) > 0 && since.elapsed() < GIVE_WAY {
-            tokio::time::sleep(GIVE_WAY_STEP).await;
+    async fn fetch(&self, task: Task, version: &Arc<Version>, filler: &Filler<'_>) -> Result<(), CacheError> {
+        let plan = {
+            let mut book = self.lock();
+            let Some(entry) = book.get_mut(&task.id) else { return Ok(()) };
+            let resident_bytes = entry.held().resident_bytes;
+            entry.running.get_or_insert_with(|| Running::new(resident_bytes));
+            let plan = entry.legs.iter().find(|leg| leg.serial == task.serial).and_then(|leg| leg.plan.clone());
+            let Some(plan) = plan else { return Ok(()) };
+            plan
+        };
+        self.line.begin(&self.core);
+        // What another reader has under way is not waited for: another pass finds it, or has it fetched.
+        let mut durable = None;
+        loop {
+            filler.fetch(version, plan.pieces(version)).await?;
+            let held = plan.residency(version);
+            if held.is_complete() {
+                return Ok(());
+            }
+            if let StoreState::Full { why } = self.core.health.state() {
+                return Err(CacheError::NotKept(format!("the store is full: {why}")));
+            }
+            if durable.is_some_and(|before| held.durable_bytes <= before) {
+                return Err(CacheError::NotKept("some blocks could not be kept; they are tried again".to_owned()));
+            }
+            durable = Some(held.durable_bytes);
         }
     }
-}
 
-/// Waits until at most so many runs and blocks are under way.
-async fn land_all(flying: &mut Flying, runs: usize, blocks: u64) -> Result<(), CacheError> {
-    while flying.len() > runs || flying.iter().map(|(count, _)| count).sum::<u64>() > blocks {
-        let Some((_, flight)) = flying.pop_front() else { break };
-        match flight.await {
-            Ok(Some(Ok(()))) => {}
-            Ok(Some(Err(error))) => return Err(CacheError::Fetch(error)),
-            Ok(None) | Err(_) => return Err(CacheError::Closed),
+    /// What came of a turn; `None`: somebody else goes first.
+    async fn ended(&self, task: Task, outcome: Option<Result<(), CacheError>>) {
+        if task.step == Step::Fetch && outcome.is_some() {
+            // A short turn says something about the line, too.
+            self.measure(task);
+            let (core, rates) = (self.core.clone(), self.line.rates());
+            if let Ok(Err(error)) = self.core.blocking(move || core.catalogue.set_rates(&rates)).await {
+                tracing::warn!(%error, "the measured rate of the sources could not be noted");
+            }
+        }
+        let mut book = self.lock();
+        let Some(entry) = book.get_mut(&task.id) else { return };
+        match outcome {
+            None => {}
+            Some(Ok(())) => entry.trouble = None,
+            Some(Err(error)) => {
+                let why = error.to_string();
+                if entry.trouble.as_ref() != Some(&why) {
+                    tracing::warn!(order = task.id, why, "a prefetch order cannot go on for now");
+                }
+                (entry.trouble, entry.is_stuck) = (Some(why), true);
+            }
         }
     }
-    Ok(())
+
+    /// Until the next order's time comes, or its deadline.
+    fn idle_time(&self) -> Duration {
+        let now = self.clock.now();
+        let book = self.lock();
+        let open = book.values().filter(|entry| entry.state == OrderState::Active);
+        let times = open.flat_map(|entry| [entry.start, entry.deadline()]).flatten().filter(|at| *at > now);
+        let next = times.min().map_or(SignedDuration::MAX, |at| at.duration_since(now));
+        Duration::try_from(next).unwrap_or_default().min(IDLE_MAX)
+    }
 }

@@ -8,9 +8,9 @@ use icbd_image::VersionRecord;
 use proptest::prelude::*;
 
 use super::rig::{BLOCK, Rig, content};
-use crate::ReadNow;
 use crate::disk::memory::MemoryDisk;
 use crate::file::File;
+use crate::{Order, ReadNow, What};
 
 const VERSIONS: usize = 4;
 const BLOCKS: u64 = 24;
@@ -177,7 +177,7 @@ impl Model {
             }
             Op::Prefetch { version } => {
                 let id = self.records[version].statement.statement().version();
-                self.rig.cache.prefetch_add(&id).await.unwrap();
+                self.rig.cache.prefetch_add(Order::of_version(&id, What::All)).await.unwrap();
             }
         }
     }

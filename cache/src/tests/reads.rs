@@ -8,7 +8,7 @@ use icbd_image::FileIndex;
 
 use super::rig::{BLOCK, Rig, block_of, content};
 use crate::disk::memory::MemoryDisk;
-use crate::{CacheError, JobState, ReadNow};
+use crate::{CacheError, Order, OrderState, ReadNow, What};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_block_is_fetched_once_and_zero_blocks_never() {
@@ -108,8 +108,9 @@ async fn a_version_that_is_the_same_is_taken_from_the_one_that_came_meanwhile() 
     let disk = rig.disk.clone();
     let prefetch = async |rig: &Rig| {
         rig.asked();
-        let job = rig.cache.prefetch_add(&v2.statement.statement().version()).await.unwrap();
-        assert_eq!(rig.cache.prefetch_wait(job).await.unwrap().state, JobState::Done);
+        let job =
+            rig.cache.prefetch_add(Order::of_version(&v2.statement.statement().version(), What::All)).await.unwrap();
+        assert_eq!(rig.cache.prefetch_wait(job).await.unwrap().state, OrderState::Done);
         assert_eq!(rig.asked(), []);
         assert!(rig.cache.status().reused_bytes > 90 * BLOCK as u64);
     };
@@ -153,7 +154,8 @@ async fn a_reader_does_not_wait_behind_a_stalled_prefetch() {
     }
     rig.line.set(Some(Fault::Held));
     let before = rig.line.requests();
-    let job = rig.cache.prefetch_add(&bulk.statement.statement().version()).await.unwrap();
+    let job =
+        rig.cache.prefetch_add(Order::of_version(&bulk.statement.statement().version(), What::All)).await.unwrap();
     while rig.line.requests() < before + 8 {
         tokio::task::yield_now().await;
     }
@@ -161,7 +163,7 @@ async fn a_reader_does_not_wait_behind_a_stalled_prefetch() {
     let read = rig.file(&small, "other").await.read(0, usize::MAX).await.unwrap();
     assert_eq!(read, content(&[5]));
     rig.line.set(None);
-    assert_eq!(rig.cache.prefetch_wait(job).await.unwrap().state, JobState::Done);
+    assert_eq!(rig.cache.prefetch_wait(job).await.unwrap().state, OrderState::Done);
     rig.cache.close().await;
 }
 
@@ -173,21 +175,21 @@ async fn a_version_is_prefetched_whole_also_across_a_restart() {
     let record = rig.publish(&files).await;
     let id = record.statement.statement().version();
     rig.line.set(Some(Fault::Held));
-    let job = rig.cache.prefetch_add(&id).await.unwrap();
-    assert_eq!(rig.cache.prefetch_add(&id).await.unwrap(), job);
+    let job = rig.cache.prefetch_add(Order::of_version(&id, What::All)).await.unwrap();
+    assert_eq!(rig.cache.prefetch_add(Order::of_version(&id, What::All)).await.unwrap(), job);
     let disk = rig.disk.clone();
     rig.restart_on(disk).await;
     rig.online().await;
     let status = tokio::time::timeout(Duration::from_secs(20), rig.cache.prefetch_wait(job)).await.unwrap().unwrap();
-    assert_eq!((status.state, status.done_bytes), (JobState::Done, status.total_bytes));
+    assert_eq!((status.state, status.done_bytes), (OrderState::Done, status.total_bytes));
     assert!(rig.version(&record).await.is_complete());
     rig.offline();
     assert_eq!(rig.file(&record, "a").await.read(0, usize::MAX).await.unwrap(), bytes);
-    let other = rig.cache.prefetch_add(&id).await.unwrap();
+    let other = rig.cache.prefetch_add(Order::of_version(&id, What::All)).await.unwrap();
     assert!(other > job);
     let cancelled = rig.cache.prefetch_cancel(other).await.unwrap();
     assert!(cancelled.state.is_ended());
-    assert!(matches!(rig.cache.prefetch_cancel(99).await, Err(CacheError::UnknownJob(99))));
+    assert!(matches!(rig.cache.prefetch_cancel(99).await, Err(CacheError::UnknownOrder(99))));
     rig.cache.close().await;
 }
 

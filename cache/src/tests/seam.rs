@@ -71,6 +71,8 @@ fn conforms(disk: &dyn Disk) {
         }
         Err(error) => assert_eq!(error.kind(), io::ErrorKind::Unsupported),
     }
+    let space = disk.space().unwrap();
+    assert!(0 < space.free_bytes && space.free_bytes <= space.size_bytes);
     disk.sync(Barrier::Everything).unwrap();
     disk.remove(root).unwrap();
     disk.remove(root).unwrap();

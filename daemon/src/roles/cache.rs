@@ -7,6 +7,7 @@ mod api;
 mod daemon;
 mod demand;
 mod handover;
+mod prefetch;
 mod refresh;
 mod space;
 mod state;
@@ -61,8 +62,12 @@ fn keep() -> anyhow::Result<ExitCode> {
 impl From<CacheError> for Failure {
     fn from(error: CacheError) -> Failure {
         let exit = match &error {
-            CacheError::UnknownSerial(_) | CacheError::UnknownVersion(_) | CacheError::UnknownJob(_) => Exit::Absent,
-            CacheError::InUse { .. } | CacheError::NewerStore { .. } => Exit::Refused,
+            CacheError::UnknownSerial(_)
+            | CacheError::UnknownImage(_)
+            | CacheError::UnknownVersion(_)
+            | CacheError::NoSuchFile { .. }
+            | CacheError::UnknownOrder(_) => Exit::Absent,
+            CacheError::InUse { .. } | CacheError::NewerStore { .. } | CacheError::OrderEnded { .. } => Exit::Refused,
             CacheError::Unavailable { .. } | CacheError::Fetch(_) => Exit::Unreachable,
             // One that is newer than this icbd is as good as any; what is damaged is not.
             CacheError::Unusable { why: HeadError::Format(_), .. } => Exit::Refused,

@@ -10,11 +10,12 @@ use crate::near;
 
 /// What this version reads, by section; the first are the keys outside any section.
 const KNOWN: &[(&str, &[&str])] = &[
-    ("", &["role", "source", "trust", "store", "mount", "memory", "master", "sign", "log"]),
+    ("", &["role", "source", "trust", "store", "mount", "window", "memory", "master", "sign", "log"]),
     ("source", &["url", "codec"]),
     ("trust", &["keys", "require"]),
-    ("store", &["path"]),
+    ("store", &["path", "min_free"]),
     ("mount", &["path", "offline_wait"]),
+    ("window", &["hours", "outside"]),
     ("memory", &["in_flight"]),
     ("master", &["repo", "listen", "allow"]),
     ("sign", &["key"]),
@@ -23,9 +24,9 @@ const KNOWN: &[(&str, &[&str])] = &[
 
 /// What the documentation of icbd names and this version cannot do yet: silence would be a broken promise.
 const LATER: &[(&str, &[&str])] = &[
-    ("", &["window", "network", "export", "clone", "retain"]),
+    ("", &["network", "export", "clone", "retain"]),
     ("source", &["limit"]),
-    ("store", &["quota", "min_free", "seal_when"]),
+    ("store", &["quota", "seal_when"]),
     ("log", &["audit_keep", "boots_keep"]),
 ];
 
@@ -131,8 +132,12 @@ mod tests {
     fn a_problem_names_line_key_and_remedy() {
         let check = |text: &str, says: &[&str]| assert_eq!(problems(text), says, "{text}");
         check("[master]\nlisen = []\n", &["2: unknown key \"lisen\" in [master]; did you mean \"listen\"?"]);
-        check("role = \"cache\"\n[windows]\n", &["2: unknown key \"windows\""]);
-        check("[window]\nhours = \"\"\n", &["1: \"window\" is not supported by this version of icbd; remove it"]);
+        check("role = \"cache\"\n[windows]\n", &["2: unknown key \"windows\"; did you mean \"window\"?"]);
+        check("[clone]\nreserve = \"\"\n", &["1: \"clone\" is not supported by this version of icbd; remove it"]);
+        check(
+            "[window]\nhours = \"19-7\"\n",
+            &["2: window.hours: \"19-7\" is not hours of the day such as \"19:00-07:00\", or \"always\""],
+        );
         check(
             "[store]\npath = \"/x\"\nquota = \"80%\"\n",
             &["3: \"quota\" in [store] is not supported by this version of icbd; remove it"],

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use icbd_wire::Codec;
 use ipnet::IpNet;
+use jiff::civil::Time;
 use serde::{Deserialize, Serialize};
 
-use super::quantity::{ByteCount, Span};
+use super::quantity::{BitRate, ByteCount, Hours, Span};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -48,6 +49,7 @@ pub(crate) struct File {
     pub trust: Trust,
     pub store: Store,
     pub mount: Mount,
+    pub window: Window,
     pub memory: Memory,
     pub master: Master,
     pub sign: Sign,
@@ -73,6 +75,16 @@ pub(crate) struct Trust {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Store {
     pub path: Option<PathBuf>,
+    /// Without it, a share of the disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_free: Option<ByteCount>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Window {
+    pub hours: Option<Hours>,
+    pub outside: Option<BitRate>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -112,6 +124,10 @@ pub(crate) struct Log {
 const OFFLINE_WAIT: Duration = Duration::from_secs(120);
 /// The default of `memory.in_flight`.
 const IN_FLIGHT_BYTES: u64 = 64 << 20;
+/// The default of `window`: background fill may always use the whole line; if only hours are named, outside of
+/// them a fifth of a 100 Mbit/s line.
+const ALWAYS: Hours = Hours { from: Time::midnight(), to: Time::midnight() };
+const OUTSIDE: BitRate = BitRate::from_mbit(20);
 const LISTEN_PORT: u16 = 7070;
 
 impl File {
@@ -125,6 +141,8 @@ impl File {
         or(&mut self.store.path, "/var/lib/icbd");
         or(&mut self.mount.path, "/icbd");
         self.mount.offline_wait.get_or_insert(Span(OFFLINE_WAIT));
+        self.window.hours.get_or_insert(ALWAYS);
+        self.window.outside.get_or_insert(OUTSIDE);
         self.memory.in_flight.get_or_insert(ByteCount(IN_FLIGHT_BYTES));
         or(&mut self.master.repo, "/srv/icbd");
         self.master.listen.get_or_insert_with(|| vec![([127, 0, 0, 1], LISTEN_PORT).into()]);

@@ -1,8 +1,10 @@
-//! Durations and sizes as people write them in the configuration: `120s`, `5m`, `64MiB`.
+//! Durations, sizes and rates as people write them: `120s`, `5m`, `64MiB`, `50mbit`, `6MB/s`, `19:00-07:00`.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
+
+use jiff::civil::Time;
 
 /// A length of time: a whole number and one of `ms s m h d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +13,18 @@ pub(crate) struct Span(pub Duration);
 /// A number of bytes: a whole number and one of `B KiB MiB GiB TiB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ByteCount(pub u64);
+
+/// A rate above zero: a whole number and one of `kbit Mbit Gbit kB/s MB/s GB/s KiB/s MiB/s GiB/s`. In bytes a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BitRate(u64);
+
+/// Hours of the day: `19:00-07:00`, or `always`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hours {
+    pub from: Time,
+    /// The same as `from`: always.
+    pub to: Time,
+}
 
 /// A text that is no quantity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +36,17 @@ pub(crate) struct QuantityError {
 
 /// Units of time in milliseconds, the largest first.
 const SPAN_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+/// Units of rates in bits a second, in small letters; and in bytes.
+const BIT_UNITS: [(&str, u64); 3] = [("gbit", 1_000_000_000), ("mbit", 1_000_000), ("kbit", 1000)];
+const RATE_UNITS: [(&str, u64); 6] = [
+    ("GiB/s", 1 << 30),
+    ("MiB/s", 1 << 20),
+    ("KiB/s", 1 << 10),
+    ("GB/s", 1_000_000_000),
+    ("MB/s", 1_000_000),
+    ("kB/s", 1000),
+];
+const ALWAYS: &str = "always";
 /// Units of size in bytes, the largest first.
 const BYTE_UNITS: [(&str, u64); 5] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
@@ -42,6 +67,46 @@ impl FromStr for ByteCount {
     }
 }
 
+impl FromStr for BitRate {
+    type Err = QuantityError;
+
+    fn from_str(text: &str) -> Result<BitRate, QuantityError> {
+        let expected = "a rate above zero such as \"50mbit\" or \"6MB/s\" (kbit, mbit, gbit, kB/s, MB/s, GB/s, KiB/s, \
+            MiB/s or GiB/s)";
+        // Bits in any case, and as often without the second: "50mbit", "50 Mbit/s".
+        let lower = text.trim_end_matches("/s").to_ascii_lowercase();
+        let bits =
+            if lower.ends_with("bit") { parse(&lower, &BIT_UNITS, expected).map(|bits| bits / 8) } else { Ok(0) };
+        let rate = if lower.ends_with("bit") { bits? } else { parse(text, &RATE_UNITS, expected)? };
+        let error = || QuantityError { text: text.chars().take(40).collect(), expected };
+        (rate > 0).then_some(BitRate(rate)).ok_or_else(error)
+    }
+}
+
+impl BitRate {
+    pub(crate) const fn from_mbit(mbit: u64) -> BitRate {
+        BitRate(mbit * 125_000)
+    }
+
+    pub(crate) fn bytes_per_second(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Hours {
+    type Err = QuantityError;
+
+    fn from_str(text: &str) -> Result<Hours, QuantityError> {
+        if text == ALWAYS {
+            return Ok(Hours { from: Time::midnight(), to: Time::midnight() });
+        }
+        let time = |text: &str| text.trim().parse::<Time>().ok();
+        let hours = text.split_once('-').and_then(|(from, to)| Some(Hours { from: time(from)?, to: time(to)? }));
+        let expected = "hours of the day such as \"19:00-07:00\", or \"always\"";
+        hours.ok_or_else(|| QuantityError { text: text.chars().take(40).collect(), expected })
+    }
+}
+
 fn parse(text: &str, units: &[(&str, u64)], expected: &'static str) -> Result<u64, QuantityError> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -59,6 +124,26 @@ impl fmt::Display for Span {
 impl fmt::Display for ByteCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_largest(f, self.0, &BYTE_UNITS)
+    }
+}
+
+impl fmt::Display for BitRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.checked_mul(8).filter(|bits| bits.is_multiple_of(1000)) {
+            Some(bits) => write_largest(f, bits, &BIT_UNITS),
+            // What is no number of kbit was not written in bits.
+            None if self.0.is_multiple_of(1000) => write!(f, "{}kB/s", self.0 / 1000),
+            None => write!(f, "{}KiB/s", (self.0 >> 10).max(1)),
+        }
+    }
+}
+
+impl fmt::Display for Hours {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.from == self.to {
+            true => f.write_str(ALWAYS),
+            false => write!(f, "{}-{}", self.from.strftime("%H:%M"), self.to.strftime("%H:%M")),
+        }
     }
 }
 
@@ -86,6 +171,8 @@ macro_rules! serde_as_text {
 
 serde_as_text!(Span);
 serde_as_text!(ByteCount);
+serde_as_text!(BitRate);
+serde_as_text!(Hours);
 
 #[cfg(test)]
 mod tests {
@@ -111,5 +198,25 @@ mod tests {
             (Span(Duration::from_millis(1500)).to_string(), ByteCount(0).to_string()),
             ("1500ms".into(), "0B".into())
         );
+    }
+
+    #[test]
+    fn rates_have_a_unit_and_are_not_zero() {
+        let rate = |text: &str| text.parse::<BitRate>().map(BitRate::bytes_per_second).ok();
+        assert_eq!(
+            (rate("50mbit"), rate("50 Mbit/s"), rate("1gbit")),
+            (Some(6_250_000), Some(6_250_000), Some(125_000_000))
+        );
+        assert_eq!((rate("6MB/s"), rate("6 MiB/s"), rate("100kbit")), (Some(6_000_000), Some(6 << 20), Some(12_500)));
+        for text in ["0", "50", "", "mbit", "0mbit", "0MB/s", "-5mbit", "5.5mbit", "5mb", "99999999999999gbit"] {
+            assert_eq!(rate(text), None, "{text}");
+        }
+        for text in ["50mbit", "6MiB/s", "1gbit"] {
+            let rate: BitRate = text.parse().unwrap();
+            assert_eq!(rate.to_string().parse::<BitRate>().unwrap(), rate);
+        }
+        let hours = |text: &str| text.parse::<Hours>().map(|hours| hours.to_string()).ok();
+        assert_eq!((hours("19:00-07:00"), hours("always")), (Some("19:00-07:00".into()), Some("always".into())));
+        assert_eq!((hours("19-7:00"), hours("19:00"), hours("25:00-26:00")), (None, None, None));
     }
 }

@@ -1,31 +1,28 @@
 //! What the control socket of a cache server answers.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, delete, get, post};
+use axum::routing::{any, get, post};
 use axum::{Json, Router};
-use icbd_cache::{JobId, JobState, JobStatus};
+use icbd_cache::OrderId;
 use icbd_image::{ImageRef, VersionId};
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
+use super::prefetch::{self, Verb};
 use super::state::CacheServer;
 use crate::audit;
 use crate::control::events::{self, Teller};
 use crate::control::{Event, Peer, fail};
 use crate::failure::{Exit, Failure};
 use crate::images::{ImageSummary, find_version};
-use crate::jobs::JobReport;
+use crate::orders::{OrderBody, Subject, Terms};
 use crate::output::Progress;
 use crate::report::Report;
 use crate::verify::{FAULTS_SHOWN_MAX, VerifyResult, VersionBody};
-
-/// How often a job's progress is told.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What the handlers share: the server, and the runtime on which all but status is done.
 #[derive(Clone)]
@@ -42,9 +39,11 @@ pub(super) fn router(server: Arc<CacheServer>, tasks: TaskTracker) -> Router {
         .route("/v1/images", get(list))
         .route("/v1/audit", get(audit_log))
         .route("/v1/verify", post(start_verify))
-        .route("/v1/prefetch", get(jobs).post(add))
-        .route("/v1/prefetch/{job}", delete(cancel))
-        .route("/v1/prefetch/{job}/wait", post(wait))
+        .route("/v1/prefetch", get(orders).post(add_order))
+        .route("/v1/prefetch/{order}", post(set_order))
+        .route("/v1/prefetch/{order}/wait", post(wait))
+        .route("/v1/prefetch/{order}/{verb}", post(alter_order))
+        .route("/v1/explain", post(explain))
         .route("/v1/reload", post(reload))
         .route("/v1/publish", any(not_here))
         .route("/v1/deploy", any(not_here))
@@ -63,8 +62,24 @@ async fn audit_log(State(api): State<Api>) -> Response {
     answer(api.server.audit.last(audit::SHOWN_MAX))
 }
 
-async fn jobs(State(api): State<Api>) -> Json<Vec<JobReport>> {
-    Json(api.server.cache.prefetch_list().iter().map(JobReport::from).collect())
+async fn orders(State(api): State<Api>) -> Response {
+    on_daemon(&api, prefetch::list(api.server.clone())).await
+}
+
+async fn add_order(State(api): State<Api>, peer: Peer, Json(body): Json<OrderBody>) -> Response {
+    on_daemon(&api, prefetch::add(api.server.clone(), peer, body)).await
+}
+
+async fn set_order(State(api): State<Api>, peer: Peer, Path(id): Path<OrderId>, Json(terms): Json<Terms>) -> Response {
+    on_daemon(&api, prefetch::set(api.server.clone(), peer, id, terms)).await
+}
+
+async fn alter_order(State(api): State<Api>, peer: Peer, Path((id, verb)): Path<(OrderId, Verb)>) -> Response {
+    on_daemon(&api, prefetch::alter(api.server.clone(), peer, id, verb)).await
+}
+
+async fn explain(State(api): State<Api>, Json(subject): Json<Subject>) -> Response {
+    on_daemon(&api, prefetch::explain(api.server.clone(), subject)).await
 }
 
 async fn not_here(State(api): State<Api>) -> Response {
@@ -87,61 +102,19 @@ async fn reload(State(api): State<Api>, peer: Peer) -> Response {
     answer(reloaded.await.unwrap_or_else(|error| Err(error.into())))
 }
 
-async fn add(State(api): State<Api>, peer: Peer, Json(body): Json<VersionBody<ImageRef>>) -> Response {
-    let server = api.server.clone();
-    let added = async move {
-        let found = find_version(&server.images(), &body.version).map(|found| found.version.clone());
-        let name = found.as_ref().map_or_else(|_| body.version.to_string(), ToString::to_string);
-        let added = add_job(&server, found).await;
-        server.audit.record(&peer, &format!("prefetch add {name} --all"), &added);
-        job(&server, added?)
-    };
-    on_daemon(&api, added).await
-}
-
-async fn add_job(server: &CacheServer, found: Result<VersionId, Failure>) -> anyhow::Result<JobId> {
-    Ok(server.cache.prefetch_add(&found?).await.map_err(Failure::from)?)
-}
-
-async fn cancel(State(api): State<Api>, peer: Peer, Path(job): Path<JobId>) -> Response {
-    let server = api.server.clone();
-    let cancelled = async move {
-        let cancelled =
-            server.cache.prefetch_cancel(job).await.map_err(|error| anyhow::Error::from(Failure::from(error)));
-        server.audit.record(&peer, &format!("prefetch cancel {job}"), &cancelled);
-        Ok(JobReport::from(&cancelled?))
-    };
-    on_daemon(&api, cancelled).await
-}
-
-/// Tells a job's progress until it ends; the job goes on when the client leaves.
-async fn wait(State(api): State<Api>, Path(id): Path<JobId>) -> Response {
+/// Tells an order's progress until it is done; the order goes on when the client leaves.
+async fn wait(State(api): State<Api>, Path(id): Path<OrderId>) -> Response {
     let (teller, response) = events::answer();
     let server = api.server.clone();
     let watch = async move {
         let gone = teller.cancelled().clone();
         tokio::select! {
-            outcome = watch_job(&server, id, &teller) => teller.end(&outcome).await,
+            outcome = prefetch::watch(&server, id, &teller) => teller.end(&outcome).await,
             () = gone.cancelled() => {}
         }
     };
     api.tasks.spawn_on(watch, &api.runtime);
     response
-}
-
-async fn watch_job(server: &CacheServer, id: JobId, teller: &Teller) -> anyhow::Result<JobReport> {
-    let mut done = std::pin::pin!(server.cache.prefetch_wait(id));
-    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
-    loop {
-        tokio::select! {
-            done = done.as_mut() => return Ok(JobReport::from(&done.map_err(Failure::from)?)),
-            _ = ticks.tick() => {
-                let job = job(server, id)?;
-                let what = job.trouble.map_or("fetching".to_owned(), |trouble| format!("waiting ({trouble})"));
-                teller.tell(Event::Progress(Progress { what, done_bytes: job.done_bytes, total_bytes: job.total_bytes }));
-            }
-        }
-    }
 }
 
 async fn start_verify(State(api): State<Api>, Json(body): Json<VersionBody<ImageRef>>) -> Response {
@@ -187,13 +160,6 @@ fn signer(server: &CacheServer, version: &VersionId) -> Result<Option<String>, F
     Ok(signer.map(|key| key.id().to_string()))
 }
 
-fn job(server: &CacheServer, id: JobId) -> anyhow::Result<JobReport> {
-    let jobs = server.cache.prefetch_list();
-    let job = jobs.iter().find(|job| job.id == id).map(JobReport::from);
-    let message = format!("there is no prefetch job {id}; `icbd prefetch list` shows them");
-    job.ok_or_else(|| Failure::new(Exit::Absent, message).into())
-}
-
 /// Does `work` on the daemon's runtime: this one must stay free for status.
 async fn on_daemon<T: Serialize + Send + 'static>(
     api: &Api,
@@ -206,25 +172,5 @@ fn answer<T: Serialize>(outcome: anyhow::Result<T>) -> Response {
     match outcome {
         Ok(result) => Json(result).into_response(),
         Err(error) => fail(&error),
-    }
-}
-
-impl From<&JobStatus> for JobReport {
-    fn from(job: &JobStatus) -> JobReport {
-        let state = match job.state {
-            JobState::Queued => "queued",
-            JobState::Running => "running",
-            JobState::Done => "done",
-            JobState::Cancelled => "cancelled",
-        };
-        JobReport {
-            id: job.id,
-            version: job.version.clone(),
-            state: state.to_owned(),
-            done_bytes: job.done_bytes,
-            total_bytes: job.total_bytes,
-            bytes_per_second: job.bytes_per_second,
-            trouble: job.trouble.clone(),
-        }
     }
 }

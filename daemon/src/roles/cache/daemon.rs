@@ -84,6 +84,8 @@ async fn open(
         in_flight_bytes: settings.in_flight_bytes,
         offline_wait: settings.offline_wait,
         demand_runtime: Some(demand.clone()),
+        reserve_bytes: settings.reserve_bytes,
+        window: settings.window,
         ..icbd_cache::Settings::new(&settings.store)
     };
     let cache = Cache::open(cache_settings, sources.clone(), trust.clone()).await.map_err(Failure::from)?;

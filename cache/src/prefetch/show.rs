@@ -1,0 +1,84 @@
+//! Orders as people see them.
+
+use icbd_image::VersionId;
+use jiff::Timestamp;
+
+use super::Orders;
+use super::book::{Entry, Here};
+use super::order::{OrderId, OrderState, OrderStatus, Verdict};
+use crate::CacheError;
+
+impl Orders {
+    pub(crate) fn list(&self) -> Vec<OrderStatus> {
+        self.look_at_all();
+        let now = self.clock.now();
+        self.lock().iter().map(|(id, entry)| show(*id, entry, now)).collect()
+    }
+
+    pub(crate) fn status(&self, id: OrderId) -> Result<OrderStatus, CacheError> {
+        let now = self.clock.now();
+        self.lock().get(&id).map(|entry| show(id, entry, now)).ok_or(CacheError::UnknownOrder(id))
+    }
+
+    /// What an administrator should know of without asking.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let now = self.clock.now();
+        let book = self.lock();
+        let active = book.iter().filter(|(_, entry)| entry.state == OrderState::Active);
+        active.filter_map(|(id, entry)| warning(*id, entry, now)).collect()
+    }
+}
+
+fn warning(id: OrderId, entry: &Entry, now: Timestamp) -> Option<String> {
+    let of = &entry.order.of;
+    match (verdict(entry, now), &entry.trouble) {
+        (Verdict::Late { .. }, Some(why)) => Some(format!("prefetch order {id} of {of} is late: {why}")),
+        (Verdict::Late { .. }, None) => Some(format!("prefetch order {id} of {of} is late")),
+        (_, Some(why)) => Some(format!("prefetch order {id} of {of} waits: {why}")),
+        (_, None) => None,
+    }
+}
+
+fn show(id: OrderId, entry: &Entry, now: Timestamp) -> OrderStatus {
+    let held = entry.held();
+    let named = entry.order.of.number.map(|number| VersionId { image: entry.order.of.image.clone(), number });
+    let legs = entry.legs.iter().map(|leg| leg.id.clone());
+    let pace = entry.running.as_ref().and_then(|running| running.pace.bytes_per_second());
+    OrderStatus {
+        id,
+        order: entry.order.clone(),
+        state: entry.state,
+        versions: if entry.legs.is_empty() { named.into_iter().collect() } else { legs.collect() },
+        total_bytes: held.total_bytes,
+        done_bytes: held.durable_bytes,
+        left_bytes: entry.left_bytes(),
+        is_surveyed: !entry.legs.is_empty() && entry.legs.iter().all(|leg| leg.plan.is_some()),
+        bytes_per_second: pace.filter(|_| !entry.is_stuck).unwrap_or(0),
+        deadline: entry.deadline(),
+        verdict: verdict(entry, now),
+        trouble: entry.trouble.clone(),
+        note: entry.legs.iter().find_map(|leg| leg.plan.as_ref()?.note()),
+    }
+}
+
+pub(super) fn verdict(entry: &Entry, now: Timestamp) -> Verdict {
+    match (entry.state, entry.promise.since, entry.promise.missed) {
+        (OrderState::Cancelled, ..) => return Verdict::Cancelled,
+        (OrderState::Paused, ..) => return Verdict::Paused,
+        (_, Some(since), Some(by)) => return Verdict::Missed { by, since },
+        (_, Some(since), None) => return Verdict::Kept { since },
+        _ => {}
+    }
+    if entry.legs.is_empty() {
+        return Verdict::NoVersion;
+    }
+    let is_looked_at = entry.legs.iter().all(|leg| leg.plan.is_some());
+    match (entry.deadline(), entry.end) {
+        (Some(by), end) if by <= now => Verdict::Late { by, end },
+        (Some(by), end) if is_looked_at && end.is_none_or(|end| end > by) => Verdict::Late { by, end },
+        _ if !is_looked_at && entry.here() == Here::Unknown => Verdict::Looks,
+        (_, end) if entry.running.is_some() => Verdict::Runs { end },
+        (Some(_), _) if !entry.is_due(now) => entry.start.map_or(Verdict::Queued, |until| Verdict::Waits { until }),
+        _ => Verdict::Queued,
+    }
+}

@@ -1,0 +1,318 @@
+//! Prefetch orders on clocks, lines, disks and daemons that misbehave.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use bytes::Bytes;
+use icbd_fetch::testing::Fault;
+use icbd_image::{ImageRef, VersionRecord, VersionState};
+use jiff::{SignedDuration, Timestamp};
+
+use super::rig::{BLOCK, Rig, content};
+use crate::disk::memory::MemoryDisk;
+use crate::{CacheError, Deadline, Order, OrderChange, OrderId, OrderState, OrderStatus, Priority, Verdict, What};
+
+/// What a test waits for comes within this, or never.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn blocks(count: u64) -> Bytes {
+    content(&(1..=count).collect::<Vec<u64>>())
+}
+
+fn of(record: &VersionRecord, what: What) -> Order {
+    Order::of_version(&record.statement.statement().version(), what)
+}
+
+fn standing(what: What) -> Order {
+    Order::new(ImageRef { image: "lab".parse().unwrap(), number: None }, what)
+}
+
+/// To be ready in so many seconds.
+fn within(order: Order, seconds: i64) -> Order {
+    let deadline = Some(Deadline::Once(Timestamp::now() + SignedDuration::from_secs(seconds)));
+    Order { deadline, ..order }
+}
+
+impl Rig {
+    /// Adds an order, and waits until it is known how much is missing.
+    async fn order(&self, order: Order) -> (OrderId, OrderStatus) {
+        let id = self.cache.prefetch_add(order).await.unwrap();
+        (id, self.cache.prefetch_look(id, PATIENCE).await.unwrap())
+    }
+
+    async fn waited(&self, id: OrderId) -> OrderStatus {
+        tokio::time::timeout(PATIENCE, self.cache.prefetch_wait(id)).await.unwrap().unwrap()
+    }
+
+    /// Until an order is as `is_so` says.
+    async fn until(&self, id: OrderId, is_so: impl Fn(&OrderStatus) -> bool) -> OrderStatus {
+        let seen = async {
+            loop {
+                let status = self.cache.prefetch_look(id, PATIENCE).await.unwrap();
+                if is_so(&status) {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let last = || format!("{:?}", self.cache.prefetch_list());
+        tokio::time::timeout(PATIENCE, seen).await.unwrap_or_else(|_| panic!("{}", last()))
+    }
+
+    /// So many seconds later.
+    fn later(&self, seconds: i64) {
+        self.cache.orders().clock.advance(seconds);
+        self.cache.orders().changed();
+    }
+}
+
+/// A standing order fetches a new version when it is ready on the master, before it is deployed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standing_order_fetches_what_is_ready_before_it_is_deployed() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let v1 = rig.publish(&[("a", blocks(3))]).await;
+    let (id, _) = rig.order(standing(What::All)).await;
+    assert!(matches!(rig.waited(id).await.verdict, Verdict::Kept { .. }));
+    let v2 = rig.publish(&[("a", blocks(5))]).await;
+    let status = rig.waited(id).await;
+    assert_eq!((status.state, status.versions), (OrderState::Active, vec![v2.statement.statement().version()]));
+    assert!(rig.version(&v1).await.is_complete() && rig.version(&v2).await.is_complete());
+    // Two are meant from the deployment on: what runs, and what will.
+    let mut listing = rig.master.current_listing();
+    (listing.images[0].deployed, listing.images[0].versions[0].state) = (Some(v1.number()), VersionState::Deployed);
+    rig.master.set_listing(listing);
+    rig.cache.refresh().await.unwrap();
+    let versions: Vec<_> = [&v1, &v2].map(|record| record.statement.statement().version()).into();
+    assert_eq!(rig.waited(id).await.versions, versions);
+    rig.cache.close().await;
+}
+
+/// An order with a deadline begins no sooner than it has to, and is done in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_waits_until_it_has_to_begin() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let record = rig.publish(&[("a", blocks(4))]).await;
+    let (id, status) = rig.order(within(of(&record, What::All), 3600)).await;
+    let Verdict::Waits { until } = status.verdict else { panic!("{status:?}") };
+    let begins_in = until.duration_since(Timestamp::now()).as_secs();
+    assert!((3000..3300).contains(&begins_in), "{begins_in}");
+    assert_eq!((status.left_bytes, status.is_surveyed, rig.asked()), (4 * BLOCK as u64, true, vec![]));
+    rig.later(3300);
+    let status = rig.waited(id).await;
+    assert!(status.state == OrderState::Done && matches!(status.verdict, Verdict::Kept { .. }), "{status:?}");
+    rig.cache.close().await;
+}
+
+/// A deadline that cannot be met is said at once, with the best possible time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_that_cannot_be_met_is_said_at_once() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let record = rig.publish(&[("a", blocks(400))]).await;
+    rig.line.set(Some(Fault::Held));
+    let order = Order { limit: NonZeroU64::new(1 << 20), ..within(of(&record, What::All), 5) };
+    let id = rig.cache.prefetch_add(order).await.unwrap();
+    rig.line.set(None);
+    let status = rig.cache.prefetch_look(id, PATIENCE).await.unwrap();
+    let Verdict::Late { end: Some(end), .. } = status.verdict else { panic!("{status:?}") };
+    // 25 MiB at 1 MiB a second.
+    let takes = end.duration_since(Timestamp::now()).as_secs();
+    assert!((20..28).contains(&takes), "{takes}");
+    rig.cache.close().await;
+}
+
+/// A line that stops makes the order late, by a new estimate; when it is back, the order goes on by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_slows_down_makes_late_and_back_in_time() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let record = rig.publish(&[("a", blocks(300))]).await;
+    // The head comes, and two runs.
+    rig.line.script([None, None, None]);
+    rig.line.set(Some(Fault::Held));
+    let (id, _) = rig.order(within(of(&record, What::All), 60)).await;
+    let late = rig.until(id, |status| matches!(status.verdict, Verdict::Late { .. })).await;
+    assert!(late.trouble.is_none() && late.left_bytes > 0, "{late:?}");
+    // The master dies, and comes back well.
+    rig.offline();
+    rig.until(id, |status| status.trouble.is_some()).await;
+    rig.line.set(None);
+    let status = rig.waited(id).await;
+    assert!(matches!(status.verdict, Verdict::Kept { .. }), "{status:?}");
+    rig.cache.close().await;
+}
+
+/// A promise that was missed is said to whoever waits, and stays missed when all is here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missed_deadline_is_said_and_the_order_goes_on() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let record = rig.publish(&[("a", blocks(4))]).await;
+    rig.version(&record).await.prepare().await.unwrap();
+    rig.offline();
+    let id = rig.cache.prefetch_add(within(of(&record, What::All), 600)).await.unwrap();
+    let waits = rig.cache.prefetch_wait(id);
+    rig.later(601);
+    let status = tokio::time::timeout(PATIENCE, waits).await.unwrap().unwrap();
+    assert!(status.state == OrderState::Active && matches!(status.verdict, Verdict::Late { .. }), "{status:?}");
+    assert!(rig.cache.status().warnings.iter().any(|warning| warning.contains("late")));
+    rig.online().await;
+    let status = rig.until(id, OrderStatus::is_complete).await;
+    assert!(matches!(status.verdict, Verdict::Missed { .. }), "{status:?}");
+    rig.cache.close().await;
+}
+
+/// A limit holds, and can be lifted while the order runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_holds_until_it_is_lifted() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let record = rig.publish(&[("a", blocks(200))]).await;
+    let order = Order { limit: NonZeroU64::new(2 << 20), ..of(&record, What::All) };
+    let id = rig.cache.prefetch_add(order).await.unwrap();
+    let running = rig.until(id, |status| status.bytes_per_second > 0).await;
+    // A second or two at 2 MiB, and the run that is owed.
+    assert!(running.done_bytes <= 6 << 20, "{running:?}");
+    assert!(rig.asked().iter().all(|(_, count)| *count <= 8));
+    rig.cache.prefetch_set(id, OrderChange { limit: Some(None), ..OrderChange::default() }).await.unwrap();
+    let lifted = std::time::Instant::now();
+    assert_eq!(rig.waited(id).await.state, OrderState::Done);
+    assert!(lifted.elapsed() < Duration::from_secs(3), "{:?}", lifted.elapsed());
+    rig.cache.close().await;
+}
+
+/// Prefetch leaves room on the disk: what somebody reads is still served and kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn prefetch_stops_before_the_disk_is_full() {
+    let rig = Rig::with(MemoryDisk::new(1), |settings| settings.reserve_bytes = Some(1 << 30)).await;
+    let (bytes, other) = (blocks(40), content(&[77]));
+    let record = rig.publish(&[("a", bytes), ("b", other.clone())]).await;
+    rig.disk.set_faults(|faults| faults.free_bytes = Some((1 << 30) - 1));
+    let id = rig.cache.prefetch_add(of(&record, What::All)).await.unwrap();
+    let stuck = rig.until(id, |status| status.trouble.is_some()).await;
+    let why = "1023 MiB are free on the store's disk, and prefetch leaves 1024 MiB for what is read";
+    assert!(stuck.trouble.unwrap().starts_with(why));
+    assert!(rig.cache.status().warnings.iter().any(|warning| warning.contains(why)));
+    assert_eq!(rig.asked(), []);
+    let file = rig.file(&record, "b").await;
+    assert_eq!(file.read(0, usize::MAX).await.unwrap(), other);
+    rig.cache.flush().await;
+    assert!(file.is_complete());
+    rig.disk.set_faults(|faults| faults.free_bytes = None);
+    assert_eq!(rig.waited(id).await.state, OrderState::Done);
+    rig.cache.close().await;
+}
+
+/// A daemon that is killed in the middle of an order goes on with it, and fetches nothing twice that was durable.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_in_the_middle_of_an_order_costs_nothing_durable() {
+    let mut rig = Rig::new(MemoryDisk::new(1)).await;
+    let record = rig.publish(&[("a", blocks(500))]).await;
+    let order = Order { priority: Priority::High, limit: NonZeroU64::new(30 << 20), ..of(&record, What::All) };
+    let id = rig.cache.prefetch_add(order.clone()).await.unwrap();
+    let half = rig.until(id, |status| status.done_bytes >= 8 << 20).await;
+    assert!(!half.is_complete());
+    rig.offline();
+    rig.until(id, |status| status.trouble.is_some()).await;
+    rig.cache.flush().await;
+    let durable = rig.version(&record).await.residency().durable_bytes;
+    let disk = rig.disk.crash();
+    rig.asked();
+    rig.restart_on(disk).await;
+    assert_eq!(rig.cache.prefetch_list()[0].order, order);
+    rig.online().await;
+    assert_eq!(rig.waited(id).await.state, OrderState::Done);
+    let asked: u64 = rig.asked().iter().map(|(_, count)| u64::from(*count)).sum();
+    assert_eq!(asked * BLOCK as u64 + durable, 500 * BLOCK as u64);
+    rig.cache.close().await;
+}
+
+/// Orders keep their terms over a restart; those that are paused stay so, and those that ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_outlive_the_daemon_with_their_terms() {
+    let mut rig = Rig::new(MemoryDisk::new(1)).await;
+    let record = rig.publish(&[("a", blocks(4)), ("b", blocks(2))]).await;
+    rig.offline();
+    let weekly = Order { deadline: Some("mon-fri 08:45".parse().unwrap()), ..standing(What::Boot) };
+    let (weekly_id, all) = (rig.cache.prefetch_add(weekly.clone()).await.unwrap(), of(&record, What::All));
+    let paused = rig.cache.prefetch_add(all.clone()).await.unwrap();
+    rig.cache.prefetch_pause(paused).await.unwrap();
+    let change = OrderChange { limit: Some(NonZeroU64::new(1 << 20)), ..OrderChange::default() };
+    rig.cache.prefetch_set(paused, change).await.unwrap();
+    let file = rig.cache.prefetch_add(of(&record, What::File("b".to_owned()))).await.unwrap();
+    let cancelled = rig.cache.prefetch_add(of(&record, What::File("a".to_owned()))).await.unwrap();
+    rig.cache.prefetch_cancel(cancelled).await.unwrap();
+    let disk = rig.disk.clone();
+    rig.restart_on(disk).await;
+    rig.online().await;
+    let orders = rig.cache.prefetch_list();
+    let limited = Order { limit: NonZeroU64::new(1 << 20), ..all };
+    assert_eq!(orders.iter().map(|status| status.id).collect::<Vec<_>>(), [weekly_id, paused, file, cancelled]);
+    assert_eq!((&orders[0].order, &orders[1].order), (&weekly, &limited));
+    assert_eq!((orders[1].state, orders[3].state), (OrderState::Paused, OrderState::Cancelled));
+    let status = rig.waited(file).await;
+    assert_eq!((status.state, status.total_bytes), (OrderState::Done, 2 * BLOCK as u64));
+    let error = rig.cache.prefetch_resume(cancelled).await.unwrap_err();
+    assert!(matches!(error, CacheError::OrderEnded { state: "cancelled", .. }), "{error}");
+    rig.cache.prefetch_resume(paused).await.unwrap();
+    assert_eq!(rig.waited(paused).await.state, OrderState::Done);
+    rig.cache.close().await;
+}
+
+/// Who goes first, goes first: also before an order that runs already.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_more_urgent_order_goes_before_one_that_runs() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let record = rig.publish(&[("a", blocks(300)), ("b", content(&[900]))]).await;
+    let slow = Order { limit: NonZeroU64::new(1 << 20), ..of(&record, What::File("a".to_owned())) };
+    let slow = rig.cache.prefetch_add(slow).await.unwrap();
+    rig.until(slow, |status| status.done_bytes > 0).await;
+    let urgent = Order { priority: Priority::High, ..of(&record, What::File("b".to_owned())) };
+    let (urgent, _) = rig.order(urgent).await;
+    assert_eq!(rig.waited(urgent).await.state, OrderState::Done);
+    assert!(!rig.cache.prefetch_look(slow, PATIENCE).await.unwrap().is_complete());
+    let absent = rig.cache.prefetch_explain(of(&record, What::File("c".to_owned()))).await.unwrap_err();
+    assert!(matches!(absent, CacheError::NoSuchFile { .. }), "{absent}");
+    rig.cache.close().await;
+}
+
+/// A version that never booted here: kernel and initrd, small ones first, the disk's ends, and its file system's metadata.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_record_a_boot_begins_with_what_every_boot_begins_with() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let disk_blocks = 400u64;
+    let mut disk = Vec::from(blocks(disk_blocks));
+    // One partition from 4 MiB on, with an ext4 that keeps its inodes 8 MiB into it.
+    disk[..512].fill(0);
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    disk[450] = 0x83;
+    disk[454..458].copy_from_slice(&8192u32.to_le_bytes());
+    disk[458..462].copy_from_slice(&40_000u32.to_le_bytes());
+    let start = 4 << 20;
+    disk[start..start + 8192].fill(0);
+    let mut put = |at: usize, value: &[u8]| disk[start + at..start + at + value.len()].copy_from_slice(value);
+    put(1024 + 4, &5000u32.to_le_bytes());
+    put(1024 + 24, &2u32.to_le_bytes());
+    put(1024 + 32, &32_768u32.to_le_bytes());
+    put(1024 + 40, &512u32.to_le_bytes());
+    put(1024 + 56, &0xef53u16.to_le_bytes());
+    put(1024 + 88, &256u16.to_le_bytes());
+    for (at, block) in [(0, 40u32), (4, 41), (8, 2048)] {
+        put(4096 + at, &block.to_le_bytes());
+    }
+    let files =
+        [("disk.raw", disk.into()), ("initrd.img", blocks(3)), ("notes", blocks(2)), ("vmlinuz", content(&[9]))];
+    let record = rig.publish(&files).await;
+    let (id, status) = rig.order(of(&record, What::Boot)).await;
+    assert!(status.note.unwrap().starts_with("no boot recorded yet: kernel, initrd"));
+    assert_eq!(rig.waited(id).await.state, OrderState::Done);
+    let version = rig.version(&record).await;
+    for (name, is_here) in [("vmlinuz", true), ("initrd.img", true), ("notes", false)] {
+        assert_eq!(rig.file(&record, name).await.is_complete(), is_here, "{name}");
+    }
+    let disk = rig.file(&record, "disk.raw").await;
+    // 1 MiB at each end, the superblock, and at 4 MiB + 2048 * 4096 two blocks of inodes.
+    for (blocks, is_here) in
+        [(0..16, true), (384..400, true), (64..66, true), (192..194, true), (20..60, false), (200..380, false)]
+    {
+        assert!(blocks.clone().all(|block| disk.is_readable(block..block + 1) == is_here), "{blocks:?}");
+    }
+    assert!(status.total_bytes < 60 * BLOCK as u64 && !version.is_complete());
+    rig.cache.close().await;
+}
