@@ -14,6 +14,9 @@ use crate::core::Core;
 use crate::version::Residency;
 use crate::view::View;
 
+/// What a boot reads is asked for again after this: a boot is recorded for five minutes.
+const LOOK_AGAIN: SignedDuration = SignedDuration::from_mins(10);
+
 /// An order, and how it is getting on.
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -57,6 +60,8 @@ pub(crate) struct Leg {
     pub(crate) id: VersionId,
     /// `None` until the version was looked at since the start.
     pub(crate) plan: Option<Arc<Plan>>,
+    /// When that was.
+    pub(crate) looked: Timestamp,
     pub(crate) held: Residency,
 }
 
@@ -111,7 +116,13 @@ impl Entry {
             let at = before.iter().position(|leg| leg.serial == record.serial());
             let new = || {
                 let held = Residency { total_bytes: record.data_bytes, ..Residency::default() };
-                Leg { serial: record.serial(), id: record.statement.statement().version(), plan: None, held }
+                Leg {
+                    serial: record.serial(),
+                    id: record.statement.statement().version(),
+                    plan: None,
+                    looked: Timestamp::MIN,
+                    held,
+                }
             };
             self.legs.push(at.map_or_else(new, |at| before.swap_remove(at)));
         }
@@ -218,6 +229,13 @@ impl Entry {
     /// Who goes first: by priority; then what is promised sooner; then what is smaller.
     pub(crate) fn rank(&self) -> Rank {
         (Reverse(self.order.priority), self.deadline().unwrap_or(Timestamp::MAX), self.order.what.rank())
+    }
+
+    /// The first version that has to be looked at: for the first time, or because boots may have told more since.
+    pub(crate) fn to_look_at(&self, now: Timestamp) -> Option<&Leg> {
+        let may_change = self.order.what == What::Boot && self.running.is_none();
+        let is_old = |leg: &Leg| now.duration_since(leg.looked) > LOOK_AGAIN;
+        self.legs.iter().find(|leg| leg.plan.is_none() || may_change && is_old(leg))
     }
 
     /// Whether its time has come.

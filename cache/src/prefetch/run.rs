@@ -150,7 +150,7 @@ impl Orders {
         let mut open: Vec<_> = open.collect();
         open.sort_by_key(|(_, entry)| entry.rank());
         let look = open.iter().find_map(|(id, entry)| {
-            let leg = entry.legs.iter().find(|leg| leg.plan.is_none())?;
+            let leg = entry.to_look_at(now)?;
             Some(Task { id: **id, serial: leg.serial, step: Step::Look })
         });
         let fetch = open.iter().filter(|(_, entry)| entry.is_due(now)).find_map(|(id, entry)| {
@@ -217,7 +217,7 @@ impl Orders {
             && let Some(leg) = entry.legs.iter_mut().find(|leg| leg.serial == task.serial)
         {
             leg.held = plan.residency(version);
-            leg.plan = Some(plan);
+            (leg.plan, leg.looked) = (Some(plan), self.clock.now());
         }
         Ok(())
     }
@@ -263,8 +263,13 @@ impl Orders {
         }
         let mut book = self.lock();
         let Some(entry) = book.get_mut(&task.id) else { return };
+        let known = entry.legs.iter_mut().find(|leg| leg.serial == task.serial && leg.plan.is_some());
         match outcome {
             None => {}
+            // What was known before is good enough for now.
+            Some(Err(_)) if task.step == Step::Look && known.is_some() => {
+                known.into_iter().for_each(|leg| leg.looked = self.clock.now());
+            }
             Some(Ok(())) => entry.trouble = None,
             Some(Err(error)) => {
                 let why = error.to_string();

@@ -316,3 +316,30 @@ async fn without_a_record_a_boot_begins_with_what_every_boot_begins_with() {
     assert!(status.total_bytes < 60 * BLOCK as u64 && !version.is_complete());
     rig.cache.close().await;
 }
+
+/// What boots of a version read is fetched of the next one before its first boot, and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_boot_order_fetches_what_boots_read() {
+    let mut rig = Rig::new(MemoryDisk::new(1)).await;
+    let v1 = rig.publish(&[("disk.raw", blocks(90))]).await;
+    let (id, status) = rig.order(standing(What::Boot)).await;
+    assert!(status.note.is_some(), "{status:?}");
+    rig.cache.prefetch_cancel(id).await.unwrap();
+    for (first, count) in [(40, 12), (3, 2), (70, 6)] {
+        rig.file(&v1, "disk.raw").await.read(first * BLOCK as u64, count * BLOCK).await.unwrap();
+    }
+    rig.cache.close().await;
+    let disk = rig.disk.clone();
+    rig.restart_on(disk).await;
+    rig.online().await;
+    let new = content(&(1001..=1090).collect::<Vec<u64>>());
+    let v2 = rig.publish(&[("disk.raw", new)]).await;
+    rig.asked();
+    let (id, status) = rig.order(of(&v2, What::Boot)).await;
+    assert_eq!((status.note, status.total_bytes), (None, 20 * BLOCK as u64));
+    assert_eq!(rig.waited(id).await.state, OrderState::Done);
+    let mut asked = rig.asked();
+    asked.sort_unstable();
+    assert_eq!(asked, [(3, 2), (40, 12), (70, 6)]);
+    rig.cache.close().await;
+}

@@ -7,6 +7,7 @@ use icbd_image::{BLOCK_BYTES, BootRun, Observation, Origin, Profile, SiteId, Tou
 use super::rig::{BLOCK, Rig, content};
 use crate::disk::memory::MemoryDisk;
 use crate::layout;
+use crate::{Order, What};
 
 /// Reads these runs of `disk.raw`, one after the other.
 async fn boot(rig: &Rig, record: &VersionRecord, runs: &[(u64, u32)]) {
@@ -39,7 +40,7 @@ async fn a_cold_boot_is_the_boot_set_of_the_version_and_of_the_next() {
     boot(&rig, &v1, &RUNS).await;
     // What was read before, is read again, or is fetched by a job is no part of it.
     boot(&rig, &v1, &RUNS).await;
-    let job = rig.cache.prefetch_add(&v1.statement.statement().version()).await.unwrap();
+    let job = rig.cache.prefetch_add(Order::of_version(&v1.statement.statement().version(), What::All)).await.unwrap();
     rig.cache.prefetch_wait(job).await.unwrap();
     restart(&mut rig).await;
     assert_eq!(boot_set(&rig, &v1).await, RUNS);

@@ -7,12 +7,13 @@ use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::Arc;
 
-use icbd_image::{BLOCK_BYTES, FileIndex, Kind};
+use icbd_image::{BLOCK_BYTES, BootRun, FileIndex, Kind};
 
 use super::disk::partitions;
 use super::metadata::{DESCRIPTORS_BYTES_MAX, FileSystem};
 use super::{Piece, Plan};
 use crate::CacheError;
+use crate::disk::Wait;
 use crate::file::File;
 use crate::prefetch::fill::Filler;
 use crate::version::Version;
@@ -34,6 +35,15 @@ const DISKS_MAX: usize = 4;
 const DISK_BYTES_MIN: u64 = 16 << 20;
 
 pub(super) async fn plan(version: &Arc<Version>, filler: &Filler<'_>) -> Result<Plan, CacheError> {
+    let recorded = version.core().boot_set(version.serial()).await?;
+    if recorded.is_empty() {
+        return guess(version, filler).await;
+    }
+    let piece = |run: BootRun| Piece { file: run.file, blocks: run.first..run.first + u64::from(run.count) };
+    Ok(Plan::Pieces { pieces: recorded.into_iter().map(piece).collect(), note: None })
+}
+
+async fn guess(version: &Arc<Version>, filler: &Filler<'_>) -> Result<Plan, CacheError> {
     let mut guess = Guess { version, filler, pieces: Vec::new(), left_bytes: BYTES_MAX };
     let mut starters = starters(version);
     starters.sort_unstable();
@@ -123,15 +133,24 @@ impl Guess<'_> {
         Ok(())
     }
 
-    /// Bytes of a file, fetched as the patient do.
+    /// Bytes of a file, fetched as the patient do; none if they could not be kept. Not a read of the file's: what
+    /// is looked at here was not read by a boot.
     async fn read(&self, file: &Arc<File>, bytes: Range<u64>) -> Result<Vec<u8>, CacheError> {
-        if bytes.is_empty() {
+        let blocks = bytes.start / BLOCK_BYTES..bytes.end.min(file.size()).div_ceil(BLOCK_BYTES);
+        if blocks.is_empty() {
             return Ok(Vec::new());
         }
-        let blocks = bytes.start / BLOCK_BYTES..bytes.end.min(file.size()).div_ceil(BLOCK_BYTES);
-        self.filler.fetch(self.version, [Piece { file: file.index(), blocks }].into_iter()).await?;
-        let read = file.read(bytes.start, (bytes.end - bytes.start) as usize).await?;
-        Ok(read.into())
+        self.filler.fetch(self.version, [Piece { file: file.index(), blocks: blocks.clone() }].into_iter()).await?;
+        let file = file.clone();
+        let read = move || {
+            let mut out = vec![0; (bytes.end - bytes.start) as usize];
+            let _guard = file.guard().read().expect("no panic under this lock");
+            let is_here = file.is_readable(blocks);
+            let read = file.backing().and_then(|backing| backing.read(bytes.start, &mut out, Wait::Yes));
+            out.truncate(read.ok().filter(|_| is_here).unwrap_or(0));
+            out
+        };
+        self.version.core().disk_read(read).await
     }
 }
 
