@@ -86,8 +86,36 @@ async fn a_newer_catalogue_is_refused_and_left_alone() {
     let line = Arc::new(FaultySource::new(Arc::new(MemorySource::new("master"))));
     open(store.path(), &line).await.unwrap().close().await;
     let path = store.path().join("catalog.db");
-    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 2).unwrap();
+    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 3).unwrap();
     let error = open(store.path(), &line).await.unwrap_err();
-    assert!(matches!(error, CacheError::NewerStore { found: 2, .. }), "{error}");
+    assert!(matches!(error, CacheError::NewerStore { found: 3, .. }), "{error}");
     assert!(path.exists() && error.is_permanent());
+}
+
+/// A catalogue of format 1 had jobs; those that had not ended go on as orders.
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_of_format_1_become_orders() {
+    let store = tempfile::tempdir().unwrap();
+    let master = Arc::new(MemorySource::new("master"));
+    let record = master.publish("lab", &[("a", vec![1; 200_000].into())]);
+    let line = Arc::new(FaultySource::new(master));
+    let cache = open(store.path(), &line).await.unwrap();
+    cache.refresh().await.unwrap();
+    cache.close().await;
+    drop(cache);
+    let db = rusqlite::Connection::open(store.path().join("catalog.db")).unwrap();
+    let serial = record.serial();
+    let old = format!(
+        "DROP TABLE orders; DROP TABLE rates; PRAGMA user_version = 1;
+        CREATE TABLE jobs (id INTEGER PRIMARY KEY AUTOINCREMENT, serial INTEGER NOT NULL, state TEXT NOT NULL);
+        INSERT INTO jobs (id, serial, state) VALUES (4, {serial}, 'cancelled'), (7, {serial}, 'running');"
+    );
+    db.execute_batch(&old).unwrap();
+    drop(db);
+    let cache = open(store.path(), &line).await.unwrap();
+    let order = Order::of_version(&record.statement.statement().version(), What::All);
+    let status = cache.prefetch_wait(7).await.unwrap();
+    assert_eq!((status.order.of, status.order.what, status.state), (order.of, order.what, OrderState::Done));
+    assert_eq!(cache.prefetch_list()[0].state, OrderState::Cancelled);
+    cache.close().await;
 }

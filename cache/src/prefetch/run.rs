@@ -227,7 +227,8 @@ impl Orders {
             let mut book = self.lock();
             let Some(entry) = book.get_mut(&task.id) else { return Ok(()) };
             let resident_bytes = entry.held().resident_bytes;
-            entry.running.get_or_insert_with(|| Running::new(resident_bytes));
+            // Its pace from now on: it may have stood still behind another one.
+            entry.running = Some(Running::new(resident_bytes));
             let plan = entry.legs.iter().find(|leg| leg.serial == task.serial).and_then(|leg| leg.plan.clone());
             let Some(plan) = plan else { return Ok(()) };
             plan
@@ -265,6 +266,9 @@ impl Orders {
         let Some(entry) = book.get_mut(&task.id) else { return };
         let known = entry.legs.iter_mut().find(|leg| leg.serial == task.serial && leg.plan.is_some());
         match outcome {
+            None if task.step == Step::Fetch && entry.running.is_some() => {
+                entry.running = Some(Running::new(entry.held().resident_bytes));
+            }
             None => {}
             // What was known before is good enough for now.
             Some(Err(_)) if task.step == Step::Look && known.is_some() => {

@@ -126,7 +126,7 @@ async fn a_line_that_slows_down_makes_late_and_back_in_time() {
     let rig = Rig::new(MemoryDisk::new(1)).await;
     let record = rig.publish(&[("a", blocks(300))]).await;
     // The head comes, and two runs.
-    rig.line.script([None, None, None]);
+    rig.line.script([Some(Fault::Delay(Duration::ZERO)); 3]);
     rig.line.set(Some(Fault::Held));
     let (id, _) = rig.order(within(of(&record, What::All), 60)).await;
     let late = rig.until(id, |status| matches!(status.verdict, Verdict::Late { .. })).await;
