@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use icbd_cache::{Cache, CacheError, Settings};
+use icbd_cache::{Cache, CacheError, Order, OrderState, Settings, What};
 use icbd_fetch::Sources;
 use icbd_fetch::testing::{Fault, FaultySource, MemorySource};
 use icbd_image::{Trust, VersionState};

@@ -109,8 +109,10 @@ impl Entry {
     }
 
     /// Takes up versions that are new, and lets go of those that are no longer meant.
-    pub(crate) fn retarget(&mut self, view: &View) {
-        let records = targets(view, &self.order.of);
+    pub(crate) fn retarget(&mut self, view: &View, core: &Core) {
+        let mut records = targets(view, &self.order.of);
+        // Who stands for versions to come does without one that nobody can use; the status names it.
+        records.retain(|record| self.order.of.number.is_some() || core.versions.check_usable(record.serial()).is_ok());
         let mut before = std::mem::take(&mut self.legs);
         for record in records {
             let at = before.iter().position(|leg| leg.serial == record.serial());

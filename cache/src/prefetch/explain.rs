@@ -61,7 +61,7 @@ impl Orders {
     pub(crate) async fn explain(&self, order: Order) -> Result<Explanation, CacheError> {
         let now = self.clock.now();
         let mut entry = Entry::new(order, OrderState::Active, Promise::new(now));
-        entry.retarget(&self.core.view());
+        entry.retarget(&self.core.view(), &self.core);
         let flying = Mutex::new(Flying::new());
         let unlimited = vec![Arc::new(Bucket::new(None))];
         let filler = Filler { core: &self.core, line: &self.line, buckets: unlimited, flying: &flying };
@@ -75,7 +75,7 @@ impl Orders {
             Ok::<_, CacheError>(())
         };
         match tokio::time::timeout(PATIENCE, looked).await {
-            Ok(Err(error @ CacheError::NoSuchFile { .. })) => return Err(error),
+            Ok(Err(error @ (CacheError::NoSuchFile { .. } | CacheError::Unusable { .. }))) => return Err(error),
             // What is known is told.
             Ok(_) | Err(_) => entry.look(&self.core),
         }

@@ -84,7 +84,7 @@ impl Orders {
         self.background.set(outside.map(|window| window.outside_bytes_per_second));
         let mut book = self.lock();
         for (id, entry) in book.iter_mut().filter(|(_, entry)| !entry.state.is_ended()) {
-            entry.retarget(&view);
+            entry.retarget(&view, &self.core);
             entry.look(&self.core);
             match entry.settle(now) {
                 Some(Event::Complete) => {
@@ -275,6 +275,13 @@ impl Orders {
                 known.into_iter().for_each(|leg| leg.looked = self.clock.now());
             }
             Some(Ok(())) => entry.trouble = None,
+            // Nothing that changes here lets it go on; a standing order goes on without that version.
+            Some(Err(error @ CacheError::Unusable { .. })) => {
+                if entry.order.of.number.is_some() {
+                    entry.end_as(OrderState::Cancelled);
+                    entry.trouble = Some(error.to_string());
+                }
+            }
             Some(Err(error)) => {
                 let why = error.to_string();
                 if entry.trouble.as_ref() != Some(&why) {

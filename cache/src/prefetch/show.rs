@@ -1,6 +1,6 @@
 //! Orders as people see them.
 
-use icbd_image::VersionId;
+use icbd_image::{Serial, VersionId};
 use jiff::Timestamp;
 
 use super::Orders;
@@ -18,6 +18,13 @@ impl Orders {
     pub(crate) fn status(&self, id: OrderId) -> Result<OrderStatus, CacheError> {
         let now = self.clock.now();
         self.lock().get(&id).map(|entry| show(id, entry, now)).ok_or(CacheError::UnknownOrder(id))
+    }
+
+    /// Versions that something is fetched of now.
+    pub(crate) fn filling(&self) -> Vec<Serial> {
+        let book = self.lock();
+        let running = book.values().filter(|entry| entry.running.is_some() && !entry.is_stuck);
+        running.filter_map(|entry| Some(entry.legs.iter().find(|leg| !leg.is_complete())?.serial)).collect()
     }
 
     /// What an administrator should know of without asking.

@@ -57,7 +57,8 @@ async fn add(settings: &Settings, client: &mut Client, args: AddArgs) -> Result<
     settings.talk().result(&order, one)?;
     match order.verdict {
         Verdict::Cancelled if wait => {
-            Err(Failure::new(Exit::Refused, format!("order {} was cancelled", order.id)).into())
+            let why = order.trouble.map_or_else(|| "was cancelled".to_owned(), |trouble| format!("ended: {trouble}"));
+            Err(Failure::new(Exit::Refused, format!("order {} {why}", order.id)).into())
         }
         _ if wait && order.is_broken() => Err(missed(&order).into()),
         _ => Ok(()),
