@@ -26,7 +26,7 @@ use crate::spoilt::SpoiltList;
 use crate::version::{Residency, Versions};
 use crate::waiting::WaitingList;
 use crate::writeback::Writeback;
-use crate::{CacheError, Settings, View};
+use crate::{CacheError, Settings, View, Window};
 
 /// Reads of the disk that may wait at once: enough for a fast disk's queue, few enough threads.
 const DISK_READS_MAX: usize = 32;
@@ -61,6 +61,10 @@ pub(crate) struct Core {
     pub(crate) disk_reads: Semaphore,
     /// Milliseconds; may be set anew at any time.
     offline_wait_ms: AtomicU64,
+    /// Room on the disk that prefetch leaves; `None`: a share of it.
+    pub(crate) reserve_bytes: Option<u64>,
+    /// When background fill may use the whole line.
+    pub(crate) window: Option<Window>,
     pub(crate) stop: CancellationToken,
     tasks: TaskTracker,
     runtime: Handle,
@@ -95,6 +99,8 @@ impl Core {
             health,
             demand_runtime: settings.demand_runtime.clone().unwrap_or_else(Handle::current),
             offline_wait_ms: AtomicU64::new(millis(settings.offline_wait)),
+            reserve_bytes: settings.reserve_bytes,
+            window: settings.window,
             sources,
             disk,
             catalogue,

@@ -87,7 +87,7 @@ impl Orders {
             note: leg.plan.as_ref().and_then(|plan| plan.note()),
         });
         let (left, zone) = (entry.left_bytes(), &self.zone);
-        let window = self.core.settings.window.filter(|_| entry.order.is_background());
+        let window = self.core.window.filter(|_| entry.order.is_background());
         let closed = window.filter(|window| !window.is_open(now, zone));
         Ok(Explanation {
             versions: versions.collect(),

@@ -15,7 +15,7 @@ pub(crate) async fn check(core: &Arc<Core>) -> Result<(), CacheError> {
     let disk = core.disk.clone();
     let Ok(Space { free_bytes, size_bytes }) = core.blocking(move || disk.space()).await? else { return Ok(()) };
     let usual = (size_bytes / RESERVE_SHARE).min(RESERVE_BYTES_MAX);
-    let reserve_bytes = core.settings.reserve_bytes.unwrap_or(usual);
+    let reserve_bytes = core.reserve_bytes.unwrap_or(usual);
     if free_bytes < reserve_bytes {
         return Err(CacheError::Reserve { free_bytes, reserve_bytes });
     }

@@ -80,7 +80,7 @@ impl Orders {
     /// The same without noting what came of it.
     pub(super) fn look_at_all(&self) {
         let (now, view) = (self.clock.now(), self.core.view());
-        let outside = self.core.settings.window.filter(|window| !window.is_open(now, &self.zone));
+        let outside = self.core.window.filter(|window| !window.is_open(now, &self.zone));
         self.background.set(outside.map(|window| window.outside_bytes_per_second));
         let mut book = self.lock();
         for (id, entry) in book.iter_mut().filter(|(_, entry)| !entry.state.is_ended()) {
@@ -134,7 +134,7 @@ impl Orders {
     }
 
     pub(super) fn speed(&self, entry: &Entry) -> Speed<'_> {
-        let window = self.core.settings.window.as_ref().filter(|_| entry.order.is_background());
+        let window = self.core.window.as_ref().filter(|_| entry.order.is_background());
         let limit = entry.order.limit.map(|limit| self.line.block_bytes(limit.get()).max(1));
         Speed {
             line: self.line.rate(&self.core).bytes_per_second,
@@ -275,13 +275,13 @@ impl Orders {
                 known.into_iter().for_each(|leg| leg.looked = self.clock.now());
             }
             Some(Ok(())) => entry.trouble = None,
-            // Nothing that changes here lets it go on; a standing order goes on without that version.
-            Some(Err(error @ CacheError::Unusable { .. })) => {
-                if entry.order.of.number.is_some() {
-                    entry.end_as(OrderState::Cancelled);
-                    entry.trouble = Some(error.to_string());
-                }
+            // Nothing that changes here lets it go on.
+            Some(Err(error @ CacheError::Unusable { .. })) if entry.order.of.number.is_some() => {
+                entry.end_as(OrderState::Cancelled);
+                entry.trouble = Some(error.to_string());
             }
+            // A standing order goes on without that version.
+            Some(Err(CacheError::Unusable { .. })) => {}
             Some(Err(error)) => {
                 let why = error.to_string();
                 if entry.trouble.as_ref() != Some(&why) {

@@ -14,7 +14,7 @@ const AT_ONCE: &[(Role, &[&str])] = &[
 ];
 /// What each role reads.
 const SECTIONS: &[(Role, &[&str])] = &[
-    (Role::Cache, &["role", "source", "trust", "store", "mount", "memory", "log"]),
+    (Role::Cache, &["role", "source", "trust", "store", "mount", "window", "memory", "log"]),
     (Role::Master, &["role", "trust", "master", "sign", "log"]),
 ];
 

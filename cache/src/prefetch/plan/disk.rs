@@ -10,7 +10,7 @@ const SECTORS_BYTES: [u64; 2] = [512, 4096];
 /// The partitions of a disk, in bytes, by the first megabyte of it; the whole disk if it has no table.
 pub(super) fn partitions(start: &[u8], disk_bytes: u64) -> Vec<Range<u64>> {
     let found = SECTORS_BYTES.iter().find_map(|sector| gpt(start, *sector)).or_else(|| mbr(start));
-    let mut found = found.unwrap_or_else(|| vec![0..disk_bytes]);
+    let mut found = found.unwrap_or_else(|| std::iter::once(0..disk_bytes).collect());
     found.iter_mut().for_each(|part| part.end = part.end.min(disk_bytes));
     found.retain(|part| part.start < part.end);
     found.truncate(PARTITIONS_MAX);
@@ -101,15 +101,16 @@ mod tests {
     #[test]
     fn tables_of_both_kinds_are_read() {
         let mib = 1u64 << 20;
+        let only = |range: Range<u64>| vec![range];
         assert_eq!(partitions(&gpt_disk(512, &[(2048, 4095), (4096, u64::MAX - 1)]), DISK)[0], mib..2 * mib);
-        assert_eq!(partitions(&gpt_disk(4096, &[(256, 511)]), DISK), [mib..2 * mib]);
+        assert_eq!(partitions(&gpt_disk(4096, &[(256, 511)]), DISK), only(mib..2 * mib));
         let mut disk = vec![0; 1 << 20];
         put(&mut disk, 510, &[0x55, 0xaa]);
-        assert_eq!(partitions(&disk, DISK), [0..DISK], "no partition: a file system on the bare disk");
+        assert_eq!(partitions(&disk, DISK), only(0..DISK), "no partition: a file system on the bare disk");
         put(&mut disk, 446 + 4, &[0x83]);
         put(&mut disk, 446 + 8, &2048u32.to_le_bytes());
         put(&mut disk, 446 + 12, &u32::MAX.to_le_bytes());
-        assert_eq!(partitions(&disk, DISK), [mib..DISK]);
+        assert_eq!(partitions(&disk, DISK), only(mib..DISK));
         assert_eq!(partitions(&[], 0), [0u64..0; 0]);
     }
 
