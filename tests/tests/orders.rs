@@ -9,12 +9,20 @@ const ABSENT: i32 = 3;
 const REFUSED: i32 = 4;
 const MISSED: i32 = 5;
 const FILE_BYTES: u64 = 24 * MIB;
+const BLOCK_BYTES: usize = 64 << 10;
+
+/// Content without a block of zeros: those are here without being fetched.
+fn solid(seed: u64, bytes: u64) -> Vec<u8> {
+    let mut content = icbd_tests::pattern(seed, 0, bytes as usize);
+    content.chunks_mut(BLOCK_BYTES).for_each(|block| block[0] |= 1);
+    content
+}
 
 /// A tree with one file of [`FILE_BYTES`], published as `win11-lab@1`, and its master.
 fn site(lab: &Lab) -> Result<Master> {
     let (tree, repo) = (lab.folder("tree")?, lab.path("repo"));
-    fill(&tree.join("disk.raw"), 1, FILE_BYTES)?;
-    fill(&tree.join("vmlinuz"), 2, MIB)?;
+    std::fs::write(tree.join("disk.raw"), solid(1, FILE_BYTES))?;
+    std::fs::write(tree.join("vmlinuz"), solid(2, MIB))?;
     Master::publish_offline(&repo, "win11-lab", &tree, &["--deploy"])?;
     Master::start(lab, &repo)
 }
@@ -55,7 +63,7 @@ fn a_new_version_is_here_before_it_is_deployed() -> Result<()> {
     cache.command(&["prefetch", "set", &id_text, "--by", "off", "--limit", "off"])?.ok()?;
     wait_verdict(&cache, id, "kept")?;
 
-    fill(&lab.path("tree").join("disk.raw"), 3, FILE_BYTES)?;
+    std::fs::write(lab.path("tree").join("disk.raw"), solid(3, FILE_BYTES))?;
     master.publish("win11-lab", &lab.path("tree"), &[])?;
     wait_for("version 2 is here", || {
         Ok(cache.residency("win11-lab@2").is_ok_and(|held| held.is_complete).then_some(()))
@@ -193,7 +201,7 @@ fn a_disk_that_fills_stops_prefetch_before_demand() -> Result<()> {
     let status = cache.command(&["status"])?.ok()?;
     ensure!(status.contains("prefetch leaves 48 MiB"), "the status does not say so:\n{status}");
     let kernel = std::fs::read(cache.path("win11-lab/1/vmlinuz"))?;
-    ensure!(kernel == icbd_tests::pattern(2, 0, MIB as usize), "wrong bytes");
+    ensure!(kernel == solid(2, MIB), "wrong bytes");
     wait_for("what was read is kept", || Ok((cache.residency("win11-lab@1")?.durable_blocks >= 16).then_some(())))?;
     std::fs::remove_file(volume.path().join("other"))?;
     wait_for("there is room again", || {
