@@ -16,14 +16,14 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use icbd_image::{BLOCK_BYTES, FileIndex, Head, Listing, Root, block_len};
+use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, Listing, Profile, Root, block_len};
 use icbd_wire::FRAME_BLOCKS_MAX;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::error::SourceError;
 use crate::settings::TimeOuts;
-use crate::source::{BlockRequest, BlockStream, ListingTag, Source};
+use crate::source::{BlockRequest, BlockStream, ListingTag, ProfileAnswer, Source};
 use tree::Tree;
 
 /// Reads at a time. A server of NFS that hangs keeps at most so many threads.
@@ -127,6 +127,22 @@ impl Source for DirectorySource {
         let (offset, bytes) = self.tree(root).await?.page(file, page).ok_or(SourceError::Absent)?;
         let path = self.manifest(root, "pages");
         self.reader().run(move || read_at(&open_regular(&path)?, offset, bytes)).await
+    }
+
+    async fn profile(&self, root: Root, known: Option<Hash>) -> Result<ProfileAnswer, SourceError> {
+        let path = self.repository.join("profiles").join(format!("{root}.profile"));
+        let read = move || {
+            let file = open_regular(&path)?;
+            // One that is longer is cut, and thereby damaged.
+            let bytes = file.metadata()?.len().min(Profile::BYTES_MAX as u64);
+            read_at(&file, 0, bytes as usize)
+        };
+        match self.reader().run(read).await {
+            Ok(bytes) if known == Some(Hash::of(&bytes)) => Ok(ProfileAnswer::Unchanged),
+            Ok(bytes) => Ok(ProfileAnswer::Bytes(bytes)),
+            Err(SourceError::Absent) => Ok(ProfileAnswer::Unknown),
+            Err(error) => Err(error),
+        }
     }
 
     async fn blocks(&self, request: &BlockRequest) -> Result<BlockStream, SourceError> {

@@ -125,6 +125,7 @@ pub enum Wanted {
     Listing,
     Head(Root),
     Page { root: Root, file: FileIndex, page: u64 },
+    Profile(Root),
     Blocks(Run),
 }
 
@@ -133,6 +134,7 @@ impl fmt::Display for Wanted {
         match self {
             Wanted::Listing => f.write_str("the list of images"),
             Wanted::Head(root) => write!(f, "the head of version {}", root.short()),
+            Wanted::Profile(root) => write!(f, "the boot profile of version {}", root.short()),
             Wanted::Page { root, file, page } => {
                 write!(f, "hash page {page} of file {} of version {}", file.get(), root.short())
             }

@@ -5,21 +5,21 @@
 
 mod answer;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::StatusCode;
 use http::header::{ETAG, IF_NONE_MATCH};
-use icbd_image::{FileIndex, Hash, Head, Listing, PAGE_BLOCKS, Root};
-use icbd_wire::{Codec, FrameDecoder, FrameError, LISTING_BYTES_MAX, Resource, listing};
+use icbd_image::{FileIndex, Hash, Head, Listing, PAGE_BLOCKS, Profile, Root};
+use icbd_wire::{Codec, FrameDecoder, FrameError, LISTING_BYTES_MAX, OFFER_HEADER, Offer, Resource, listing};
 use reqwest::{Client, RequestBuilder, Url, redirect};
 
 use crate::error::SourceError;
 use crate::settings::TimeOuts;
-use crate::source::{BlockRequest, BlockStream, ListingTag, Source, Urgency};
+use crate::source::{BlockRequest, BlockStream, ListingTag, ProfileAnswer, Source, Urgency};
 use answer::{Answer, JSON, OCTETS};
 
 /// Idle connections that are kept: as many as there are requests in flight by default.
@@ -37,6 +37,8 @@ pub struct HttpSource {
     time_outs: TimeOuts,
     /// How blocks travel, whatever is asked for.
     codec: Option<Codec>,
+    /// Told with each request for the listing.
+    offer: Mutex<Option<Offer>>,
     /// Shared with the streams, which outlive a borrow of the source.
     received_bytes: Arc<AtomicU64>,
 }
@@ -91,6 +93,7 @@ impl HttpSource {
             demand_client: client()?,
             time_outs,
             codec: None,
+            offer: Mutex::default(),
             received_bytes: Arc::default(),
         })
     }
@@ -100,16 +103,24 @@ impl HttpSource {
         HttpSource { codec: Some(codec), ..self }
     }
 
+    /// Tells the source with each request for its listing what can be had here, until that is something else.
+    pub fn offer(&self, offer: Option<Offer>) {
+        *self.offer.lock().expect("no panic under this lock") = offer;
+    }
+
     /// Asks for a resource; the answer's head has come and is that of an icbd.
     async fn get(
         &self,
         resource: &Resource,
         content_type: &'static str,
-        known: Option<&ListingTag>,
+        known: Option<&str>,
     ) -> Result<Answer, SourceError> {
         let mut request = self.client.get(self.url(resource));
         if let Some(tag) = known {
-            request = request.header(IF_NONE_MATCH, &tag.0);
+            request = request.header(IF_NONE_MATCH, tag);
+        }
+        if let (Resource::Images, Some(offer)) = (resource, &*self.offer.lock().expect("no panic under this lock")) {
+            request = request.header(OFFER_HEADER, offer.to_string());
         }
         self.send(request, content_type).await
     }
@@ -142,7 +153,7 @@ impl Source for HttpSource {
     }
 
     async fn listing(&self, known: Option<&ListingTag>) -> Result<Option<(Listing, ListingTag)>, SourceError> {
-        let answer = self.get(&Resource::Images, JSON, known).await?;
+        let answer = self.get(&Resource::Images, JSON, known.map(|tag| tag.0.as_str())).await?;
         if answer.status() == StatusCode::NOT_MODIFIED {
             return Ok(None);
         }
@@ -160,6 +171,16 @@ impl Source for HttpSource {
     async fn page(&self, root: Root, file: FileIndex, page: u64) -> Result<Bytes, SourceError> {
         let resource = Resource::Page { root, file, page };
         self.get(&resource, OCTETS, None).await?.whole(PAGE_BLOCKS as usize * Hash::BYTES).await
+    }
+
+    async fn profile(&self, root: Root, known: Option<Hash>) -> Result<ProfileAnswer, SourceError> {
+        let tag = known.map(|known| format!("\"{known}\""));
+        match self.get(&Resource::Profile(root), OCTETS, tag.as_deref()).await {
+            Ok(answer) if answer.status() == StatusCode::NOT_MODIFIED => Ok(ProfileAnswer::Unchanged),
+            Ok(answer) => answer.whole(Profile::BYTES_MAX).await.map(ProfileAnswer::Bytes),
+            Err(SourceError::Absent) => Ok(ProfileAnswer::Unknown),
+            Err(error) => Err(error),
+        }
     }
 
     async fn blocks(&self, request: &BlockRequest) -> Result<BlockStream, SourceError> {

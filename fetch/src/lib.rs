@@ -17,5 +17,5 @@ pub use directory::DirectorySource;
 pub use error::{Failure, FetchError, SourceError, Wanted};
 pub use http::{HttpSource, SourceUrlError};
 pub use settings::{Settings, TimeOuts};
-pub use source::{BlockRequest, BlockStream, ListingTag, RunRequest, Source, Urgency};
+pub use source::{BlockRequest, BlockStream, ListingTag, ProfileAnswer, RunRequest, Source, Urgency};
 pub use sources::{SourceHealth, SourceState, SourcedListing, Sources};

@@ -8,7 +8,7 @@ use std::fmt;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use icbd_image::{FileIndex, Listing, Root, Run};
+use icbd_image::{FileIndex, Hash, Listing, Root, Run};
 use icbd_wire::Codec;
 
 use crate::error::SourceError;
@@ -36,11 +36,27 @@ pub trait Source: Send + Sync + fmt::Debug + 'static {
     /// One hash page of a file, at most 64 KiB.
     async fn page(&self, root: Root, file: FileIndex, page: u64) -> Result<Bytes, SourceError>;
 
+    /// What the source knows of boots of the version with this root. A source need not keep profiles.
+    async fn profile(&self, _root: Root, _known: Option<Hash>) -> Result<ProfileAnswer, SourceError> {
+        Ok(ProfileAnswer::Unknown)
+    }
+
     /// The blocks of a run, each of the length that it has in its file.
     ///
     /// The stream is to be polled to its end, after the last block too: only then can an HTTP
     /// connection be used again.
     async fn blocks(&self, request: &BlockRequest) -> Result<BlockStream, SourceError>;
+}
+
+/// What a source knows of boots of a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProfileAnswer {
+    /// Nothing.
+    Unknown,
+    /// Still the bytes whose hash was named.
+    Unchanged,
+    /// A profile, encoded and unchecked: at most [`Profile::BYTES_MAX`](icbd_image::Profile::BYTES_MAX) bytes.
+    Bytes(Bytes),
 }
 
 /// Which blocks to fetch, and how they shall travel.

@@ -16,7 +16,7 @@ pub use member::{SourceHealth, SourceState};
 
 use crate::error::{FetchError, SourceError, Wanted};
 use crate::settings::Settings;
-use crate::source::{ListingTag, RunRequest, Source};
+use crate::source::{ListingTag, ProfileAnswer, RunRequest, Source};
 use member::Member;
 use round::Round;
 
@@ -105,6 +105,16 @@ impl Sources {
             Ok((Page::verify(&node, page, bytes)?, Some(length)))
         };
         self.ask(Wanted::Page { root, file, page }, ask).await
+    }
+
+    /// What the first source that answers knows of boots of a version; `known` is the hash of what one answered before.
+    pub async fn profile(&self, root: Root, known: Option<Hash>) -> Result<ProfileAnswer, FetchError> {
+        let ask = |_, source: Arc<dyn Source>| async move {
+            let answer = source.profile(root, known).await?;
+            let length = if let ProfileAnswer::Bytes(bytes) = &answer { Some(bytes.len()) } else { None };
+            Ok((answer, length))
+        };
+        self.ask(Wanted::Profile(root), ask).await
     }
 
     /// The verified blocks of a run, in order, `hashes[0]` being the hash of its first.

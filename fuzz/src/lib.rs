@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use icbd_image::{BLOCK_BYTES, FileIndex, Head, Page, Profile, PublicKey, Root, SecretKey, SignedStatement, block_len};
-use icbd_wire::{FrameDecoder, Resource, listing as listings};
+use icbd_wire::{FrameDecoder, Offer, Resource, listing as listings};
 
 /// Any bytes as a manifest's head.
 pub fn head(data: &[u8]) {
@@ -95,9 +95,12 @@ pub fn frames(data: &[u8]) {
     assert!(decoder.finish().is_err() || all);
 }
 
-/// Any text as the path of a URL.
+/// Any text as the path of a URL, and as an offer of profiles.
 pub fn url(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
+    if let Ok(offer) = text.parse::<Offer>() {
+        assert_eq!(offer.to_string(), text, "a second spelling");
+    }
     let Ok(resource) = Resource::parse(text) else { return };
     assert_eq!(Resource::parse(&resource.to_string()).as_ref(), Ok(&resource));
     match resource {

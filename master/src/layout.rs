@@ -17,6 +17,7 @@ const LOCK: &str = "repository.lock";
 const VERSIONS: &str = "versions";
 const MANIFESTS: &str = "manifests";
 const PUBLISHING: &str = "publishing";
+const PROFILES: &str = "profiles";
 
 /// Says that a repository is ours, until it is dropped or this process ends, by whatever end.
 #[derive(Debug)]
@@ -60,6 +61,14 @@ impl Layout {
         self.root.join(PUBLISHING)
     }
 
+    pub(crate) fn profiles(&self) -> PathBuf {
+        self.root.join(PROFILES)
+    }
+
+    pub(crate) fn profile(&self, root: &Root) -> PathBuf {
+        self.profiles().join(format!("{root}.profile"))
+    }
+
     pub(crate) fn image(&self, image: &ImageName) -> PathBuf {
         self.versions().join(image.as_str())
     }
@@ -81,7 +90,7 @@ impl Layout {
     pub(crate) fn prepare(&self) -> Result<(), MasterError> {
         create_directory(&self.root)?;
         let entries = std::fs::read_dir(&self.root).map_err(MasterError::io("list", &self.root))?;
-        let ours = [LOCK, VERSIONS, MANIFESTS, PUBLISHING, "lost+found"];
+        let ours = [LOCK, VERSIONS, MANIFESTS, PUBLISHING, PROFILES, "lost+found"];
         for entry in entries {
             let name = entry.map_err(MasterError::io("list", &self.root))?.file_name();
             let name = name.to_string_lossy();
@@ -93,7 +102,8 @@ impl Layout {
     }
 
     pub(crate) fn create_directories(&self) -> Result<(), MasterError> {
-        [self.versions(), self.manifests(), self.publishing()].iter().try_for_each(|path| create_directory(path))?;
+        let all = [self.versions(), self.manifests(), self.publishing(), self.profiles()];
+        all.iter().try_for_each(|path| create_directory(path))?;
         sync_directory(&self.root)
     }
 

@@ -15,6 +15,7 @@ mod attributes;
 mod catalog;
 mod error;
 mod layout;
+mod profiles;
 mod publish;
 mod recover;
 mod repository;

@@ -160,6 +160,8 @@ impl Repository {
         }
         let record = record(request, statement, &stored.head);
         staging.place(&self.layout, &version, &stored.head.root())?;
+        // Before the commit: caches ask as soon as they hear of the version.
+        self.carry_profile(record.statement.statement().parent, &stored.head);
         self.change(&version.image, |catalogue| {
             catalogue.add(&NewVersion { record: &record, image_serial, deploy: request.deploy })
         })?;

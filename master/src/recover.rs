@@ -39,7 +39,7 @@ pub(crate) fn settle(layout: &Layout, directory: &Path, snapshot: &Snapshot) -> 
             remove_tree(&layout.version(&version))?;
         }
         if !snapshot.has_root(&root) {
-            for path in [layout.head(&root), layout.pages(&root)] {
+            for path in [layout.head(&root), layout.pages(&root), layout.profile(&root)] {
                 absent_is_fine(std::fs::remove_file(&path)).map_err(MasterError::io("remove", path))?;
             }
         }

@@ -16,6 +16,7 @@ use icbd_image::{ImageName, Listing, RepositoryId, Timestamp, VersionId, Version
 use crate::MasterError;
 use crate::catalog::Catalogue;
 use crate::layout::{Layout, Lock};
+use crate::profiles::Learning;
 use crate::publish::Turns;
 use crate::recover;
 use crate::serve::Serving;
@@ -50,6 +51,7 @@ pub struct Repository {
     current: RwLock<Arc<Snapshot>>,
     /// Publishes take turns.
     pub(crate) publishing: Turns,
+    pub(crate) learning: Learning,
     _lock: Lock,
 }
 
@@ -93,6 +95,7 @@ impl Repository {
             catalogue: Mutex::new(catalogue),
             current: RwLock::new(Arc::new(snapshot)),
             publishing: Turns::default(),
+            learning: Learning::default(),
             _lock: lock,
         })
     }

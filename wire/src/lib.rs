@@ -1,4 +1,4 @@
-//! How a version *travels*: codecs and frames of blocks, the grammar of URLs, the listing as JSON,
+//! How a version *travels*: codecs and frames of blocks, the grammar of URLs, the listing as JSON, offers of profiles,
 //! and the one handler that answers "give me these blocks".
 //!
 //! Everything here is a pure function of bytes: no socket, no file, no async, and nothing of HTTP but
@@ -9,10 +9,12 @@ mod answer;
 mod codec;
 mod frame;
 pub mod listing;
+mod offer;
 mod url;
 
 pub use answer::{encode_run, raw_frames};
 pub use codec::{Codec, CodecError};
 pub use frame::{FRAME_BLOCKS_MAX, FrameDecoder, FrameEncoder, FrameError, HEADER_BYTES, frame_header};
 pub use listing::{LISTING_BYTES_MAX, ListingError};
+pub use offer::{OFFER_HEADER, Offer, OfferError};
 pub use url::{RUN_BLOCKS_MAX, Resource, UrlError};

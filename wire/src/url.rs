@@ -42,6 +42,8 @@ pub enum Resource {
     Page { root: Root, file: FileIndex, page: u64 },
     /// Frames of blocks: `/v1/versions/{root}/blocks/{file}/{first}-{last}.{codec}`, the last included.
     Blocks { run: Run, codec: Codec },
+    /// What is known of boots of a version: `/v1/profiles/{root}`. The only one with a root that changes.
+    Profile(Root),
     /// A file's bytes for those who know no icbd: `/files/{image}/{n}/{path}`, `current` for no number.
     File { image: ImageName, version: Option<VersionNumber>, path: Vec<u8> },
 }
@@ -90,6 +92,7 @@ impl Resource {
                 Ok(Resource::Version(VersionId { image: image.parse()?, number: number.parse()? }))
             }
             ["heads", root] => Ok(Resource::Head(parse_root(root)?)),
+            ["profiles", root] => Ok(Resource::Profile(parse_root(root)?)),
             ["pages", root, file, page] => Ok(Resource::Page {
                 root: parse_root(root)?,
                 file: parse_index(file)?,
@@ -111,6 +114,7 @@ impl fmt::Display for Resource {
             Resource::Images => f.write_str("/v1/images"),
             Resource::Version(VersionId { image, number }) => write!(f, "/v1/images/{image}/versions/{number}"),
             Resource::Head(root) => write!(f, "/v1/heads/{root}"),
+            Resource::Profile(root) => write!(f, "/v1/profiles/{root}"),
             Resource::Page { root, file, page } => write!(f, "/v1/pages/{root}/{file}/{page}"),
             Resource::Blocks { run: Run { root, file, first, count }, codec } => {
                 let last = first + u64::from(count.saturating_sub(1));

@@ -153,6 +153,7 @@ fn urls() {
         Resource::Images,
         Resource::Version("win11-lab@4294967295".parse().unwrap()),
         Resource::Head(root),
+        Resource::Profile(root),
         Resource::Page { root, file, page: (1 << 23) - 1 },
         blocks(0, 1, Codec::None),
         blocks(1024, 1024, Codec::Lz4),

@@ -5,7 +5,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use icbd_image::Hash;
+use icbd_image::{Hash, Profile};
 
 /// For what a path names for ever. `no-transform`: a proxy that recompresses would break hashes and ranges.
 pub(super) const IMMUTABLE: &str = "public, max-age=31536000, immutable, no-transform";
@@ -61,6 +61,20 @@ pub(super) fn not_modified(tag: &str, keep: &'static str) -> Response {
     *response.status_mut() = StatusCode::NOT_MODIFIED;
     describe(response.headers_mut(), tag, keep);
     response
+}
+
+/// A boot profile, and how many bytes of body that is; 404 when nothing is known.
+pub(super) fn profile(profile: &Profile, conditions: &Conditions) -> (Response, usize) {
+    if profile.is_empty() {
+        return (text(StatusCode::NOT_FOUND, "nothing is known of boots of this version"), 0);
+    }
+    let bytes = profile.encode();
+    let tag = tag_of(&bytes);
+    if conditions.matches(&tag) {
+        return (not_modified(&tag, REVALIDATE), 0);
+    }
+    let length = if conditions.is_head { 0 } else { bytes.len() };
+    (ok(Body::from(bytes), &tag, Kind { keep: REVALIDATE, ..OCTETS }), length)
 }
 
 /// 405: nothing is changed over TCP.

@@ -56,6 +56,12 @@ async fn answer(shared: &Shared, resource: Resource, conditions: &Conditions) ->
         Resource::Blocks { run, codec } if !conditions.matches(&tag) => {
             blocks::answer(shared, run, codec, &tag, conditions.is_head).await
         }
+        Resource::Profile(root) => {
+            let profile = read(shared, move |repository| repository.profile(root)).await?;
+            let (response, bytes) = answer::profile(&profile, conditions);
+            shared.sent.bytes(bytes);
+            Ok(response)
+        }
         Resource::File { image, version, path } => files::answer(shared, image, version, path, conditions).await,
         _ if conditions.matches(&tag) => Ok(answer::not_modified(&tag, IMMUTABLE)),
         Resource::Head(root) => {

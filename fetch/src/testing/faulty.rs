@@ -7,12 +7,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use icbd_image::{FileIndex, Listing, Root};
+use icbd_image::{FileIndex, Hash, Listing, Root};
 use tokio::sync::watch;
 
 use crate::error::SourceError;
 use crate::settings::TimeOuts;
-use crate::source::{BlockRequest, BlockStream, ListingTag, Source};
+use crate::source::{BlockRequest, BlockStream, ListingTag, ProfileAnswer, Source};
 
 /// What goes wrong with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,6 +208,14 @@ impl Source for FaultySource {
     async fn page(&self, root: Root, file: FileIndex, page: u64) -> Result<Bytes, SourceError> {
         let fault = self.begin().await?;
         self.spoil(fault, self.inner.page(root, file, page).await?).await
+    }
+
+    async fn profile(&self, root: Root, known: Option<Hash>) -> Result<ProfileAnswer, SourceError> {
+        let fault = self.begin().await?;
+        match self.inner.profile(root, known).await? {
+            ProfileAnswer::Bytes(bytes) => self.spoil(fault, bytes).await.map(ProfileAnswer::Bytes),
+            other => Ok(other),
+        }
     }
 
     async fn blocks(&self, request: &BlockRequest) -> Result<BlockStream, SourceError> {

@@ -14,7 +14,7 @@ use icbd_image::{
 };
 
 use crate::error::SourceError;
-use crate::source::{BlockRequest, BlockStream, ListingTag, Source};
+use crate::source::{BlockRequest, BlockStream, ListingTag, ProfileAnswer, Source};
 
 /// A source whose versions are in memory. It counts what it is asked for.
 #[derive(Debug)]
@@ -40,6 +40,7 @@ struct State {
     changes: u64,
     last_serial: Option<Serial>,
     versions: HashMap<Root, Version>,
+    profiles: HashMap<Root, Bytes>,
     asked: Vec<Asked>,
 }
 
@@ -58,7 +59,8 @@ impl MemorySource {
 
     pub fn with_repository(name: &str, repository: RepositoryId) -> MemorySource {
         let listing = Listing { repository, images: Vec::new() };
-        let state = State { listing, changes: 0, last_serial: None, versions: HashMap::new(), asked: Vec::new() };
+        let (versions, profiles) = (HashMap::new(), HashMap::new());
+        let state = State { listing, changes: 0, last_serial: None, versions, profiles, asked: Vec::new() };
         MemorySource { name: name.to_owned(), state: Mutex::new(state), received_bytes: AtomicU64::new(0) }
     }
 
@@ -146,6 +148,16 @@ impl MemorySource {
         self.state.lock().expect("no panic under this lock").versions[&root].head.clone()
     }
 
+    /// Gives these bytes as the boot profile of a version from now on.
+    pub fn set_profile(&self, root: Root, profile: Bytes) {
+        self.state.lock().expect("no panic under this lock").profiles.insert(root, profile);
+    }
+
+    /// Knows nothing of boots of a version any more.
+    pub fn forget_profile(&self, root: Root) {
+        self.state.lock().expect("no panic under this lock").profiles.remove(&root);
+    }
+
     /// Overwrites a file behind the manifest's back, as a failing disk would.
     pub fn corrupt(&self, root: Root, file: FileIndex, bytes: Bytes) {
         let mut state = self.state.lock().expect("no panic under this lock");
@@ -210,6 +222,18 @@ impl Source for MemorySource {
         let bytes = version.pages.get(&(file, page)).ok_or(SourceError::Absent)?.clone();
         self.count(&bytes);
         Ok(bytes)
+    }
+
+    async fn profile(&self, root: Root, known: Option<Hash>) -> Result<ProfileAnswer, SourceError> {
+        let state = self.state.lock().expect("no panic under this lock");
+        Ok(match state.profiles.get(&root) {
+            None => ProfileAnswer::Unknown,
+            Some(bytes) if known == Some(Hash::of(bytes)) => ProfileAnswer::Unchanged,
+            Some(bytes) => {
+                self.count(bytes);
+                ProfileAnswer::Bytes(bytes.clone())
+            }
+        })
     }
 
     async fn blocks(&self, request: &BlockRequest) -> Result<BlockStream, SourceError> {

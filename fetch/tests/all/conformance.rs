@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::support::{DISK_BLOCKS, Fixture, Server};
 use futures_util::{StreamExt, TryStreamExt};
 use icbd_fetch::testing::FaultySource;
-use icbd_fetch::{BlockRequest, DirectorySource, HttpSource, Source, SourceError, TimeOuts};
-use icbd_image::{FileIndex, Head, Root};
+use icbd_fetch::{BlockRequest, DirectorySource, HttpSource, ProfileAnswer, Source, SourceError, TimeOuts};
+use icbd_image::{FileIndex, Hash, Head, Root};
 use icbd_wire::Codec;
 
 #[tokio::test]
@@ -41,6 +41,7 @@ async fn conforms(source: Arc<dyn Source>, fixture: &Fixture) {
     assert!(!source.name().is_empty());
     lists(&*source, fixture).await;
     gives_manifests(&*source, fixture).await;
+    gives_profiles(&*source, fixture).await;
     for codec in Codec::ALL {
         gives_blocks(&*source, fixture, codec).await;
     }
@@ -63,6 +64,14 @@ async fn gives_manifests(source: &dyn Source, fixture: &Fixture) {
         let bytes = source.page(fixture.root(), fixture.disk_index, page).await.unwrap();
         fixture.page(page, bytes);
     }
+}
+
+async fn gives_profiles(source: &dyn Source, fixture: &Fixture) {
+    let (known, whole) = (Hash::of(&fixture.profile), ProfileAnswer::Bytes(fixture.profile.clone()));
+    assert_eq!(source.profile(fixture.root(), None).await, Ok(whole.clone()));
+    assert_eq!(source.profile(fixture.root(), Some(known)).await, Ok(ProfileAnswer::Unchanged));
+    assert_eq!(source.profile(fixture.root(), Some(Hash::of(b"other"))).await, Ok(whole));
+    assert_eq!(source.profile(Root::from_bytes([9; 32]), Some(known)).await, Ok(ProfileAnswer::Unknown));
 }
 
 async fn gives_blocks(source: &dyn Source, fixture: &Fixture, codec: Codec) {

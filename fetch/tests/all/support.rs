@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use icbd_fetch::testing::MemorySource;
-use icbd_fetch::{BlockRequest, RunRequest, Source, Urgency};
+use icbd_fetch::{BlockRequest, ProfileAnswer, RunRequest, Source, Urgency};
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, Page, Root, Run, block_len, is_zero};
 use icbd_wire::{Codec, Resource, encode_run, listing};
 use tokio::task::JoinHandle;
@@ -24,6 +24,8 @@ pub(crate) struct Fixture {
     pub(crate) head: Head,
     pub(crate) disk: Bytes,
     pub(crate) disk_index: FileIndex,
+    /// What is known of boots, as bytes: whoever carries them looks at none.
+    pub(crate) profile: Bytes,
 }
 
 pub(crate) const DISK_BLOCKS: u64 = 2100;
@@ -38,7 +40,9 @@ impl Fixture {
         let root = memory.publish("debian", &files).root();
         let head = memory.head_of(root);
         let disk_index = head.resolve(b"disk.raw").unwrap();
-        Fixture { memory, head, disk, disk_index }
+        let profile = Bytes::from_static(b"what boots read");
+        memory.set_profile(root, profile.clone());
+        Fixture { memory, head, disk, disk_index, profile }
     }
 
     pub(crate) fn root(&self) -> Root {
@@ -77,6 +81,8 @@ impl Fixture {
         std::fs::create_dir_all(repository.join("manifests")).unwrap();
         let manifest = |extension: &str| repository.join(format!("manifests/{}.{extension}", self.root()));
         std::fs::write(manifest("head"), self.head.bytes()).unwrap();
+        std::fs::create_dir(repository.join("profiles")).unwrap();
+        std::fs::write(repository.join(format!("profiles/{}.profile", self.root())), &self.profile).unwrap();
         let pages = std::fs::File::create(manifest("pages")).unwrap();
         pages.set_len(self.head.paged_blocks() * Hash::BYTES as u64).unwrap();
         let disk = self.head.node(self.disk_index).unwrap();
@@ -154,6 +160,16 @@ async fn answer(State(memory): State<Arc<MemorySource>>, uri: Uri, headers: Head
             (headers, bytes).into_response()
         }
         Ok(Resource::Head(root)) => memory.head(root).await.map_or_else(absent, octets),
+        Ok(Resource::Profile(root)) => match memory.profile(root, None).await {
+            Ok(ProfileAnswer::Bytes(bytes)) => {
+                let tag = format!("\"{}\"", Hash::of(&bytes));
+                match headers.get(header::IF_NONE_MATCH).is_some_and(|known| *known == tag) {
+                    true => StatusCode::NOT_MODIFIED.into_response(),
+                    false => octets(bytes),
+                }
+            }
+            _ => StatusCode::NOT_FOUND.into_response(),
+        },
         Ok(Resource::Page { root, file, page }) => memory.page(root, file, page).await.map_or_else(absent, octets),
         Ok(Resource::Blocks { run, codec }) => blocks(&memory, run, codec).await.unwrap_or_else(absent),
         _ => StatusCode::BAD_REQUEST.into_response(),

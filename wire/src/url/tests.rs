@@ -22,6 +22,7 @@ fn the_spelling_of_each_resource() {
     check(Resource::Images, "/v1/images");
     check(Resource::Version("win11-lab@7".parse().unwrap()), "/v1/images/win11-lab/versions/7");
     check(Resource::Head(root()), &format!("/v1/heads/{ROOT}"));
+    check(Resource::Profile(root()), &format!("/v1/profiles/{ROOT}"));
     check(Resource::Page { root: root(), file, page: 0 }, &format!("/v1/pages/{ROOT}/7/0"));
     let run = |first, count| Run { root: root(), file, first, count };
     let blocks = |run, codec| Resource::Blocks { run, codec };
