@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use icbd_fetch::Sources;
-use icbd_image::{BootRun, Profile, Serial, Trust, VersionId};
+use icbd_image::{BootRun, Profile, Root, Serial, Trust, VersionId};
 
 use crate::catalogue::{self, marks};
 use crate::core::Core;
@@ -79,8 +79,10 @@ impl Cache {
         core.ledger.resume(ledger);
         let orders = Arc::new(Orders::new(core.clone(), orders, rates));
         drop(core.spawn(orders.clone().run()));
+        drop(core.spawn(orders.clone().follow_boots()));
         drop(core.spawn(WaitingList::watch(core.clone())));
         drop(core.spawn(take_notes(core.clone())));
+        drop(core.spawn(core.clone().keep_exchanging()));
         let warnings = Mutex::new(Warnings { start: warning.into_iter().collect(), refresh: Vec::new() });
         let refreshing = tokio::sync::Semaphore::new(1);
         Ok(Arc::new(Cache { core, orders, trust: RwLock::new(trust), warnings, refreshing, _lock: lock }))
@@ -250,10 +252,21 @@ impl Cache {
         self.core.boot_set(serial).await
     }
 
+    /// What is known here of boots of a root, whether or not this cache has a version with it; asks nobody.
+    pub async fn known_profile(&self, root: Root) -> Result<Arc<Profile>, CacheError> {
+        let core = self.core.clone();
+        self.core.blocking(move || core.profiles.get(root)).await
+    }
+
+    /// The roots of which the sources lack something that is known here, as far as is known.
+    pub fn profile_news(&self) -> Vec<Root> {
+        self.core.profiles.news()
+    }
+
     /// Takes over what another cache or a person knows of boots of a root; whether that was anything new.
     pub async fn import_profile(&self, profile: Profile) -> Result<bool, CacheError> {
         let core = self.core.clone();
-        self.core.blocking(move || core.profiles.merge(&profile)).await?
+        self.core.blocking(move || core.profiles.import(&profile)).await?
     }
 
     /// Believes other signatures from now on. What is shown already stays; the next refresh looks at all else anew.

@@ -4,6 +4,7 @@
 //! the next that is written. The functions that touch the disk block.
 
 mod carry;
+mod exchange;
 mod site;
 
 use std::fs;
@@ -12,9 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use icbd_image::{Observation, Profile, Root, SiteId};
+use tokio::sync::watch;
 
 use crate::recorder::Recorder;
 use crate::{CacheError, layout};
+use exchange::Exchanged;
 
 /// What is kept of boots, by root.
 #[derive(Debug)]
@@ -27,6 +30,9 @@ pub(crate) struct Profiles {
     changing: Mutex<()>,
     /// Those that may be recording.
     recorders: Mutex<Vec<Weak<Recorder>>>,
+    exchanged: Exchanged,
+    /// Counts what was new, whoever told it.
+    changes: watch::Sender<u64>,
 }
 
 /// Memory for profiles that were used last.
@@ -45,6 +51,8 @@ impl Profiles {
             recent: moka::sync::Cache::builder().max_capacity(MEMORY_BYTES).weigher(weight).build(),
             changing: Mutex::default(),
             recorders: Mutex::default(),
+            exchanged: Exchanged::default(),
+            changes: watch::Sender::new(0),
         })
     }
 
@@ -71,6 +79,7 @@ impl Profiles {
         let mut learned = Profile::new(root);
         learned.insert(seen);
         self.merge(&learned)?;
+        self.learned(root);
         tracing::info!(%root, runs, blocks, "noted what a boot read");
         Ok(())
     }
@@ -86,8 +95,28 @@ impl Profiles {
         // Known for as long as this daemon runs, whatever the disk does.
         let bytes = merged.encode();
         self.recent.insert(other.root(), Arc::new(merged));
+        self.changes.send_modify(|changes| *changes += 1);
         self.write(&path, &bytes).map_err(CacheError::disk("write", path))?;
         Ok(true)
+    }
+
+    /// Takes over what a person brought; whether that was anything new.
+    pub(crate) fn import(&self, profile: &Profile) -> Result<bool, CacheError> {
+        let is_new = self.merge(profile)?;
+        if is_new {
+            self.learned(profile.root());
+        }
+        Ok(is_new)
+    }
+
+    /// Counts how often something became known here that was not.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// The count by now.
+    pub(crate) fn changes_so_far(&self) -> u64 {
+        *self.changes.borrow()
     }
 
     /// Has a recording that is under way ended with the cache.

@@ -7,7 +7,7 @@
 
 mod log;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -37,6 +37,8 @@ pub(crate) struct Recorder {
     made: Instant,
     /// One more than the milliseconds from `made` to the last read, exact to a second; 0 before the first.
     last_read_ms: AtomicU64,
+    /// Whether there is a recording, so that readers need no lock to see that there is none. Set under the lock.
+    is_recording: AtomicBool,
     recording: RwLock<Option<Arc<Recording>>>,
 }
 
@@ -54,7 +56,13 @@ struct Recording {
 
 impl Recorder {
     pub(crate) fn new(root: Root) -> Recorder {
-        Recorder { root, made: Instant::now(), last_read_ms: AtomicU64::new(0), recording: RwLock::default() }
+        Recorder {
+            root,
+            made: Instant::now(),
+            last_read_ms: AtomicU64::new(0),
+            is_recording: false.into(),
+            recording: RwLock::default(),
+        }
     }
 
     /// Takes note of a read that somebody asked for. Never blocks for long.
@@ -68,7 +76,9 @@ impl Recorder {
                 self.begin(version);
             }
         }
-        if let Some(recording) = &*self.recording.read().expect("no panic under this lock") {
+        if self.is_recording.load(Ordering::Acquire)
+            && let Some(recording) = &*self.recording.read().expect("no panic under this lock")
+        {
             recording.note(file, blocks);
         }
     }
@@ -83,7 +93,11 @@ impl Recorder {
             log: Mutex::default(),
             last_touch_ms: AtomicU64::new(0),
         });
-        *self.recording.write().expect("no panic under this lock") = Some(recording.clone());
+        {
+            let mut current = self.recording.write().expect("no panic under this lock");
+            *current = Some(recording.clone());
+            self.is_recording.store(true, Ordering::Release);
+        }
         tracing::debug!(version = %version.id(), "recording what is read");
         let (recorder, core) = (self.clone(), version.core().clone());
         core.profiles.watch(self);
@@ -95,7 +109,11 @@ impl Recorder {
 
     /// Ends the recording, if there is one, and keeps what it saw.
     pub(crate) async fn finish(&self, core: &Arc<Core>) {
-        let recording = self.recording.write().expect("no panic under this lock").take();
+        let recording = {
+            let mut current = self.recording.write().expect("no panic under this lock");
+            self.is_recording.store(false, Ordering::Release);
+            current.take()
+        };
         let Some(seen) = recording.and_then(|recording| recording.observe(core)) else { return };
         let (root, keeper) = (self.root, core.clone());
         let kept = core.blocking(move || keeper.profiles.add(root, seen)).await;

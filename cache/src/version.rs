@@ -9,6 +9,7 @@ mod residency;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -88,6 +89,11 @@ impl Version {
     /// What the master said of it when it was opened.
     pub fn record(&self) -> &VersionRecord {
         &self.record
+    }
+
+    /// A node's path below the version's root; of several names the first.
+    pub fn path(&self, index: FileIndex) -> PathBuf {
+        self.tree().path(index)
     }
 
     /// A regular file; always the same [`File`] while anybody holds it.

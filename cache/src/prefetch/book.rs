@@ -14,7 +14,7 @@ use crate::core::Core;
 use crate::version::Residency;
 use crate::view::View;
 
-/// What a boot reads is asked for again after this: a boot is recorded for five minutes.
+/// After a look that failed where an older plan is good enough meanwhile.
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_mins(10);
 
 /// An order, and how it is getting on.
@@ -60,8 +60,10 @@ pub(crate) struct Leg {
     pub(crate) id: VersionId,
     /// `None` until the version was looked at since the start.
     pub(crate) plan: Option<Arc<Plan>>,
-    /// When that was.
-    pub(crate) looked: Timestamp,
+    /// How much was known of boots when it was made, as [`Profiles::changes`](crate::profiles::Profiles::changes) counts.
+    pub(crate) learned: u64,
+    /// When it could not be made anew the last time.
+    pub(crate) failed: Option<Timestamp>,
     pub(crate) held: Residency,
 }
 
@@ -122,7 +124,8 @@ impl Entry {
                     serial: record.serial(),
                     id: record.statement.statement().version(),
                     plan: None,
-                    looked: Timestamp::MIN,
+                    learned: 0,
+                    failed: None,
                     held,
                 }
             };
@@ -233,11 +236,12 @@ impl Entry {
         (Reverse(self.order.priority), self.deadline().unwrap_or(Timestamp::MAX), self.order.what.rank())
     }
 
-    /// The first version that has to be looked at: for the first time, or because boots may have told more since.
-    pub(crate) fn to_look_at(&self, now: Timestamp) -> Option<&Leg> {
-        let may_change = self.order.what == What::Boot && self.running.is_none();
-        let is_old = |leg: &Leg| now.duration_since(leg.looked) > LOOK_AGAIN;
-        self.legs.iter().find(|leg| leg.plan.is_none() || may_change && is_old(leg))
+    /// The first version that has to be looked at: for the first time, or because more is known of boots since;
+    /// also while it is being fetched, for what is fetched then may be what no boot reads.
+    pub(crate) fn to_look_at(&self, learned: u64, now: Timestamp) -> Option<&Leg> {
+        let is_again = |leg: &Leg| leg.failed.is_none_or(|failed| now.duration_since(failed) > LOOK_AGAIN);
+        let is_old = |leg: &Leg| self.order.what == What::Boot && leg.learned != learned && is_again(leg);
+        self.legs.iter().find(|leg| leg.plan.is_none() || is_old(leg))
     }
 
     /// Whether its time has come.

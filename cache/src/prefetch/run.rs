@@ -145,12 +145,12 @@ impl Orders {
 
     /// Who is next: first all are looked at, for nothing can be promised before.
     fn next(&self) -> Option<Task> {
-        let (now, book) = (self.clock.now(), self.lock());
+        let (now, learned, book) = (self.clock.now(), self.core.profiles.changes_so_far(), self.lock());
         let open = book.iter().filter(|(_, entry)| entry.state == OrderState::Active && !entry.is_stuck);
         let mut open: Vec<_> = open.collect();
         open.sort_by_key(|(_, entry)| entry.rank());
         let look = open.iter().find_map(|(id, entry)| {
-            let leg = entry.to_look_at(now)?;
+            let leg = entry.to_look_at(learned, now)?;
             Some(Task { id: **id, serial: leg.serial, step: Step::Look })
         });
         let fetch = open.iter().filter(|(_, entry)| entry.is_due(now)).find_map(|(id, entry)| {
@@ -212,12 +212,14 @@ impl Orders {
 
     async fn look_at(&self, task: Task, version: &Arc<Version>, filler: &Filler<'_>) -> Result<(), CacheError> {
         let Some(what) = self.lock().get(&task.id).map(|entry| entry.order.what.clone()) else { return Ok(()) };
+        // Before it is made: what is learned meanwhile is not in it.
+        let learned = self.core.profiles.changes_so_far();
         let plan = Arc::new(Plan::make(&what, version, filler).await?);
         if let Some(entry) = self.lock().get_mut(&task.id)
             && let Some(leg) = entry.legs.iter_mut().find(|leg| leg.serial == task.serial)
         {
             leg.held = plan.residency(version);
-            (leg.plan, leg.looked) = (Some(plan), self.clock.now());
+            (leg.plan, leg.learned, leg.failed) = (Some(plan), learned, None);
         }
         Ok(())
     }
@@ -272,7 +274,7 @@ impl Orders {
             None => {}
             // What was known before is good enough for now.
             Some(Err(_)) if task.step == Step::Look && known.is_some() => {
-                known.into_iter().for_each(|leg| leg.looked = self.clock.now());
+                known.into_iter().for_each(|leg| leg.failed = Some(self.clock.now()));
             }
             Some(Ok(())) => entry.trouble = None,
             // Nothing that changes here lets it go on.
@@ -289,6 +291,14 @@ impl Orders {
                 }
                 (entry.trouble, entry.is_stuck) = (Some(why), true);
             }
+        }
+    }
+
+    /// Has boot orders look again as soon as more is known of boots.
+    pub(crate) async fn follow_boots(self: Arc<Self>) {
+        let mut changes = self.core.profiles.changes();
+        while changes.changed().await.is_ok() {
+            self.changed();
         }
     }
 

@@ -14,6 +14,7 @@ impl Core {
     pub(crate) async fn profile(self: &Arc<Core>, serial: Serial) -> Result<Arc<Profile>, CacheError> {
         let version = self.version_once(serial).await?;
         let (core, root) = (self.clone(), version.root());
+        self.exchange_once(root).await;
         let known = self.blocking(move || core.profiles.get(root)).await?;
         let carried = known.observations().any(|seen| seen.origin() == Origin::Carried);
         if carried || known.own_count() >= Profile::OWN_MIN {

@@ -8,12 +8,9 @@ use icbd_fetch::testing::Fault;
 use icbd_image::{ImageRef, VersionRecord, VersionState};
 use jiff::{SignedDuration, Timestamp};
 
-use super::rig::{BLOCK, Rig, content};
+use super::rig::{BLOCK, PATIENCE, Rig, content};
 use crate::disk::memory::MemoryDisk;
 use crate::{CacheError, Deadline, Order, OrderChange, OrderId, OrderState, OrderStatus, Priority, Verdict, What};
-
-/// What a test waits for comes within this, or never.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 fn blocks(count: u64) -> Bytes {
     content(&(1..=count).collect::<Vec<u64>>())
@@ -42,21 +39,6 @@ impl Rig {
 
     async fn waited(&self, id: OrderId) -> OrderStatus {
         tokio::time::timeout(PATIENCE, self.cache.prefetch_wait(id)).await.unwrap().unwrap()
-    }
-
-    /// Until an order is as `is_so` says.
-    async fn until(&self, id: OrderId, is_so: impl Fn(&OrderStatus) -> bool) -> OrderStatus {
-        let seen = async {
-            loop {
-                let status = self.cache.prefetch_look(id, PATIENCE).await.unwrap();
-                if is_so(&status) {
-                    return status;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        let last = || format!("{:?}", self.cache.prefetch_list());
-        tokio::time::timeout(PATIENCE, seen).await.unwrap_or_else(|_| panic!("{}", last()))
     }
 
     /// So many seconds later.

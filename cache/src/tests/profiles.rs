@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use icbd_image::{BLOCK_BYTES, BootRun, Observation, Origin, Profile, SiteId, Touch, VersionRecord};
+use icbd_fetch::testing::Fault;
+use icbd_image::{BLOCK_BYTES, BootRun, ImageRef, Observation, Origin, Profile, SiteId, Touch, VersionRecord};
 
 use super::rig::{BLOCK, Rig, content};
 use crate::disk::memory::MemoryDisk;
@@ -93,8 +94,9 @@ async fn a_recording_ends_in_silence_and_the_next_begins_after_a_pause() {
     wait(600).await;
     boot(&rig, &v1, &[(0, 40)]).await;
     wait(61).await;
-    // Both began in the same second of the real clock, so the greater stays.
-    assert_eq!(seen().await, [40]);
+    // If both began in the same second of the real clock, the greater stays.
+    let all = seen().await;
+    assert!(all == [40] || all == [30, 40], "{all:?}");
     rig.cache.close().await;
 }
 
@@ -133,5 +135,66 @@ async fn what_others_learned_is_taken_over_once() {
     assert!(!rig.cache.import_profile(told).await.unwrap());
     // One fill of fifty read the blocks from 60 on.
     assert_eq!(boot_set(&rig, &v1).await, [(5, 20)]);
+    rig.cache.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_sources_know_is_asked_for_and_what_they_lack_is_offered() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let v1 = rig.publish(&[("disk.raw", content(&[1; 90]))]).await;
+    let disk = rig.file(&v1, "disk.raw").await.index();
+    let of_site = |site: u8, first| {
+        let mut told = Profile::new(v1.root());
+        let touch = Touch { after_ms: 0, file: disk, first, count: 20 };
+        told.insert(Observation::new(SiteId::from_bytes([site; 16]), 7, Origin::Own, [touch]));
+        told
+    };
+    // One that is damaged is ignored; what is known here is news to such a source.
+    rig.master.set_profile(v1.root(), b"damaged".as_slice().into());
+    assert_eq!(boot_set(&rig, &v1).await, []);
+    assert_eq!(rig.cache.profile_news(), []);
+    assert!(rig.cache.import_profile(of_site(1, 10)).await.unwrap());
+    assert_eq!(rig.cache.profile_news(), [v1.root()]);
+    let mut theirs = of_site(2, 50);
+    rig.master.set_profile(v1.root(), theirs.encode().into());
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert_eq!(boot_set(&rig, &v1).await, [(10, 20), (50, 20)]);
+    assert_eq!(rig.cache.profile_news(), [v1.root()], "it still lacks what was learned here");
+    theirs.merge(&of_site(1, 10));
+    rig.master.set_profile(v1.root(), theirs.encode().into());
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(rig.cache.profile_news(), []);
+    // A master that lost it learns it anew.
+    rig.master.forget_profile(v1.root());
+    tokio::time::sleep(Duration::from_secs(121)).await;
+    assert_eq!(rig.cache.profile_news(), [v1.root()]);
+    rig.cache.close().await;
+}
+
+/// A boot order fetches what was learned elsewhere as soon as that is known here, also in the middle of what it
+/// guessed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_boot_order_fetches_what_others_learned_as_soon_as_that_is_known() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let v1 = rig.publish(&[("disk.raw", content(&(1..=400).collect::<Vec<u64>>()))]).await;
+    let learned = |first, started| {
+        let mut told = Profile::new(v1.root());
+        let touch = Touch { after_ms: 0, file: rig.master.head_of(v1.root()).resolve(b"disk.raw")?, first, count: 20 };
+        told.insert(Observation::new(SiteId::from_bytes([1; 16]), started, Origin::Own, [touch]));
+        Some(told)
+    };
+    // Only the head comes: the guess has begun and cannot go on.
+    rig.version(&v1).await;
+    rig.line.set(Some(Fault::Held));
+    let order = Order::new(ImageRef { image: "lab".parse().unwrap(), number: None }, What::Boot);
+    let id = rig.cache.prefetch_add(order).await.unwrap();
+    assert!(rig.cache.import_profile(learned(100, 1).unwrap()).await.unwrap());
+    rig.line.set(None);
+    let status = rig.until(id, |status| status.is_complete()).await;
+    assert_eq!((status.note, status.total_bytes), (None, 20 * BLOCK as u64));
+    assert!(rig.cache.import_profile(learned(200, 2).unwrap()).await.unwrap());
+    let status = rig.until(id, |status| status.is_complete() && status.total_bytes > 20 * BLOCK as u64).await;
+    assert_eq!(status.total_bytes, 40 * BLOCK as u64);
+    assert!(rig.file(&v1, "disk.raw").await.is_readable(200..220));
     rig.cache.close().await;
 }

@@ -11,9 +11,12 @@ use icbd_image::{BLOCK_BYTES, Trust, VersionRecord};
 use crate::disk::memory::MemoryDisk;
 use crate::file::File;
 use crate::version::Version;
-use crate::{Cache, CacheError, Settings, store};
+use crate::{Cache, CacheError, OrderId, OrderStatus, Settings, store};
 
 pub(super) const BLOCK: usize = BLOCK_BYTES as usize;
+
+/// What a test waits for comes within this, or never.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) struct Rig {
     pub(super) master: Arc<MemorySource>,
@@ -83,6 +86,21 @@ impl Rig {
         let version = self.version(record).await;
         let index = version.head().resolve(name.as_bytes()).unwrap();
         version.file(index).unwrap()
+    }
+
+    /// Until an order is as `is_so` says.
+    pub(super) async fn until(&self, id: OrderId, is_so: impl Fn(&OrderStatus) -> bool) -> OrderStatus {
+        let seen = async {
+            loop {
+                let status = self.cache.prefetch_look(id, PATIENCE).await.unwrap();
+                if is_so(&status) {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let last = || format!("{:?}", self.cache.prefetch_list());
+        tokio::time::timeout(PATIENCE, seen).await.unwrap_or_else(|_| panic!("{}", last()))
     }
 
     /// The runs of blocks that the master was asked for since the last call, as (first, count).
