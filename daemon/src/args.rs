@@ -59,6 +59,9 @@ pub(crate) enum Command {
     /// Fetch before somebody reads (on a cache)
     #[command(subcommand)]
     Prefetch(PrefetchCommand),
+    /// What boots of a version read (on a cache)
+    #[command(subcommand)]
+    Profile(ProfileCommand),
     /// Keys that sign versions, and whose signatures are believed
     #[command(subcommand)]
     Key(KeyCommand),
@@ -99,6 +102,12 @@ pub(crate) struct CacheArgs {
     /// How blocks travel: none, lz4, zstd, zlib or snappy [default: as the measured speed suggests]
     #[arg(long, value_name = "CODEC")]
     pub codec: Option<Codec>,
+    /// Serve what is known of boots on this address, read-only, so that the master can ask for it; may be repeated
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Vec<SocketAddr>,
+    /// Let this network connect, besides this machine; may be repeated
+    #[arg(long, value_name = "CIDR")]
+    pub allow: Vec<IpNet>,
     /// Where blocks are kept [default: /var/lib/icbd]
     #[arg(long, value_name = "DIR")]
     pub store: Option<PathBuf>,
@@ -168,6 +177,29 @@ pub(crate) struct RepoArgs {
     /// Work on this repository, when no daemon serves it
     #[arg(long, value_name = "DIR")]
     pub repo: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProfileCommand {
+    /// Show what the next boot of a version will most likely read, and from how many boots that is known
+    Show {
+        #[arg(value_name = "IMAGE[@N]")]
+        version: ImageRef,
+    },
+    /// Write what is known of boots of a version to a file
+    Export {
+        #[arg(value_name = "IMAGE@N")]
+        version: VersionId,
+        /// The file to write; must not exist yet [default: IMAGE@N.profile here]
+        file: Option<PathBuf>,
+    },
+    /// Take over what was learned elsewhere
+    Import {
+        file: PathBuf,
+        /// Of which version, if it is not the one that it was learned from: by path and position
+        #[arg(value_name = "IMAGE@N")]
+        version: Option<ImageRef>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,6 +7,7 @@ pub(crate) mod image;
 pub(crate) mod key;
 pub(crate) mod log;
 pub(crate) mod prefetch;
+pub(crate) mod profile;
 mod publish;
 pub(crate) mod status;
 

@@ -16,6 +16,7 @@ mod notify;
 mod orders;
 mod output;
 mod process;
+mod profiles;
 mod report;
 mod roles;
 mod serve;
@@ -70,6 +71,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Status { all } => block_on(commands::status::run(&settings, all))?,
         Command::Image(command) => block_on(commands::image::run(&settings, command))?,
         Command::Prefetch(command) => block_on(commands::prefetch::run(&settings, command))?,
+        Command::Profile(command) => block_on(commands::profile::run(&settings, command))?,
         Command::Key(command) => commands::key::run(&settings, &command)?,
         Command::Config(command) => commands::config::run(&settings, command)?,
         Command::Bench(command) => commands::bench::run(&settings, command)?,

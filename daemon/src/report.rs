@@ -67,6 +67,8 @@ pub(crate) struct CacheReport {
     pub process: Process,
     /// Unknown until a master was heard for the first time.
     pub repository: Option<RepositoryId>,
+    /// Where it serves over TCP, if anywhere.
+    pub listen: Vec<SocketAddr>,
     pub sources: Vec<SourceReport>,
     pub store: StoreReport,
     pub mount: MountReport,

@@ -6,15 +6,19 @@
 mod allow;
 mod answer;
 mod blocks;
+mod cache;
 mod count;
 mod files;
 mod listing;
+mod offers;
 mod peers;
 mod range;
 mod routes;
 mod tcp;
 
 pub(crate) use allow::Allow;
+pub(crate) use cache::cache_router;
 pub(crate) use count::Sent;
+pub(crate) use offers::Offers;
 pub(crate) use routes::router;
-pub(crate) use tcp::{bind, serve};
+pub(crate) use tcp::{listen, serve};

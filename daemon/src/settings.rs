@@ -59,6 +59,9 @@ pub(crate) struct MasterSettings {
 #[derive(Debug, Clone)]
 pub(crate) struct CacheSettings {
     pub sources: Vec<SourceSettings>,
+    /// Where boot profiles are served to the master; nowhere if empty.
+    pub listen: Vec<SocketAddr>,
+    pub allow: Vec<IpNet>,
     pub store: PathBuf,
     pub mount: PathBuf,
     pub passthrough: bool,
@@ -181,6 +184,8 @@ impl Settings {
             |given: &Option<PathBuf>, named: Option<PathBuf>| absolute(&given.clone().or(named).unwrap_or_default());
         Ok(CacheSettings {
             sources,
+            listen: or_file(&args.listen, file.serve.listen).unwrap_or_default(),
+            allow: or_file(&args.allow, file.serve.allow).unwrap_or_default(),
             store: path(&args.store, file.store.path)?,
             mount: path(&args.mount, file.mount.path)?,
             passthrough: !args.no_passthrough,

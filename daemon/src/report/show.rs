@@ -145,7 +145,7 @@ mod tests {
     fn cache() -> CacheReport {
         let text = r#"{
             "name": "cache-204", "icbd": "0", "pid": 1, "uptime_seconds": 1036800,
-            "repository": null, "fetched_bytes": 0, "reused_bytes": 0, "in_flight_bytes": 0,
+            "repository": null, "listen": [], "fetched_bytes": 0, "reused_bytes": 0, "in_flight_bytes": 0,
             "sources": [{"url": "http://img:7070", "online": false, "since_seconds": 540, "error": "connection refused",
                 "bytes_received": 0, "requests": 3, "in_flight": 0}],
             "store": {"path": "/s", "file_system": "btrfs", "used_bytes": 335007449088, "size_bytes": 429496729600,

@@ -4,6 +4,7 @@
 //! (`--handover`), which serves. With `--fd-store` systemd is the keeper.
 
 mod api;
+mod boots;
 mod daemon;
 mod demand;
 mod handover;

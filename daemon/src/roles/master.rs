@@ -1,16 +1,17 @@
 //! The master: a repository, served read-only over TCP and changed over the control socket.
 
 mod api;
+mod learn;
 mod operations;
 mod publish;
 mod state;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
 use icbd_master::{MasterError, Repository};
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,7 +23,7 @@ use crate::control::ControlServer;
 use crate::failure::{Exit, Failure};
 use crate::logging;
 use crate::notify::{self, Told};
-use crate::serve::{self, Allow};
+use crate::serve::{self, Allow, Offers};
 use crate::settings::{MasterSettings, Role, Settings};
 pub(crate) use publish::{PublishResult, PublishSpec, publish};
 use state::{Believed, Master};
@@ -41,15 +42,9 @@ pub(crate) fn run(settings: &Settings, args: &MasterArgs) -> anyhow::Result<()> 
 
 async fn serve(settings: MasterSettings, config: RunningConfig<MasterArgs>) -> anyhow::Result<()> {
     let repository = open(&settings.repo).await?;
-    let mut listeners = Vec::new();
-    for address in &settings.listen {
-        listeners.push(serve::bind(*address).await?);
-    }
-    let listen = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
     let allow = Allow::new(&settings.allow);
-    if allow.is_local() && listen.iter().any(|address| !address.ip().is_loopback()) {
-        tracing::warn!("only this machine may connect: name the networks that may with --allow or master.allow");
-    }
+    let listeners = serve::listen(&settings.listen, &allow).await?;
+    let listen: Vec<SocketAddr> = listeners.iter().map(|(_, address)| *address).collect();
     let audit = Audit::open(&settings.repo)?;
     let believed = Believed { sign_key: settings.sign_key, trust: settings.trust.load()? };
     let master = Arc::new(Master::new(repository, audit, listen.clone(), believed, allow.clone(), config));
@@ -57,12 +52,11 @@ async fn serve(settings: MasterSettings, config: RunningConfig<MasterArgs>) -> a
     let control = ControlServer::start(&settings.socket, api::router(master.clone(), tasks.clone()))?;
     let stop = CancellationToken::new();
     let mut servers = JoinSet::new();
-    for listener in listeners {
-        let router = serve::router(master.repository.clone(), master.sent.clone());
+    let (offers, offered) = Offers::channel();
+    servers.spawn(learn::run(master.repository.clone(), offered, stop.clone()));
+    for (listener, _) in listeners {
+        let router = serve::router(master.repository.clone(), master.sent.clone(), offers.clone());
         servers.spawn(serve::serve(listener, router, allow.clone(), stop.clone()));
-    }
-    for address in &listen {
-        tracing::info!(%address, repository = %settings.repo.display(), "listening");
     }
     notify::ready(&format!("serving {} on {}", settings.repo.display(), join(&listen)));
     loop {
@@ -104,7 +98,7 @@ fn is_missing_or_empty(path: &Path) -> bool {
     std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none())
 }
 
-fn join(addresses: &[std::net::SocketAddr]) -> String {
+fn join(addresses: &[SocketAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 

@@ -11,7 +11,7 @@ pub(super) const PER_PEER_MAX: usize = 128;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Peers(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
-/// A connection's place among those of its address, free again when it is dropped.
+/// A connection's place among those of its address, free again when it is dropped. Requests carry it as an extension.
 #[derive(Debug)]
 pub(super) struct Place {
     peers: Peers,
@@ -33,6 +33,13 @@ impl Peers {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// Who holds it; an IPv4 address is none of IPv6.
+    pub(super) fn address(&self) -> IpAddr {
+        self.address
     }
 }
 

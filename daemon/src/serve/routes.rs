@@ -9,12 +9,13 @@ use axum::response::Response;
 use http::{Method, StatusCode};
 use icbd_image::VersionId;
 use icbd_master::{MasterError, Repository};
-use icbd_wire::Resource;
+use icbd_wire::{OFFER_HEADER, Resource};
 use tokio::task::JoinHandle;
 
 use super::answer::{self, Conditions, IMMUTABLE, Kind, OCTETS, REVALIDATE};
 use super::listing::ListingCache;
-use super::{Sent, blocks, files};
+use super::peers::Place;
+use super::{Offers, Sent, blocks, files};
 
 /// What is served, and how much it was.
 #[derive(Clone)]
@@ -22,11 +23,12 @@ pub(super) struct Shared {
     pub(super) repository: Arc<Repository>,
     pub(super) sent: Arc<Sent>,
     listing: Arc<ListingCache>,
+    offers: Offers,
 }
 
-/// Serves `repository`, counting in `sent`.
-pub(crate) fn router(repository: Arc<Repository>, sent: Arc<Sent>) -> Router {
-    let shared = Shared { repository, sent, listing: Arc::default() };
+/// Serves `repository`, counting in `sent`; what caches offer goes to `offers`.
+pub(crate) fn router(repository: Arc<Repository>, sent: Arc<Sent>, offers: Offers) -> Router {
+    let shared = Shared { repository, sent, listing: Arc::default(), offers };
     Router::new().fallback(handle).with_state(shared)
 }
 
@@ -39,9 +41,20 @@ async fn handle(State(shared): State<Shared>, request: Request) -> Response {
         Ok(resource) => resource,
         Err(error) => return answer::text(StatusCode::NOT_FOUND, &error.to_string()),
     };
+    if resource == Resource::Images {
+        hear_offer(&shared, &request);
+    }
     let conditions = Conditions::of(&request);
     let answered = answer(&shared, resource, &conditions).await;
     answered.unwrap_or_else(|error| refuse(&error, request.uri().path()))
+}
+
+/// Passes on what a cache offers with its poll of the listing. Nonsense is as no offer.
+fn hear_offer(shared: &Shared, request: &Request) {
+    let offer = request.headers().get(OFFER_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+    if let (Some(offer), Some(client)) = (offer, request.extensions().get::<Arc<Place>>()) {
+        shared.offers.heard(client.address(), offer);
+    }
 }
 
 async fn answer(shared: &Shared, resource: Resource, conditions: &Conditions) -> Result<Response, MasterError> {

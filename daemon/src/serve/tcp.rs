@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::Allow;
-use super::peers::{PER_PEER_MAX, Peers};
+use super::peers::{PER_PEER_MAX, Peers, Place};
 use crate::connections;
 use crate::failure::{Exit, Failure};
 
@@ -21,8 +21,21 @@ const CONNECTIONS_MAX: usize = 512;
 /// A client that takes nothing for so long is gone. A suspended machine may come back sooner.
 const SEND_STALL_MAX: Duration = Duration::from_secs(300);
 
-/// A socket that listens on `address`; port 0 takes a free port.
-pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+/// Sockets that listen, and where: port 0 takes a free one. Warns if `allow` admits nobody who could reach them.
+pub(crate) async fn listen(addresses: &[SocketAddr], allow: &Allow) -> anyhow::Result<Vec<(TcpListener, SocketAddr)>> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = bind(*address).await?;
+        let address = listener.local_addr()?;
+        listeners.push((listener, address));
+    }
+    if allow.is_local() && listeners.iter().any(|(_, address)| !address.ip().is_loopback()) {
+        tracing::warn!("only this machine may connect: name the networks that may with --allow or `allow`");
+    }
+    Ok(listeners)
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
         let (exit, remedy) = match error.kind() {
             std::io::ErrorKind::AddrInUse => (
@@ -44,8 +57,12 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
-/// Serves `router` to those whom `allow` admits, until `stop`.
+/// Serves `router` to those whom `allow` admits, until `stop`. Each request carries its client's [`Place`] as an
+/// extension.
 pub(crate) async fn serve(listener: TcpListener, router: Router, allow: Allow, stop: CancellationToken) {
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "listening");
+    }
     let listener = listener.tap_io(|stream| prepare(stream));
     let peers = Peers::default();
     let admit = |stream: &TcpStream, client: SocketAddr| {
@@ -61,7 +78,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, allow: Allow, s
             tracing::info!(%client, connections = PER_PEER_MAX, "refused: it has its share of connections already");
             refuse(TOO_MANY);
         }
-        place.map(Arc::new)
+        place.map(Arc::<Place>::new)
     };
     connections::serve(listener, router, CONNECTIONS_MAX, admit, stop).await;
 }

@@ -10,13 +10,14 @@ use crate::near;
 
 /// What this version reads, by section; the first are the keys outside any section.
 const KNOWN: &[(&str, &[&str])] = &[
-    ("", &["role", "source", "trust", "store", "mount", "window", "memory", "master", "sign", "log"]),
+    ("", &["role", "source", "trust", "store", "mount", "window", "memory", "serve", "master", "sign", "log"]),
     ("source", &["url", "codec"]),
     ("trust", &["keys", "require"]),
     ("store", &["path", "min_free"]),
     ("mount", &["path", "offline_wait"]),
     ("window", &["hours", "outside"]),
     ("memory", &["in_flight"]),
+    ("serve", &["listen", "allow"]),
     ("master", &["repo", "listen", "allow"]),
     ("sign", &["key"]),
     ("log", &["level"]),

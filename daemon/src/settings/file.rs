@@ -51,6 +51,7 @@ pub(crate) struct File {
     pub mount: Mount,
     pub window: Window,
     pub memory: Memory,
+    pub serve: Serve,
     pub master: Master,
     pub sign: Sign,
     pub log: Log,
@@ -100,6 +101,14 @@ pub(crate) struct Memory {
     pub in_flight: Option<ByteCount>,
 }
 
+/// What a cache server serves over TCP, read-only.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Serve {
+    pub listen: Option<Vec<SocketAddr>>,
+    pub allow: Option<Vec<IpNet>>,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Master {
@@ -145,6 +154,8 @@ impl File {
         self.window.outside.get_or_insert(OUTSIDE);
         self.memory.in_flight.get_or_insert(ByteCount(IN_FLIGHT_BYTES));
         or(&mut self.master.repo, "/srv/icbd");
+        self.serve.listen.get_or_insert_default();
+        self.serve.allow.get_or_insert_default();
         self.master.listen.get_or_insert_with(|| vec![([127, 0, 0, 1], LISTEN_PORT).into()]);
         self.master.allow.get_or_insert_default();
         self.log.level.get_or_insert(LogLevel::Info);

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use icbd_cache::OrderId;
-use icbd_image::{ImageRef, VersionId};
+use icbd_image::{ImageRef, Profile, VersionId};
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
@@ -21,8 +21,12 @@ use crate::failure::{Exit, Failure};
 use crate::images::{ImageSummary, find_version};
 use crate::orders::{OrderBody, Subject, Terms};
 use crate::output::Progress;
+use crate::profiles::ImportBody;
 use crate::report::Report;
 use crate::verify::{FAULTS_SHOWN_MAX, VerifyResult, VersionBody};
+
+/// The longest profile as hexadecimal digits, and what is around it.
+const IMPORT_BYTES_MAX: usize = 2 * Profile::BYTES_MAX + 4096;
 
 /// What the handlers share: the server, and the runtime on which all but status is done.
 #[derive(Clone)]
@@ -45,6 +49,10 @@ pub(super) fn router(server: Arc<CacheServer>, tasks: TaskTracker) -> Router {
         .route("/v1/prefetch/{order}/{verb}", post(alter_order))
         .route("/v1/explain", post(explain))
         .route("/v1/reload", post(reload))
+        .route("/v1/profile/show", post(show_profile))
+        .route("/v1/profile/export", post(export_profile))
+        // A profile of 4 MiB as digits.
+        .route("/v1/profile/import", post(import_profile).layer(DefaultBodyLimit::max(IMPORT_BYTES_MAX)))
         .route("/v1/publish", any(not_here))
         .route("/v1/deploy", any(not_here))
         .with_state(Api { server, runtime: Handle::current(), tasks })
@@ -115,6 +123,21 @@ async fn wait(State(api): State<Api>, Path(id): Path<OrderId>) -> Response {
     };
     api.tasks.spawn_on(watch, &api.runtime);
     response
+}
+
+async fn show_profile(State(api): State<Api>, Json(body): Json<VersionBody<ImageRef>>) -> Response {
+    let server = api.server.clone();
+    on_daemon(&api, async move { server.profile_report(&body.version).await }).await
+}
+
+async fn export_profile(State(api): State<Api>, Json(body): Json<VersionBody<ImageRef>>) -> Response {
+    let server = api.server.clone();
+    on_daemon(&api, async move { server.export_profile(&body.version).await }).await
+}
+
+async fn import_profile(State(api): State<Api>, peer: Peer, Json(body): Json<ImportBody>) -> Response {
+    let server = api.server.clone();
+    on_daemon(&api, async move { server.import_profile(&peer, body).await }).await
 }
 
 async fn start_verify(State(api): State<Api>, Json(body): Json<VersionBody<ImageRef>>) -> Response {

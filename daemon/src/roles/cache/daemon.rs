@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::handover::{self, Keeping};
 use super::space::Space;
-use super::state::CacheServer;
+use super::state::{CacheServer, Plane};
 use super::{api, refresh};
 use crate::args::CacheArgs;
 use crate::audit::Audit;
@@ -24,6 +24,7 @@ use crate::control::ControlServer;
 use crate::failure::{Exit, Failure};
 use crate::notify::{self, Told};
 use crate::roles::config::{self, RunningConfig};
+use crate::serve::{self, Allow};
 use crate::settings::{CacheSettings, SourceSettings};
 
 /// How long a start waits for the first answer of a source: a mount without its new versions is worth less,
@@ -38,11 +39,18 @@ pub(super) async fn serve(
     demand: &Handle,
 ) -> anyhow::Result<ExitCode> {
     let is_by_systemd = keeping.is_by_systemd();
-    let server = Arc::new(open(&settings, config, demand).await?);
+    let allow = Allow::new(&settings.allow);
+    let listeners = serve::listen(&settings.listen, &allow).await?;
+    let plane = Plane { listen: listeners.iter().map(|(_, address)| *address).collect(), allow };
+    let server = Arc::new(open(&settings, config, plane, demand).await?);
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let control = ControlServer::start(&settings.socket, api::router(server.clone(), tasks.clone()))?;
     let (asked, has_asked) = watch::channel(false);
     tasks.spawn(refresh::run(server.clone(), asked, stop.clone()));
+    for (listener, _) in listeners {
+        let router = serve::cache_router(server.cache.clone());
+        tasks.spawn(serve::serve(listener, router, server.plane.allow.clone(), stop.clone()));
+    }
     tasks.spawn(server.space.clone().watch(stop.clone()));
     first_listing(&server, has_asked).await;
     let outcome = match mount(&server, &settings, keeping).await {
@@ -67,18 +75,20 @@ pub(super) async fn serve(
 async fn open(
     settings: &CacheSettings,
     config: RunningConfig<CacheArgs>,
+    plane: Plane,
     demand: &Handle,
 ) -> anyhow::Result<CacheServer> {
     let trust = settings.trust.load()?;
-    let mut list: Vec<Arc<dyn Source>> = Vec::new();
+    let mut masters: Vec<Arc<HttpSource>> = Vec::new();
     for SourceSettings { url, codec } in &settings.sources {
         let source = HttpSource::new(url, TimeOuts::default());
         let source = source.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
-        list.push(Arc::new(match codec {
+        masters.push(Arc::new(match codec {
             Some(codec) => source.with_codec(*codec),
             None => source,
         }));
     }
+    let list = masters.iter().map(|master| master.clone() as Arc<dyn Source>).collect();
     let sources = Arc::new(Sources::new(list, icbd_fetch::Settings::default()));
     let cache_settings = icbd_cache::Settings {
         in_flight_bytes: settings.in_flight_bytes,
@@ -91,7 +101,9 @@ async fn open(
     let cache = Cache::open(cache_settings, sources.clone(), trust.clone()).await.map_err(Failure::from)?;
     Ok(CacheServer {
         cache,
+        masters,
         sources,
+        plane,
         trust: RwLock::new(trust),
         config,
         audit: Audit::open(&settings.store).context("the store is open, but changes could not be recorded")?,

@@ -14,7 +14,8 @@ const JITTER: Duration = Duration::from_millis(500);
 
 /// Refreshes until `stop`. `asked` becomes true once the sources were asked for the first time, whatever they said.
 pub(super) async fn run(server: std::sync::Arc<CacheServer>, asked: watch::Sender<bool>, stop: CancellationToken) {
-    loop {
+    for turn in 0.. {
+        server.offer_profiles(turn);
         tokio::select! {
             () = stop.cancelled() => return,
             refreshed = server.cache.refresh() => match refreshed {

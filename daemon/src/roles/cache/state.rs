@@ -1,14 +1,16 @@
 //! What a running cache server consists of. All that `status` asks is answered from memory.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use icbd_cache::{Cache, CacheStatus, StoreState, VersionStatus, Waiting};
-use icbd_fetch::{SourceHealth, SourceState, Sources};
+use icbd_fetch::{HttpSource, SourceHealth, SourceState, Sources};
 use icbd_fs::Mounted;
 use icbd_image::{BLOCK_BYTES, Serial, Timestamp, Trust, VersionRecord};
+use icbd_wire::Offer;
 
 use super::space::Space;
 use crate::args::CacheArgs;
@@ -18,13 +20,17 @@ use crate::report::{
     CacheReport, MountReport, Process, Report, SourceReport, StoreReport, VersionReport, WaitingReport,
 };
 use crate::roles::config::RunningConfig;
-use crate::settings::{Reloaded, Settings, TRUST_KEYS};
+use crate::serve::Allow;
+use crate::settings::{CacheSettings, Reloaded, Settings, TRUST_KEYS};
 
 /// A running cache server.
 #[derive(Debug)]
 pub(super) struct CacheServer {
     pub(super) cache: Arc<Cache>,
+    /// The sources one by one.
+    pub(super) masters: Vec<Arc<HttpSource>>,
     pub(super) sources: Arc<Sources>,
+    pub(super) plane: Plane,
     pub(super) trust: RwLock<Trust>,
     pub(super) config: RunningConfig<CacheArgs>,
     pub(super) audit: Audit,
@@ -36,15 +42,23 @@ pub(super) struct CacheServer {
     pub(super) started: Instant,
 }
 
+/// Where it serves over TCP, if anywhere, and whom.
+#[derive(Debug)]
+pub(super) struct Plane {
+    pub(super) listen: Vec<SocketAddr>,
+    pub(super) allow: Allow,
+}
+
 impl CacheServer {
     /// Takes over what was changed in the configuration and in the trusted keys' files. Blocks.
     pub(super) fn reload(&self) -> anyhow::Result<Reloaded> {
-        let check = |settings: &Settings, args: &CacheArgs| -> anyhow::Result<(Trust, Duration)> {
+        let check = |settings: &Settings, args: &CacheArgs| -> anyhow::Result<(Trust, CacheSettings)> {
             let cache = settings.cache(args)?;
-            Ok((cache.trust.load()?, cache.offline_wait))
+            Ok((cache.trust.load()?, cache))
         };
-        self.config.reload(check, |(trust, offline_wait), reloaded| {
-            self.cache.set_offline_wait(offline_wait);
+        self.config.reload(check, |(trust, settings), reloaded| {
+            self.cache.set_offline_wait(settings.offline_wait);
+            self.plane.allow.set(&settings.allow);
             let mut known = self.trust.write().unwrap_or_else(PoisonError::into_inner);
             if known.keys != trust.keys {
                 reloaded.also(TRUST_KEYS);
@@ -62,6 +76,21 @@ impl CacheServer {
 
     pub(super) fn images(&self) -> Vec<ImageSummary> {
         self.cache.view().images().iter().map(ImageSummary::from).collect()
+    }
+
+    /// Tells masters with their next poll, the `turn`th, what was learned here and they lack. They ask for it at the
+    /// port of the first address that is served.
+    pub(super) fn offer_profiles(&self, turn: usize) {
+        let Some(address) = self.plane.listen.first() else { return };
+        let mut roots = self.cache.profile_news();
+        if roots.len() > Offer::ROOTS_MAX {
+            // Others each time: some may never be asked for.
+            let at = turn.wrapping_mul(Offer::ROOTS_MAX) % roots.len();
+            roots.rotate_left(at);
+            roots.truncate(Offer::ROOTS_MAX);
+        }
+        let offer = (!roots.is_empty()).then(|| Offer { port: address.port(), roots });
+        self.masters.iter().for_each(|master| master.offer(offer.clone()));
     }
 
     /// Has the mount show what is new.
@@ -84,6 +113,7 @@ impl CacheServer {
         Report::Cache(CacheReport {
             process: Process::this(self.started),
             repository: view.repository(),
+            listen: self.plane.listen.clone(),
             sources: self.sources.health().iter().map(source).collect(),
             store: self.store(&status),
             mount,

@@ -37,6 +37,7 @@ pub(super) fn router(master: Arc<Master>, tasks: TaskTracker) -> Router {
         .route("/v1/reload", post(reload))
         .route("/v1/deploy", post(deploy))
         .route("/v1/verify", post(start_verify))
+        .route("/v1/profile/{verb}", any(not_here))
         .route("/v1/prefetch", any(not_here))
         .route("/v1/prefetch/{job}", any(not_here))
         .with_state(Api { master, runtime: Handle::current(), tasks })
@@ -71,7 +72,7 @@ async fn reload(State(api): State<Api>, peer: Peer) -> Response {
 }
 
 async fn not_here() -> Response {
-    let message = "this is a master: prefetching is done on a cache server; run the command there, or name the \
+    let message = "this is a master: prefetching and profiles are a cache server's; run the command there, or name the \
         cache's socket with --socket";
     Failure::new(Exit::Usage, message).into_response()
 }
