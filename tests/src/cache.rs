@@ -56,7 +56,7 @@ impl CacheServer {
         std::fs::create_dir(&mount)?;
         let socket = lab.unique("cache.sock");
         let config = lab.unique("icbd.toml");
-        std::fs::write(&config, &settings.config)?;
+        std::fs::write(&config, with_little_reserve(&settings.config))?;
         let mut args: Vec<String> =
             ["cache", "--store", text(&store), "--mount", text(&mount)].map(str::to_owned).to_vec();
         args.extend(["--socket", text(&socket), "--config", text(&config)].map(str::to_owned));
@@ -94,9 +94,9 @@ impl CacheServer {
         text(&self.socket)
     }
 
-    /// Its configuration file.
-    pub fn config(&self) -> &Path {
-        &self.config
+    /// Gives it another configuration file, which it has yet to read.
+    pub fn set_config(&self, config: &str) -> Result<()> {
+        Ok(std::fs::write(&self.config, with_little_reserve(config))?)
     }
 
     /// The arguments it was started with.
@@ -155,6 +155,19 @@ impl CacheServer {
             let status = self.status()?;
             Ok(is_so(&status).then_some(status))
         })
+    }
+}
+
+/// A configuration with which prefetch goes on however full the machine's disk is, if it says nothing of that itself.
+fn with_little_reserve(config: &str) -> String {
+    const LITTLE: &str = "[store]\nmin_free = \"1MiB\"\n";
+    if config.contains("min_free") {
+        config.to_owned()
+    } else if config.contains("[store]\n") {
+        config.replacen("[store]\n", LITTLE, 1)
+    } else {
+        // Keys outside of sections come first.
+        format!("{config}\n{LITTLE}")
     }
 }
 

@@ -27,7 +27,7 @@ fn a_cache_takes_over_its_configuration() -> Result<()> {
         .for_each(|words| cache.daemon.allow_log(words));
     let worker = cache.daemon.worker()?;
     let reload = |file: &str| -> Result<icbd_tests::Output> {
-        fs::write(cache.config(), file)?;
+        cache.set_config(file)?;
         cache.command(&["config", "reload"])
     };
     reload(&trust)?.failed_with(0)?.prints(&["nothing changed"])?;
@@ -55,7 +55,7 @@ fn a_cache_takes_over_its_configuration() -> Result<()> {
     wait_for("the signed version", || Ok(fs::metadata(cache.path("lab/2/disk")).ok()))?;
 
     // By signal, too; the daemon stays the same one.
-    fs::write(cache.config(), format!("{changed}[log]\nlevel = \"debug\"\n"))?;
+    cache.set_config(&format!("{changed}[log]\nlevel = \"debug\"\n"))?;
     kill(cache.daemon.pid(), Signal::SIGHUP)?;
     wait_for("the log to say so", || Ok(cache.daemon.log().contains("configuration read anew").then_some(())))?;
     let file = File::open(cache.path("lab/1/disk"))?;
