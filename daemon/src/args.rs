@@ -53,6 +53,9 @@ pub(crate) enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Say in one line whether all is well, for Nagios and its kin
+    #[command(after_help = "Exit codes: 0 OK, 1 WARNING, 2 CRITICAL (also when no daemon answers), 3 UNKNOWN.")]
+    Check,
     /// Images and their versions
     #[command(subcommand)]
     Image(ImageCommand),
@@ -102,7 +105,7 @@ pub(crate) struct CacheArgs {
     /// How blocks travel: none, lz4, zstd, zlib or snappy [default: as the measured speed suggests]
     #[arg(long, value_name = "CODEC")]
     pub codec: Option<Codec>,
-    /// Serve what is known of boots on this address, read-only, so that the master can ask for it; may be repeated
+    /// Serve on this address, read-only: metrics, and for the master what is known of boots; may be repeated
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Vec<SocketAddr>,
     /// Let this network connect, besides this machine; may be repeated

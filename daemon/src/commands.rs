@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod bundle;
+pub(crate) mod check;
 pub(crate) mod config;
 pub(crate) mod image;
 pub(crate) mod key;

@@ -5,12 +5,14 @@
 
 mod args;
 mod audit;
+mod check;
 mod commands;
 mod connections;
 mod control;
 mod failure;
 mod images;
 mod logging;
+mod metrics;
 mod near;
 mod notify;
 mod orders;
@@ -33,18 +35,29 @@ use failure::{Exit, Failure};
 use settings::Settings;
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
+    let (is_check, failure) = match Args::try_parse() {
+        Ok(args) => {
+            let is_check = matches!(args.command, Command::Check);
+            match run(args) {
+                Ok(code) => return code,
+                Err(error) => (is_check, Failure::of(&error)),
+            }
+        }
+        Err(answer) if answer.use_stderr() && is_check() => {
+            (true, Failure::new(Exit::Usage, answer.render().to_string()))
+        }
         Err(answer) => return print(&answer),
     };
-    match run(args) {
-        Ok(code) => code,
-        Err(error) => {
-            let failure = Failure::of(&error);
-            output::complain(&format!("icbd: {failure}"));
-            failure.exit.code().into()
-        }
+    if is_check {
+        return commands::check::cannot(&failure);
     }
+    output::complain(&format!("icbd: {failure}"));
+    failure.exit.code().into()
+}
+
+/// Whether a command line that is wrong was to be a check: its codes mean something else.
+fn is_check() -> bool {
+    std::env::args_os().nth(1).is_some_and(|word| word == "check")
 }
 
 /// Prints the help that was asked for, or what is wrong with the command line.
@@ -69,6 +82,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Master(args) => roles::master::run(&settings, &args)?,
         Command::Cache(args) => return roles::cache::run(&settings, &args),
         Command::Status { all } => block_on(commands::status::run(&settings, all))?,
+        Command::Check => return Ok(commands::check::run(&settings)),
         Command::Image(command) => block_on(commands::image::run(&settings, command))?,
         Command::Prefetch(command) => block_on(commands::prefetch::run(&settings, command))?,
         Command::Profile(command) => block_on(commands::profile::run(&settings, command))?,

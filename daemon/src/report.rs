@@ -1,6 +1,8 @@
 //! What `status` tells: the daemons' side fills it in, the command prints it. Its keys are stable.
 
 mod show;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -154,6 +156,13 @@ pub(crate) struct WaitingReport {
     pub block: u64,
     pub seconds: u64,
     pub reason: Option<String>,
+}
+
+impl VersionReport {
+    /// Whether it is in use or may soon be, or anything of it is here.
+    pub(crate) fn is_of_interest(&self) -> bool {
+        self.state == VersionState::Deployed || self.fallback || self.resident_bytes > 0 || self.fetched_today_bytes > 0
+    }
 }
 
 impl Process {

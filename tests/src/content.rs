@@ -34,6 +34,13 @@ pub fn pattern(seed: u64, offset: u64, count: usize) -> Vec<u8> {
     bytes
 }
 
+/// The first `bytes` bytes of that content, but without a block of zeros: those are here without being fetched.
+pub fn solid(seed: u64, bytes: u64) -> Vec<u8> {
+    let mut content = pattern(seed, 0, bytes as usize);
+    content.chunks_mut(BLOCK_BYTES as usize).for_each(|block| block[0] |= 1);
+    content
+}
+
 /// Writes a file of `bytes` bytes made from `seed`.
 pub fn fill(path: &Path, seed: u64, bytes: u64) -> Result<()> {
     let file = File::create(path).with_context(|| format!("making {}", path.display()))?;

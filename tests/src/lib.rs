@@ -19,19 +19,21 @@ mod tree;
 mod volume;
 
 mod http;
+mod metrics;
 mod proxy;
 
 mod debian;
 mod vm;
 
 pub use cache::{CacheServer, CacheSettings, Residency, wait_for};
-pub use content::{MIB, block_of, fill, pattern, write_sparse};
+pub use content::{MIB, block_of, fill, pattern, solid, write_sparse};
 pub use daemon::Daemon;
 pub use debian::{BOOT_DEADLINE, BootRead, debian_image, recorded_boot, touched_blocks};
 pub use http::{Answer, get, get_with};
 pub use kernel::{Handle, read_mapped};
 pub use lab::Lab;
 pub use master::Master;
+pub use metrics::Metrics;
 pub use program::{Output, icbd, icbd_path, run_bounded};
 pub use proxy::{Fault, Proxy};
 pub use random::Random;

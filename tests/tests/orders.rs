@@ -1,7 +1,9 @@
 //! Prefetch orders as an administrator gives them: what is promised, what is said, what survives.
 
 use anyhow::{Context, Result, ensure};
-use icbd_tests::{CacheServer, CacheSettings, Fault, FileSystem, Lab, MIB, Master, Proxy, Volume, fill, wait_for};
+use icbd_tests::{
+    CacheServer, CacheSettings, Fault, FileSystem, Lab, MIB, Master, Proxy, Volume, fill, solid, wait_for,
+};
 use serde_json::Value;
 
 const USAGE: i32 = 2;
@@ -9,14 +11,6 @@ const ABSENT: i32 = 3;
 const REFUSED: i32 = 4;
 const MISSED: i32 = 5;
 const FILE_BYTES: u64 = 24 * MIB;
-const BLOCK_BYTES: usize = 64 << 10;
-
-/// Content without a block of zeros: those are here without being fetched.
-fn solid(seed: u64, bytes: u64) -> Vec<u8> {
-    let mut content = icbd_tests::pattern(seed, 0, bytes as usize);
-    content.chunks_mut(BLOCK_BYTES).for_each(|block| block[0] |= 1);
-    content
-}
 
 /// A tree with one file of [`FILE_BYTES`], published as `win11-lab@1`, and its master.
 fn site(lab: &Lab) -> Result<Master> {

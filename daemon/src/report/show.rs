@@ -50,7 +50,7 @@ fn show_cache(cache: &CacheReport, all: bool) -> String {
         ),
         show_mount(&cache.mount),
     ];
-    let shown: Vec<&VersionReport> = cache.versions.iter().filter(|version| all || is_of_interest(version)).collect();
+    let shown: Vec<&VersionReport> = cache.versions.iter().filter(|version| all || version.is_of_interest()).collect();
     let hidden = cache.versions.len() - shown.len();
     if !shown.is_empty() {
         lines.push(table(
@@ -95,13 +95,6 @@ fn show_source(source: &SourceReport) -> String {
     }
 }
 
-fn is_of_interest(version: &VersionReport) -> bool {
-    version.state == VersionState::Deployed
-        || version.fallback
-        || version.resident_bytes > 0
-        || version.fetched_today_bytes > 0
-}
-
 fn version_row(version: &VersionReport) -> Vec<String> {
     let local = if version.complete { "100 %".to_owned() } else { percent(version.resident_bytes, version.bytes) };
     vec![
@@ -141,36 +134,7 @@ fn show_waiting(waiting: &WaitingReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn cache() -> CacheReport {
-        let text = r#"{
-            "name": "cache-204", "icbd": "0", "pid": 1, "uptime_seconds": 1036800,
-            "repository": null, "listen": [], "fetched_bytes": 0, "reused_bytes": 0, "in_flight_bytes": 0,
-            "sources": [{"url": "http://img:7070", "online": false, "since_seconds": 540, "error": "connection refused",
-                "bytes_received": 0, "requests": 3, "in_flight": 0}],
-            "store": {"path": "/s", "file_system": "btrfs", "used_bytes": 335007449088, "size_bytes": 429496729600,
-                "state": "full", "reason": "no space left"},
-            "mount": {"path": "/icbd", "mounted": true, "adopted": false, "passthrough": true,
-                "waiting_requests": 0, "cached_handles": 2, "passthrough_handles": 0},
-            "versions": [
-                {"version": "debian-lab@3", "state": "deployed", "blocks": 100, "resident_blocks": 61, "durable_blocks": 60,
-                    "bytes": 6553600, "resident_bytes": 3997696, "durable_bytes": 3932160, "complete": false,
-                    "complete_since": null, "filling": true, "fallback": false, "open_handles": 3,
-                    "fetched_today_bytes": 222298112},
-                {"version": "debian-lab@2", "state": "ready", "blocks": 100, "resident_blocks": 100, "durable_blocks": 100,
-                    "bytes": 6553600, "resident_bytes": 6553600, "durable_bytes": 6553600, "complete": true,
-                    "complete_since": 1790000000, "filling": false, "fallback": true, "open_handles": 0,
-                    "fetched_today_bytes": 0},
-                {"version": "debian-lab@1", "state": "ready", "blocks": 100, "resident_blocks": 0, "durable_blocks": 0,
-                    "bytes": 6553600, "resident_bytes": 0, "durable_bytes": 0, "complete": false,
-                    "complete_since": null, "filling": false, "fallback": false, "open_handles": 0,
-                    "fetched_today_bytes": 0}],
-            "waiting": [{"version": "debian-lab@3", "file": "disk.raw", "block": 17, "seconds": 12,
-                "reason": "connection refused"}],
-            "warnings": ["debian-lab@1 is gone from the master; it is kept"]
-        }"#;
-        serde_json::from_str(text).unwrap()
-    }
+    use crate::report::testing;
 
     #[test]
     fn a_cache_shows_what_an_administrator_asks_first() {
@@ -186,15 +150,15 @@ CLIENTS: opens of files of at least 1 MiB that programs hold now
 1 more, of which nothing is here; --all lists them
 ! debian-lab@3 disk.raw block 17: waiting 12 s for master (connection refused)
 ! debian-lab@1 is gone from the master; it is kept";
-        let report = Report::Cache(cache());
+        let report = testing::cache();
         assert_eq!(show(&report, false), expected);
         assert!(show(&report, true).contains("debian-lab@1  ready       0 %  no"));
     }
 
     #[test]
     fn the_json_says_the_role() {
-        let json = serde_json::to_value(Report::Cache(cache())).unwrap();
+        let json = serde_json::to_value(testing::cache()).unwrap();
         assert_eq!((&json["role"], &json["name"]), (&"cache".into(), &"cache-204".into()));
-        assert_eq!(serde_json::from_value::<Report>(json).unwrap(), Report::Cache(cache()));
+        assert_eq!(serde_json::from_value::<Report>(json).unwrap(), testing::cache());
     }
 }

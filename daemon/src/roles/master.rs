@@ -22,6 +22,7 @@ use crate::audit::Audit;
 use crate::control::ControlServer;
 use crate::failure::{Exit, Failure};
 use crate::logging;
+use crate::metrics;
 use crate::notify::{self, Told};
 use crate::serve::{self, Allow, Offers};
 use crate::settings::{MasterSettings, Role, Settings};
@@ -55,7 +56,9 @@ async fn serve(settings: MasterSettings, config: RunningConfig<MasterArgs>) -> a
     let (offers, offered) = Offers::channel();
     servers.spawn(learn::run(master.repository.clone(), offered, stop.clone()));
     for (listener, _) in listeners {
-        let router = serve::router(master.repository.clone(), master.sent.clone(), offers.clone());
+        let told = master.clone();
+        let router = serve::router(master.repository.clone(), master.sent.clone(), offers.clone())
+            .merge(serve::metrics_router(move || metrics::text(&told.report(), &[])));
         servers.spawn(serve::serve(listener, router, allow.clone(), stop.clone()));
     }
     notify::ready(&format!("serving {} on {}", settings.repo.display(), join(&listen)));

@@ -1,4 +1,4 @@
-//! What a cache server answers over TCP: what it knows of boots, and nothing else yet.
+//! What a cache server answers over TCP beside `/metrics`: what it knows of boots, and nothing else yet.
 
 use std::sync::Arc;
 
@@ -25,7 +25,10 @@ async fn handle(State(cache): State<Arc<Cache>>, request: Request) -> Response {
             Ok(profile) => answer::profile(&profile, &Conditions::of(&request)).0,
             Err(error) => answer::text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
         },
-        Ok(_) => answer::text(StatusCode::GATEWAY_TIMEOUT, "this is a cache server, which serves boot profiles only"),
+        Ok(_) => answer::text(
+            StatusCode::GATEWAY_TIMEOUT,
+            "this is a cache server, which serves boot profiles and /metrics only",
+        ),
         Err(error) => answer::text(StatusCode::NOT_FOUND, &error.to_string()),
     }
 }

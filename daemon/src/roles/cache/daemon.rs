@@ -48,7 +48,8 @@ pub(super) async fn serve(
     let (asked, has_asked) = watch::channel(false);
     tasks.spawn(refresh::run(server.clone(), asked, stop.clone()));
     for (listener, _) in listeners {
-        let router = serve::cache_router(server.cache.clone());
+        let told = server.clone();
+        let router = serve::cache_router(server.cache.clone()).merge(serve::metrics_router(move || told.metrics()));
         tasks.spawn(serve::serve(listener, router, server.plane.allow.clone(), stop.clone()));
     }
     tasks.spawn(server.space.clone().watch(stop.clone()));

@@ -16,6 +16,8 @@ use super::space::Space;
 use crate::args::CacheArgs;
 use crate::audit::Audit;
 use crate::images::ImageSummary;
+use crate::metrics;
+use crate::orders;
 use crate::report::{
     CacheReport, MountReport, Process, Report, SourceReport, StoreReport, VersionReport, WaitingReport,
 };
@@ -124,6 +126,13 @@ impl CacheServer {
             reused_bytes: status.reused_bytes,
             in_flight_bytes: status.in_flight_bytes,
         })
+    }
+
+    /// The same and its orders, for Prometheus.
+    pub(super) fn metrics(&self) -> String {
+        let now = jiff::Timestamp::now();
+        let orders: Vec<_> = self.cache.prefetch_list().iter().map(|order| orders::report(order, now)).collect();
+        metrics::text(&self.report(), &orders)
     }
 
     fn store(&self, status: &CacheStatus) -> StoreReport {
