@@ -6,17 +6,18 @@
 mod exposition;
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use crate::orders::{OrderReport, Verdict};
-use crate::report::{CacheReport, MasterReport, Process, Report, StoreReport, VersionReport};
+use crate::report::{CacheReport, MasterReport, Process, Report, SourceReport, StoreReport, VersionReport};
 use exposition::Exposition;
 use icbd_image::VersionState;
 
 /// Versions with figures of their own: those that count most here.
 const VERSIONS_MAX: usize = 100;
 
-/// Every way in which an order can stand: a verdict that nobody has is 0, not absent.
-const VERDICTS: [(Verdict, &str); 10] = [
+/// Every way in which an order that has not ended can stand: a verdict that none has is 0, not absent.
+const VERDICTS: [(Verdict, &str); 9] = [
     (Verdict::Kept, "kept"),
     (Verdict::Missed, "missed"),
     (Verdict::Late, "late"),
@@ -26,7 +27,6 @@ const VERDICTS: [(Verdict, &str); 10] = [
     (Verdict::Waits, "waits"),
     (Verdict::NoVersion, "no_version"),
     (Verdict::Paused, "paused"),
-    (Verdict::Cancelled, "cancelled"),
 ];
 
 /// The text of a scrape; `orders` are those of a cache.
@@ -67,18 +67,21 @@ fn tell_master(to: &mut Exposition, master: &MasterReport) {
 }
 
 fn tell_sources(to: &mut Exposition, cache: &CacheReport) {
+    // One that is configured twice is told of once: the same series twice would spoil the whole scrape.
+    let mut known = BTreeSet::new();
+    let sources: Vec<&SourceReport> = cache.sources.iter().filter(|source| known.insert(&source.url)).collect();
     let mut up = to.gauge("icbd_source_up", "Whether the source answers; absent until it was asked.");
-    for source in &cache.sources {
+    for source in &sources {
         if let Some(is_online) = source.online {
             up.add(&[("source", &source.url)], is_online.into());
         }
     }
     let mut received = to.counter("icbd_source_received_bytes_total", "Bytes from the source, as they travelled.");
-    cache.sources.iter().for_each(|source| received.add(&[("source", &source.url)], source.bytes_received));
+    sources.iter().for_each(|source| received.add(&[("source", &source.url)], source.bytes_received));
     let mut requests = to.counter("icbd_source_requests_total", "Requests made to the source, failed ones included.");
-    cache.sources.iter().for_each(|source| requests.add(&[("source", &source.url)], source.requests));
+    sources.iter().for_each(|source| requests.add(&[("source", &source.url)], source.requests));
     let mut in_flight = to.gauge("icbd_source_in_flight_requests", "Requests for blocks that are under way.");
-    cache.sources.iter().for_each(|source| in_flight.add(&[("source", &source.url)], count(source.in_flight)));
+    sources.iter().for_each(|source| in_flight.add(&[("source", &source.url)], count(source.in_flight)));
     to.counter("icbd_fetched_bytes_total", "Bytes of blocks fetched from sources, unpacked.").is(cache.fetched_bytes);
     to.counter("icbd_reused_bytes_total", "Bytes of blocks taken from other versions here.").is(cache.reused_bytes);
     to.gauge("icbd_in_flight_bytes", "Memory that blocks under way take.").is(cache.in_flight_bytes);
@@ -164,6 +167,14 @@ mod tests {
         assert!(text.lines().count() < 100 + 5 * VERSIONS_MAX, "{}", text.lines().count());
         assert!(text.contains("icbd_versions 10000\n"));
         assert!(text.contains("icbd_version_deployed{image=\"debian-lab\",version=\"9000\"} 1\n"));
+    }
+
+    #[test]
+    fn a_source_that_is_named_twice_is_one() {
+        let Report::Cache(mut cache) = testing::cache() else { panic!("not a cache") };
+        cache.sources.push(cache.sources[0].clone());
+        let text = text(&Report::Cache(cache), &[]);
+        assert_eq!(text.matches("icbd_source_up{").count(), 1, "{text}");
     }
 
     #[test]
