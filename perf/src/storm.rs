@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 use icbd_tests::{Lab, debian_image};
 
 pub(crate) use boot::record;
-use depot::Depot;
+use depot::{Depot, TRACE};
 use network::{LINKS, Link, Network};
 pub(crate) use report::write;
 pub(crate) use results::Results;
@@ -66,7 +66,7 @@ fn with_depot(results: &mut Results, what: impl FnOnce(&Depot<'_>, &Path, &mut R
     let disk = debian_image()?.join("v1/disk.raw").canonicalize()?;
     let trace = boot::trace_of(&disk)?;
     results.boot_set_bytes = boot::compressed_bytes(&disk, &trace)?;
-    let path = lab.path("boot.trace");
+    let path = lab.path(TRACE);
     std::fs::write(&path, trace.to_string())?;
     what(&Depot::new(&lab, &disk)?, &path, results)
 }
@@ -123,7 +123,7 @@ mod tests {
         let lab = Lab::new()?;
         let disk = lab.folder("image")?.join("disk.raw");
         fill(&disk, 7, 16 << 20)?;
-        let trace = lab.path("boot.trace");
+        let trace = lab.path(TRACE);
         let reads: String = (0..64u64).map(|at| format!("0 {} 4096\n", (at * 37 % 64) << 18)).collect();
         std::fs::write(&trace, format!("icbd-trace 1\ndisk-bytes {}\n{reads}", 16 << 20))?;
         let mut results = Results::load(&lab.path("results.json"))?;

@@ -14,6 +14,8 @@ use super::network::{MASTER, Network, Side};
 use super::process::{Process, run};
 
 pub(crate) const IMAGE: &str = "lab";
+/// Where in the lab the recorded boot lies.
+pub(crate) const TRACE: &str = "boot.trace";
 pub(crate) const WEB_PORT: u16 = 8080;
 const MASTER_PORT: u16 = 7070;
 

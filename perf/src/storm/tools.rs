@@ -24,7 +24,7 @@ pub(crate) enum Tool {
     Local,
     /// icbd with an empty store that knows nothing of the image.
     Icbd,
-    /// icbd with an empty store and the profile of an earlier boot, prefetched before the first client.
+    /// icbd with an empty store and the profile of a boot at another site.
     IcbdProfile,
     /// qemu-storage-daemon, copy-on-read, over a compressed image with clusters of so many KiB, by HTTP.
     Qemu(u32),

@@ -1,11 +1,14 @@
 //! icbd itself: a master on one side, a cache server with an empty store on the other.
 
-use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
 use icbd_tests::{CacheServer, Master};
 
 use super::Ready;
-use crate::storm::depot::{Depot, IMAGE};
+use crate::storm::depot::{Depot, IMAGE, TRACE};
 use crate::storm::network::{Network, Side};
+use crate::storm::run::{Case, storm};
 
 /// A cache that has never heard of the image.
 pub(super) fn cold(depot: &Depot<'_>, network: &Network) -> Result<Ready> {
@@ -14,15 +17,34 @@ pub(super) fn cold(depot: &Depot<'_>, network: &Network) -> Result<Ready> {
     Ok(Ready::new(disk.display(), (cache, master)))
 }
 
-/// A cache that prefetched what boots read.
+/// A cache that has nothing of the image, and was told what a boot at another site read.
 pub(super) fn profiled(depot: &Depot<'_>, network: &Network) -> Result<Ready> {
+    let profile = learned(depot, network)?;
     let (cache, master) = site(depot, network)?;
-    let ordered = cache.command(&["prefetch", "add", IMAGE, "--boot", "--wait"])?;
-    if ordered.code != 0 {
-        bail!("this icbd has no `prefetch add --boot`: {}", ordered.stderr.lines().next().unwrap_or_default());
-    }
+    cache.command(&["profile", "import", text(&profile)?])?.ok()?;
     let disk = cache.path(IMAGE).join("1").join(depot.name()?);
     Ok(Ready::new(disk.display(), (cache, master)))
+}
+
+/// What a boot read; booted at a site of its own when first asked for.
+fn learned(depot: &Depot<'_>, network: &Network) -> Result<PathBuf> {
+    let profile = depot.lab.path("boot.profile");
+    if !profile.exists() {
+        let (mut cache, _master) = site(depot, network)?;
+        let ready = Ready::new(cache.path(IMAGE).join("1").join(depot.name()?).display(), ());
+        let one = Case { clients: 1, scan: false, think: false };
+        storm(network, &ready, one, &depot.lab.path(TRACE), &[])?;
+        // What is being recorded is kept when the daemon stops.
+        cache.daemon.stop()?;
+        network.inside(Side::Site, || cache.start_again(depot.lab))?;
+        cache.command(&["profile", "export", &format!("{IMAGE}@1"), text(&profile)?])?.ok()?;
+        cache.daemon.allow_log("");
+    }
+    Ok(profile)
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("a path of text")
 }
 
 /// A master and a new cache server. The cache is dropped first.
