@@ -55,8 +55,6 @@ pub(crate) struct Core {
     pub(crate) held: Mutex<HashMap<Serial, Residency>>,
     pub(crate) fetched_bytes: AtomicU64,
     pub(crate) reused_bytes: AtomicU64,
-    /// Runs that somebody waits for, while they are fetched.
-    pub(crate) demand_runs: AtomicU64,
     pub(crate) profiles: Profiles,
     pub(crate) disk_reads: Semaphore,
     /// Milliseconds; may be set anew at any time.
@@ -111,7 +109,6 @@ impl Core {
             held: Mutex::default(),
             fetched_bytes: AtomicU64::new(0),
             reused_bytes: AtomicU64::new(0),
-            demand_runs: AtomicU64::new(0),
             profiles,
             disk_reads: Semaphore::new(DISK_READS_MAX),
             stop: CancellationToken::new(),
@@ -139,7 +136,7 @@ impl Core {
         task: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<Option<T>> {
         let stop = self.stop.clone();
-        let runtime = if urgency == Urgency::Demand { &self.demand_runtime } else { &self.runtime };
+        let runtime = if urgency.is_awaited() { &self.demand_runtime } else { &self.runtime };
         self.tasks.spawn_on(async move { stop.run_until_cancelled(task).await }, runtime)
     }
 

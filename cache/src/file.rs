@@ -17,11 +17,12 @@ use std::ops::Range;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock, RwLock};
 
-use icbd_fetch::Urgency;
+use icbd_fetch::Leave;
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Node, PAGE_BLOCKS, block_count};
 
 use crate::CacheError;
 use crate::bits::Bits;
+use crate::budget::RUN_BLOCKS_MAX;
 use crate::disk::{DiskFile, Missing};
 use crate::flight::Flight;
 use crate::slots::Slots;
@@ -206,20 +207,13 @@ impl File {
         self.zeros_marked.clear(blocks.start / PAGE_BLOCKS..blocks.end.div_ceil(PAGE_BLOCKS));
     }
 
-    /// Claims what is missing of `blocks` and has it fetched; the flights that were started.
-    pub(crate) fn fetch(
-        self: &Arc<Self>,
-        blocks: Range<u64>,
-        hashes: &[Hash],
-        most: u32,
-        urgency: Urgency,
-    ) -> Vec<Flight> {
+    /// Claims the first run of `blocks` that is missing, no longer than the leave is for, if any is.
+    pub(crate) fn fetch(self: &Arc<Self>, blocks: Range<u64>, hashes: &[Hash], leave: Leave) -> Option<Flight> {
         let hash = |block: u64| hashes.get((block - blocks.start) as usize).copied();
         let wanted =
             |block: u64| hash(block).is_some_and(|hash| !hash.is_zero()) && !self.is_readable(block..block + 1);
-        let runs = self.slots.claim(blocks.clone(), most, wanted);
-        let flight = |run: Range<u64>| Flight::new(self, run.clone(), run.filter_map(hash).collect(), urgency);
-        runs.into_iter().map(flight).collect()
+        let run = self.slots.claim(blocks.clone(), leave.blocks().min(RUN_BLOCKS_MAX), wanted)?;
+        Some(Flight::allowed(self, run.clone(), run.filter_map(hash).collect(), leave))
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use futures_util::StreamExt;
-use icbd_fetch::{FetchError, RunRequest, Urgency};
+use icbd_fetch::{FetchError, Leave, RunRequest, Urgency};
 use icbd_image::{Hash, Run, VerifiedBlock};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
@@ -23,24 +23,35 @@ pub(crate) struct Flight {
     blocks: Range<u64>,
     hashes: Vec<Hash>,
     urgency: Urgency,
+    /// For the first request.
+    leave: Option<Leave>,
     /// Of each block, whether it came: it is answered then, and may be another flight's already.
     landed: Vec<bool>,
     error: Option<Arc<FetchError>>,
 }
 
 impl Flight {
-    /// For blocks that were just claimed in the file's slots.
-    pub(crate) fn new(file: &Arc<File>, blocks: Range<u64>, hashes: Vec<Hash>, urgency: Urgency) -> Flight {
+    /// For blocks that were just claimed in the file's slots because somebody waits for them.
+    pub(crate) fn awaited(file: &Arc<File>, blocks: Range<u64>, hashes: Vec<Hash>, urgency: Urgency) -> Flight {
+        Flight::new(file, blocks, hashes, urgency, None)
+    }
+
+    /// For blocks that were just claimed in the file's slots with leave to fetch them.
+    pub(crate) fn allowed(file: &Arc<File>, blocks: Range<u64>, hashes: Vec<Hash>, leave: Leave) -> Flight {
+        Flight::new(file, blocks, hashes, leave.urgency(), Some(leave))
+    }
+
+    fn new(file: &Arc<File>, blocks: Range<u64>, hashes: Vec<Hash>, urgency: Urgency, leave: Option<Leave>) -> Flight {
         assert!(
             blocks.end - blocks.start <= u64::from(RUN_BLOCKS_MAX) && hashes.len() as u64 == blocks.end - blocks.start
         );
         let landed = vec![false; hashes.len()];
-        Flight { file: file.clone(), blocks, hashes, urgency, landed, error: None }
+        Flight { file: file.clone(), blocks, hashes, urgency, leave, landed, error: None }
     }
 
-    /// How many blocks it owes.
-    pub(crate) fn count(&self) -> u64 {
-        self.blocks.end - self.blocks.start
+    /// The blocks that it owes.
+    pub(crate) fn blocks(&self) -> Range<u64> {
+        self.blocks.clone()
     }
 
     /// Fetches in a task of the cache's own; the task says whether all came.
@@ -51,7 +62,6 @@ impl Flight {
 
     async fn fly(mut self) -> Result<(), Arc<FetchError>> {
         let core = self.file.version().core().clone();
-        let _demand = (self.urgency == Urgency::Demand).then(|| Demand::enter(&core));
         let count = (self.blocks.end - self.blocks.start) as u32;
         let mut share = core.budget.take(count, self.urgency).await;
         let copied = self.reuse(&mut share).await;
@@ -104,7 +114,7 @@ impl Flight {
             file_bytes: self.file.size(),
             urgency: self.urgency,
         };
-        let mut blocks = core.sources.blocks(request, hashes);
+        let mut blocks = core.sources.blocks(request, hashes, self.leave.take());
         while let Some(block) = blocks.next().await {
             match block {
                 Ok(block) => {
@@ -112,7 +122,7 @@ impl Flight {
                     core.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
                     core.ledger.fetched(version.serial(), bytes);
                     self.land(block, share);
-                    if self.urgency == Urgency::Demand {
+                    if self.urgency.is_awaited() {
                         // Who waited goes on first, then this.
                         tokio::task::yield_now().await;
                     }
@@ -146,21 +156,5 @@ impl Drop for Flight {
     fn drop(&mut self) {
         let owed = self.blocks.clone().zip(&self.landed).filter(|(_, landed)| !**landed).map(|(block, _)| block);
         self.file.slots().fail(owed, self.error.as_ref());
-    }
-}
-
-/// Counts those that are fetched because somebody waits: prefetch gives way to them.
-struct Demand(Arc<crate::core::Core>);
-
-impl Demand {
-    fn enter(core: &Arc<crate::core::Core>) -> Demand {
-        core.demand_runs.fetch_add(1, Ordering::AcqRel);
-        Demand(core.clone())
-    }
-}
-
-impl Drop for Demand {
-    fn drop(&mut self) {
-        self.0.demand_runs.fetch_sub(1, Ordering::AcqRel);
     }
 }

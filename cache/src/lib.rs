@@ -9,6 +9,7 @@
 //! and removes no version. FORMAT.md, "Cache store on disk", describes every byte it writes.
 
 mod bits;
+mod boot;
 mod budget;
 mod cache;
 mod catalogue;
@@ -25,7 +26,6 @@ mod layout;
 mod ledger;
 mod prefetch;
 mod profiles;
-mod recorder;
 mod refresh;
 mod resident;
 mod reuse;

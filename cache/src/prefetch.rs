@@ -35,9 +35,11 @@ pub(crate) use book::Promise;
 use bucket::Bucket;
 pub(crate) use clock::Clock;
 pub use explain::{Explanation, Leg as ExplainedVersion};
+pub(crate) use fill::Filler;
 use line::Line;
 pub use line::Rate;
 pub use order::{Order, OrderChange, OrderId, OrderState, OrderStatus, Priority, Verdict, What};
+pub(crate) use plan::Piece;
 pub use schedule::{Deadline, Weekdays, WeekdaysError, Zone, ZoneError};
 pub use window::Window;
 

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use icbd_image::{Observation, Profile, Root, SiteId};
 use tokio::sync::watch;
 
-use crate::recorder::Recorder;
+use crate::boot::Recorder;
 use crate::{CacheError, layout};
 use exchange::Exchanged;
 

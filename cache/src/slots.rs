@@ -57,21 +57,20 @@ impl Slots {
         }
     }
 
-    /// Claims those blocks that are neither readable nor on their way; the runs they form, none longer than `most`.
-    pub(crate) fn claim(&self, blocks: Range<u64>, most: u32, wanted: impl Fn(u64) -> bool) -> Vec<Range<u64>> {
+    /// Claims the first run of at most `most` blocks that are wanted and not on their way.
+    pub(crate) fn claim(&self, blocks: Range<u64>, most: u32, wanted: impl Fn(u64) -> bool) -> Option<Range<u64>> {
         let mut slots = self.lock();
-        let mut runs: Vec<Range<u64>> = Vec::new();
-        for block in blocks {
-            if slots.contains_key(&block) || !wanted(block) {
-                continue;
-            }
-            slots.insert(block, Slot::Flying(Vec::new()));
-            match runs.last_mut() {
-                Some(run) if run.end == block && run.end - run.start < u64::from(most) => run.end += 1,
-                _ => runs.push(block..block + 1),
-            }
-        }
-        runs
+        let free = |block: &u64, slots: &BTreeMap<u64, Slot>| !slots.contains_key(block) && wanted(*block);
+        let start = blocks.clone().find(|block| free(block, &slots))?;
+        let run = (start..blocks.end.min(start + u64::from(most))).take_while(|block| free(block, &slots));
+        let run = start..start + run.count() as u64;
+        run.clone().for_each(|block| drop(slots.insert(block, Slot::Flying(Vec::new()))));
+        Some(run)
+    }
+
+    /// Whether a block is on its way, or waits to be written.
+    pub(crate) fn has(&self, block: u64) -> bool {
+        self.lock().contains_key(&block)
     }
 
     /// A block that waits to be written.

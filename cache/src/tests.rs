@@ -1,5 +1,6 @@
 //! The cache as a whole, on disks and sources that misbehave.
 
+mod boots;
 mod crash;
 mod damage;
 mod master;

@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 use icbd_image::{FileIndex, Head, Kind, Page, Root, Serial, VersionId, VersionRecord};
 
 use crate::CacheError;
+use crate::boot::Recorder;
 use crate::core::Core;
 use crate::disk::{DiskFile, Tree};
 use crate::file::File;
 use crate::filling::Filling;
 use crate::flights::{Flights, Landing};
-use crate::recorder::Recorder;
 pub(crate) use registry::Versions;
 pub use residency::Residency;
 
@@ -181,8 +181,13 @@ impl Version {
     }
 
     /// Takes note of a read that somebody asked for.
-    pub(crate) fn note_read(&self, file: FileIndex, blocks: std::ops::Range<u64>) {
+    pub(crate) fn note_read(self: &Arc<Self>, file: FileIndex, blocks: std::ops::Range<u64>) {
         self.recorder.note(self, file, blocks);
+    }
+
+    /// Whether boots are known to read these blocks.
+    pub(crate) fn expects(&self, file: FileIndex, blocks: std::ops::Range<u64>) -> bool {
+        self.recorder.expects(file, blocks)
     }
 
     pub(crate) fn filling(&self) -> Option<&Filling> {

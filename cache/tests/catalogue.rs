@@ -11,7 +11,7 @@ use icbd_fetch::testing::{Fault, FaultySource, MemorySource};
 use icbd_image::{Trust, VersionState};
 
 async fn open(store: &Path, line: &Arc<FaultySource>) -> Result<Arc<Cache>, CacheError> {
-    let settings = Settings { offline_wait: Duration::ZERO, ..Settings::new(store) };
+    let settings = Settings { offline_wait: Duration::ZERO, reserve_bytes: Some(0), ..Settings::new(store) };
     let sources = Sources::new(vec![line.clone()], icbd_fetch::Settings::default());
     Cache::open(settings, Arc::new(sources), Trust::default()).await
 }

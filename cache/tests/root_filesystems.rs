@@ -72,7 +72,7 @@ struct Site {
 
 impl Site {
     async fn open(&self) -> Arc<Cache> {
-        let settings = Settings { offline_wait: Duration::ZERO, ..Settings::new(&self.store) };
+        let settings = Settings { offline_wait: Duration::ZERO, reserve_bytes: Some(0), ..Settings::new(&self.store) };
         let sources = Sources::new(vec![self.line.clone()], icbd_fetch::Settings::default());
         Cache::open(settings, Arc::new(sources), Trust::default()).await.unwrap()
     }

@@ -19,7 +19,7 @@ use reqwest::{Client, RequestBuilder, Url, redirect};
 
 use crate::error::SourceError;
 use crate::settings::TimeOuts;
-use crate::source::{BlockRequest, BlockStream, ListingTag, ProfileAnswer, Source, Urgency};
+use crate::source::{BlockRequest, BlockStream, ListingTag, ProfileAnswer, Source};
 use answer::{Answer, JSON, OCTETS};
 
 /// Idle connections that are kept: as many as there are requests in flight by default.
@@ -186,7 +186,7 @@ impl Source for HttpSource {
     async fn blocks(&self, request: &BlockRequest) -> Result<BlockStream, SourceError> {
         let BlockRequest { run, file_bytes, codec, urgency } = *request;
         let codec = self.codec.unwrap_or(codec);
-        let client = if urgency == Urgency::Demand { &self.demand_client } else { &self.client };
+        let client = if urgency.is_awaited() { &self.demand_client } else { &self.client };
         let answer = self.send(client.get(self.url(&Resource::Blocks { run, codec })), OCTETS).await?;
         let decoder = FrameDecoder::new(run.first, run.count, file_bytes);
         let blocks = stream::try_unfold((answer, decoder), |(mut answer, mut decoder)| async move {

@@ -18,4 +18,4 @@ pub use error::{Failure, FetchError, SourceError, Wanted};
 pub use http::{HttpSource, SourceUrlError};
 pub use settings::{Settings, TimeOuts};
 pub use source::{BlockRequest, BlockStream, ListingTag, ProfileAnswer, RunRequest, Source, Urgency};
-pub use sources::{SourceHealth, SourceState, SourcedListing, Sources};
+pub use sources::{Leave, SourceHealth, SourceState, SourcedListing, Sources};

@@ -78,15 +78,32 @@ pub struct RunRequest {
     pub urgency: Urgency,
 }
 
-/// Who is waiting: the more urgent never waits for a place that only less urgent ones hold.
+/// Who is waiting: the more urgent goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
     /// Nobody, for now.
     Prefetch,
-    /// Somebody will, soon.
+    /// A boot that has begun will most likely read it.
+    Profile,
+    /// It lies beside what a boot read, and may be read.
+    Guess,
+    /// Who reads from front to back comes to it soon.
     Readahead,
-    /// Somebody is.
+    /// Somebody who reads on end while others wait, and seems to read everything.
+    Scan,
+    /// Somebody who has read on end for a while.
+    Stream,
+    /// Somebody else.
     Demand,
+}
+
+impl Urgency {
+    pub(crate) const COUNT: usize = Urgency::Demand as usize + 1;
+
+    /// Whether a reader waits for it.
+    pub fn is_awaited(self) -> bool {
+        self >= Urgency::Scan
+    }
 }
 
 /// A source's mark of one state of its listing (HTTP's ETag). Means nothing to another source.

@@ -1,22 +1,27 @@
 //! The ordered list of sources: fail-over, fail-back, retries, limits, and the check of every byte.
 
+mod gate;
 mod line;
 mod member;
 mod round;
 mod run;
+mod window;
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 use icbd_image::{FileIndex, Hash, Head, HeadError, Listing, Page, Root, VerifiedBlock};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
+pub use gate::Leave;
 pub use member::{SourceHealth, SourceState};
 
 use crate::error::{FetchError, SourceError, Wanted};
 use crate::settings::Settings;
-use crate::source::{ListingTag, ProfileAnswer, RunRequest, Source};
+use crate::source::{ListingTag, ProfileAnswer, RunRequest, Source, Urgency};
+use gate::Gate;
 use member::Member;
 use round::Round;
 
@@ -28,6 +33,7 @@ use round::Round;
 #[derive(Debug)]
 pub struct Sources {
     members: Vec<Arc<Member>>,
+    gate: Arc<Gate>,
     settings: Settings,
     changes: watch::Sender<u64>,
     /// Whose listing was returned last, and its tag.
@@ -47,7 +53,7 @@ impl Sources {
         let changes = watch::Sender::new(0);
         let member = |source| Arc::new(Member::new(source, settings, changes.clone()));
         let members = sources.into_iter().map(member).collect();
-        Sources { members, settings, changes, listed: Mutex::new(None) }
+        Sources { members, gate: Arc::new(Gate::new()), settings, changes, listed: Mutex::new(None) }
     }
 
     /// What the first source that answers offers; `None` when it is what the last call returned.
@@ -117,7 +123,30 @@ impl Sources {
         self.ask(Wanted::Profile(root), ask).await
     }
 
-    /// The verified blocks of a run, in order, `hashes[0]` being the hash of its first.
+    /// Waits until some blocks, at most `most`, may be asked for. To be taken before it is decided which, and
+    /// handed on to [`Sources::blocks`]: what should wait here for long would keep others waiting for it.
+    pub async fn leave(&self, urgency: Urgency, most: u32) -> Leave {
+        self.gate.enter(urgency, most).await
+    }
+
+    /// The shortest time from a request to the beginning of its answer lately, which is that of an idle line;
+    /// `None` before the first.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.gate.round_trip()
+    }
+
+    /// How many requests of [`Urgency::Demand`] there were so far.
+    pub fn demands(&self) -> u64 {
+        self.gate.demands()
+    }
+
+    /// Blocks that were asked for and have not come yet.
+    pub fn asked_blocks(&self) -> u32 {
+        self.gate.asked_blocks()
+    }
+
+    /// The verified blocks of a run, in order, `hashes[0]` being the hash of its first. With a `leave` it is
+    /// asked for at once, else when it may be, for each source that is asked.
     ///
     /// When a source fails on the way, the next one goes on where it stopped. An error ends the
     /// stream. Poll it to its end, after the last block too, or its connection is not used again.
@@ -128,8 +157,9 @@ impl Sources {
         self: &Arc<Self>,
         request: RunRequest,
         hashes: Vec<Hash>,
+        leave: Option<Leave>,
     ) -> BoxStream<'static, Result<VerifiedBlock, FetchError>> {
-        run::stream(self.clone(), request, hashes)
+        run::stream(self.clone(), request, hashes, leave)
     }
 
     /// How each source is, in order. Never waits.

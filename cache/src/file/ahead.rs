@@ -1,10 +1,11 @@
 //! Readahead: who reads a long part of a file from front to back finds the next part fetched already.
 //!
 //! Reads carry no handle, so streams are told apart by where they are. A read that belongs to none
-//! begins a new one, and the one that was used longest ago goes. What is fetched ahead is at most as
-//! much as the stream has read, and nothing before it has read 1 MiB: a boot reads its files in pieces,
+//! begins a new one, and the one that was used longest ago goes. What is fetched ahead is at most a
+//! quarter of what the stream has read, and nothing before it has read 1 MiB: a boot reads its files in pieces,
 //! and all that is fetched past the end of a piece is wasted. Computed from a recorded Debian boot, this
-//! fetches 1.03 times the blocks that it touches; windows of 256 KiB from the second read on fetched 1.7.
+//! fetches 1.01 times the blocks that it touches; a window as long as what was read fetched 1.04, and windows of
+//! 256 KiB from the second read on 1.7.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,12 +20,19 @@ use super::now::blocks_of;
 const STREAMS_MAX: usize = 8;
 /// What a stream must have read before anything is fetched ahead of it.
 const READ_BYTES_MIN: u64 = 1 << 20;
+/// What is fetched ahead is so much less than what the stream has read: it is wasted if the stream ends.
+const WINDOW_SHARE: u64 = 4;
 /// Fills 1 Gbit/s at 60 ms; and eight of them are what the budget holds.
 const WINDOW_BYTES_MAX: u64 = 8 << 20;
 /// The kernel's own readahead has a few requests under way, which arrive in any order.
 const SLACK_BYTES: u64 = 256 << 10;
 /// Blocks in one request: 2 MiB, so that a window is several requests and none waits for a long one.
 const RUN_BLOCKS: u32 = 32;
+/// Who has read so much on end while others waited for this and that reads a whole disk, it seems. A boot alone has
+/// its long files too, and nobody else's misses come between.
+const SCAN_BYTES: u64 = 2 << 20;
+/// So often it is looked whether others wait.
+const LOOK_BYTES: u64 = 1 << 20;
 
 /// The streams in one file.
 #[derive(Debug, Default)]
@@ -38,50 +46,106 @@ struct Stream {
     read: u64,
     /// Where what was asked for ends, in bytes.
     asked: u64,
+    others: Others,
+}
+
+/// Whether others waited for something while a stream was read.
+#[derive(Debug, Clone, Copy)]
+struct Others {
+    are_waiting: bool,
+    /// How much the stream had read, and how many requests of demand there were, at the last look.
+    read: u64,
+    demands: u64,
+}
+
+/// What a read means for its stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Noted {
+    /// The bytes to fetch now, if any.
+    ask: Option<Range<u64>>,
+    is_long: bool,
+    is_scan: bool,
+}
+
+impl Noted {
+    /// How urgent what the read lacks is; what boots are known to read is no scan.
+    pub(super) fn urgency(&self, is_expected: impl FnOnce() -> bool) -> Urgency {
+        match self {
+            Noted { is_scan: true, .. } if !is_expected() => Urgency::Scan,
+            Noted { is_long: true, .. } => Urgency::Stream,
+            _ => Urgency::Demand,
+        }
+    }
 }
 
 impl Ahead {
-    /// Takes note of a read; the bytes to fetch now, if any.
-    fn note(&self, read: &Range<u64>, size: u64) -> Option<Range<u64>> {
+    fn note(&self, read: &Range<u64>, size: u64, demands: u64) -> Noted {
         let mut streams = self.0.lock().expect("no panic under this lock");
         let near = |stream: &Stream| read.start <= stream.next + SLACK_BYTES && read.end + SLACK_BYTES >= stream.next;
         let Some(at) = streams.iter().position(near) else {
             streams.truncate(STREAMS_MAX - 1);
-            streams.insert(0, Stream { next: read.end, read: read.end - read.start, asked: read.end });
-            return None;
+            let others = Others { are_waiting: false, read: 0, demands };
+            streams.insert(0, Stream { next: read.end, read: read.end - read.start, asked: read.end, others });
+            return Noted::default();
         };
         // The one that was used last is first.
         streams[..=at].rotate_right(1);
         let stream = &mut streams[0];
+        stream.look(demands);
+        let is_long = stream.read >= READ_BYTES_MIN;
+        let is_scan = stream.read >= SCAN_BYTES && stream.others.are_waiting;
         if read.end <= stream.next {
-            return None;
+            return Noted { ask: None, is_long, is_scan };
         }
         stream.read += read.end - stream.next;
         stream.next = read.end;
         stream.asked = stream.asked.max(read.end);
-        let window = if stream.read < READ_BYTES_MIN { 0 } else { stream.read.min(WINDOW_BYTES_MAX) };
+        let window = if stream.read < READ_BYTES_MIN { 0 } else { (stream.read / WINDOW_SHARE).min(WINDOW_BYTES_MAX) };
         if stream.asked - stream.next > window / 2 || stream.asked >= size {
-            return None;
+            return Noted { ask: None, is_long, is_scan };
         }
         let ask = stream.asked..size.min(stream.next + window);
         stream.asked = stream.asked.max(ask.end);
-        (!ask.is_empty()).then_some(ask)
+        Noted { ask: (!ask.is_empty()).then_some(ask), is_long, is_scan }
+    }
+}
+
+impl Stream {
+    /// A long stream's own misses are not among `demands`.
+    fn look(&mut self, demands: u64) {
+        let Others { read, demands: before, .. } = self.others;
+        if self.read >= read + LOOK_BYTES {
+            self.others = Others { are_waiting: demands > before, read: self.read, demands };
+        }
     }
 }
 
 impl File {
-    /// Takes note of a read and has the next part fetched. Never blocks.
-    pub(super) fn read_ahead(self: &Arc<Self>, read: &Range<u64>) {
-        let Some(ask) = self.ahead.note(read, self.size) else { return };
+    /// Takes note of a read.
+    pub(super) fn note_stream(&self, read: &Range<u64>) -> Noted {
+        self.ahead.note(read, self.size, self.version.core().sources.demands())
+    }
+
+    /// Has the next part of a read's stream fetched. Never blocks.
+    pub(super) fn read_ahead(self: &Arc<Self>, noted: Noted) {
+        let Some(ask) = noted.ask else { return };
         let blocks = blocks_of(&ask);
         if self.is_readable(blocks.clone()) {
             return;
         }
-        let file = self.clone();
+        let (file, sources) = (self.clone(), self.version.core().sources.clone());
         drop(self.version.core().spawn(async move {
             // Readahead that fails is no loss: the read itself will say so.
             let Ok(hashes) = file.hashes(blocks.clone()).await else { return };
-            for flight in file.fetch(blocks, &hashes, RUN_BLOCKS, Urgency::Readahead) {
+            let mut start = blocks.start;
+            while start < blocks.end && !file.is_readable(start..blocks.end) {
+                // Ahead of a scan nothing is fetched in the way of others.
+                let urgency = if noted.is_scan { Urgency::Prefetch } else { Urgency::Readahead };
+                let left = u32::try_from(blocks.end - start).unwrap_or(RUN_BLOCKS);
+                let leave = sources.leave(urgency, RUN_BLOCKS.min(left)).await;
+                let known = &hashes[(start - blocks.start) as usize..];
+                let Some(flight) = file.fetch(start..blocks.end, known, leave) else { return };
+                start = flight.blocks().end;
                 drop(flight.start());
             }
         }));
@@ -102,7 +166,7 @@ mod tests {
         let mut asked = 0;
         for at in (0..64 << 20).step_by(128 << 10) {
             let read = at..at + (128 << 10);
-            if let Some(ask) = ahead.note(&read, SIZE) {
+            if let Some(ask) = ahead.note(&read, SIZE, 0).ask {
                 assert!(read.end >= READ_BYTES_MIN && ask.start >= asked);
                 assert!(ask.end - read.end <= WINDOW_BYTES_MAX.min(read.end));
                 asked = ask.end;
@@ -119,7 +183,7 @@ mod tests {
             let start = at * 7_919 * (1 << 20) % SIZE;
             for piece in 0..7 {
                 let start = start + piece * (128 << 10);
-                assert_eq!(ahead.note(&(start..start + (128 << 10)), SIZE), None, "{at}");
+                assert_eq!(ahead.note(&(start..start + (128 << 10)), SIZE, 0), Noted::default(), "{at}");
             }
         }
     }
@@ -128,9 +192,26 @@ mod tests {
     fn nothing_is_asked_past_the_end() {
         let ahead = Ahead::default();
         let size = READ_BYTES_MIN + 2 * BLOCK_BYTES;
-        assert_eq!(ahead.note(&(0..BLOCK_BYTES), size), None);
+        assert_eq!(ahead.note(&(0..BLOCK_BYTES), size, 0).ask, None);
         let rest = READ_BYTES_MIN..size;
-        assert_eq!(ahead.note(&(BLOCK_BYTES..READ_BYTES_MIN), size), Some(rest.clone()));
-        assert_eq!(ahead.note(&rest, size), None);
+        assert_eq!(ahead.note(&(BLOCK_BYTES..READ_BYTES_MIN), size, 0).ask, Some(rest.clone()));
+        assert_eq!(ahead.note(&rest, size, 0).ask, None);
+    }
+
+    /// Only what comes between a stream's reads makes it a scan, and only for as long.
+    #[test]
+    fn who_reads_on_end_beside_others_scans() {
+        let (ahead, mut demands) = (Ahead::default(), 100);
+        let mut scans = |from: u64, to: u64, others: u64| -> Vec<bool> {
+            let reads = (from << 20..to << 20).step_by(128 << 10);
+            let noted = reads.map(|at| {
+                demands += others;
+                ahead.note(&(at..at + (128 << 10)), SIZE, demands).is_scan
+            });
+            noted.collect()
+        };
+        assert!(!scans(0, 16, 0).contains(&true), "it is alone");
+        assert!(!scans(18, 32, 1)[24..].contains(&false), "others wait");
+        assert!(!scans(32, 48, 0)[12..].contains(&true), "alone again");
     }
 }

@@ -35,7 +35,7 @@ impl File {
         };
         if read != ReadNow::Missing {
             self.version.note_read(self.index, blocks);
-            self.read_ahead(&range);
+            self.read_ahead(self.note_stream(&range));
         }
         read
     }

@@ -89,17 +89,19 @@ impl File {
     }
 
     async fn read_round(self: &Arc<Self>, range: &Range<u64>, blocks: Range<u64>) -> Result<Bytes, Again> {
+        let noted = self.note_stream(range);
         if self.is_readable(blocks.clone()) {
             let bytes = self.read_backing(range.clone()).await?;
-            self.read_ahead(range);
+            self.read_ahead(noted);
             return Ok(bytes);
         }
         let hashes = self.hashes(blocks.clone()).await?;
         if hashes.len() as u64 != blocks.end - blocks.start {
             return Err(Again::Failed(self.no_such_block()));
         }
-        let parts = self.find(blocks.clone(), &hashes);
-        self.read_ahead(range);
+        let urgency = noted.urgency(|| self.version.expects(self.index, blocks.clone()));
+        let parts = self.find(blocks.clone(), &hashes, urgency);
+        self.read_ahead(noted);
         let single = parts.len() == 1;
         let mut whole = BytesMut::with_capacity(if single { 0 } else { (range.end - range.start) as usize });
         let mut parts = blocks.zip(parts).peekable();
@@ -133,7 +135,7 @@ impl File {
     }
 
     /// Where each block is; flights are started for those that nobody fetches.
-    fn find(self: &Arc<Self>, blocks: Range<u64>, hashes: &[Hash]) -> Vec<Part> {
+    fn find(self: &Arc<Self>, blocks: Range<u64>, hashes: &[Hash], urgency: Urgency) -> Vec<Part> {
         let mut parts = Vec::with_capacity(hashes.len());
         let mut claimed: Vec<Range<u64>> = Vec::new();
         for (block, hash) in blocks.clone().zip(hashes) {
@@ -159,7 +161,7 @@ impl File {
         for run in claimed {
             let known = (run.start - blocks.start) as usize..(run.end - blocks.start) as usize;
             // Whoever waits hears of it through the slots.
-            drop(Flight::new(self, run, hashes[known].to_vec(), Urgency::Demand).start());
+            drop(Flight::awaited(self, run, hashes[known].to_vec(), urgency).start());
         }
         parts
     }

@@ -60,12 +60,11 @@ impl File {
     async fn mend(self: &Arc<Self>, block: u64) -> Result<(), CacheError> {
         // If it is one of zeros, asking for its hash has it punched.
         let hashes = self.hashes(block..block + 1).await?;
-        for flight in self.fetch(block..block + 1, &hashes, 1, Urgency::Demand) {
-            match flight.start().await {
-                Ok(Some(fetched)) => fetched.map_err(CacheError::Fetch)?,
-                Ok(None) | Err(_) => return Err(CacheError::Closed),
-            }
+        let leave = self.version.core().sources.leave(Urgency::Demand, 1).await;
+        let Some(flight) = self.fetch(block..block + 1, &hashes, leave) else { return Ok(()) };
+        match flight.start().await {
+            Ok(Some(fetched)) => fetched.map_err(CacheError::Fetch),
+            Ok(None) | Err(_) => Err(CacheError::Closed),
         }
-        Ok(())
     }
 }

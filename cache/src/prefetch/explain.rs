@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use icbd_fetch::Urgency;
 use icbd_image::VersionId;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
 
+use super::Orders;
 use super::book::{Entry, Promise};
 use super::fill::{Filler, Flying};
 use super::line::Rate;
 use super::order::{Order, OrderId, OrderState, OrderStatus};
 use super::plan::Plan;
-use super::{Bucket, Orders};
 use crate::CacheError;
 
 /// What is not known by then is not waited for.
@@ -63,8 +64,8 @@ impl Orders {
         let mut entry = Entry::new(order, OrderState::Active, Promise::new(now));
         entry.retarget(&self.core.view(), &self.core);
         let flying = Mutex::new(Flying::new());
-        let unlimited = vec![Arc::new(Bucket::new(None))];
-        let filler = Filler { core: &self.core, line: &self.line, buckets: unlimited, flying: &flying };
+        // Somebody waits for the answer.
+        let filler = Filler { core: &self.core, urgency: Urgency::Readahead, toll: None, flying: &flying };
         // Together, not each: somebody waits for the answer.
         let looked = async {
             for leg in &mut entry.legs {

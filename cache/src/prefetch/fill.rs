@@ -3,8 +3,6 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use icbd_fetch::{FetchError, Urgency};
 use icbd_image::{BLOCK_BYTES, PAGE_BLOCKS};
@@ -21,26 +19,28 @@ use crate::core::Core;
 use crate::file::File;
 use crate::version::Version;
 
-/// Blocks asked for at once: 16 MiB keep a slow disk and a fast link busy, and leave the budget to others.
-const BLOCKS_AT_ONCE: u64 = 256;
-/// Requests at once; many small files reach this first.
+/// Requests at once; many small files reach this first. How much they ask for is the sources' window.
 const RUNS_AT_ONCE: usize = 16;
-/// So long a run lets those go first who wait for theirs. One who is stuck must not stop everything.
-const GIVE_WAY: Duration = Duration::from_millis(100);
-const GIVE_WAY_STEP: Duration = Duration::from_millis(5);
 /// After so much the disk's free space is looked at again.
 const ROOM_BYTES: u64 = 64 << 20;
 
 /// Runs under way. They go on when whoever started them is interrupted.
-pub(crate) type Flying = VecDeque<(u64, JoinHandle<Option<Result<(), Arc<FetchError>>>>)>;
+pub(crate) type Flying = VecDeque<JoinHandle<Option<Result<(), Arc<FetchError>>>>>;
 
-/// Fetches for one order.
+/// Fetches what is on a list.
 pub(crate) struct Filler<'a> {
     pub(crate) core: &'a Arc<Core>,
+    pub(crate) urgency: Urgency,
+    /// What an order may take of the line; `None`: what there is.
+    pub(crate) toll: Option<Toll<'a>>,
+    pub(crate) flying: &'a Mutex<Flying>,
+}
+
+/// The limits of an order.
+pub(crate) struct Toll<'a> {
     pub(crate) line: &'a Line,
     /// Each gives leave.
     pub(crate) buckets: Vec<Arc<Bucket>>,
-    pub(crate) flying: &'a Mutex<Flying>,
 }
 
 impl Filler<'_> {
@@ -62,7 +62,7 @@ impl Filler<'_> {
                 block = end;
             }
         }
-        land_all(&mut flying, 0, 0).await?;
+        land_all(&mut flying, 0).await?;
         self.core.writeback.flush().await;
         Ok(())
     }
@@ -80,28 +80,32 @@ impl Filler<'_> {
         }
         let hashes = file.hashes(blocks.clone()).await?;
         let mut start = blocks.start;
-        while start < blocks.end {
-            let most = self.buckets.iter().map(|bucket| bucket.run_blocks_max()).min().unwrap_or(RUN_BLOCKS_MAX);
-            let run = start..blocks.end.min(start + u64::from(most));
-            start = run.end;
-            if file.is_readable(run.clone()) {
-                continue;
-            }
+        while start < blocks.end && !file.is_readable(start..blocks.end) {
             if *unlooked_bytes >= ROOM_BYTES {
                 room::check(self.core).await?;
                 *unlooked_bytes = 0;
             }
-            self.give_way().await;
-            land_all(flying, RUNS_AT_ONCE - 1, BLOCKS_AT_ONCE - (run.end - run.start)).await?;
-            let known = &hashes[(run.start - blocks.start) as usize..(run.end - blocks.start) as usize];
-            for flight in file.fetch(run.clone(), known, most, Urgency::Prefetch) {
-                let bytes = flight.count() * BLOCK_BYTES;
-                *unlooked_bytes += bytes;
-                flying.push_back((flight.count(), flight.start()));
-                self.pay(bytes).await;
+            land_all(flying, RUNS_AT_ONCE - 1).await?;
+            let most = self.toll.as_ref().map_or(RUN_BLOCKS_MAX, Toll::run_blocks_max);
+            let left = u32::try_from(blocks.end - start).unwrap_or(most);
+            let leave = self.core.sources.leave(self.urgency, most.min(left)).await;
+            let known = &hashes[(start - blocks.start) as usize..];
+            let Some(flight) = file.fetch(start..blocks.end, known, leave) else { break };
+            start = flight.blocks().end;
+            let bytes = (flight.blocks().end - flight.blocks().start) * BLOCK_BYTES;
+            *unlooked_bytes += bytes;
+            flying.push_back(flight.start());
+            if let Some(toll) = &self.toll {
+                toll.pay(bytes).await;
             }
         }
         Ok(())
+    }
+}
+
+impl Toll<'_> {
+    fn run_blocks_max(&self) -> u32 {
+        self.buckets.iter().map(|bucket| bucket.run_blocks_max()).min().unwrap_or(RUN_BLOCKS_MAX)
     }
 
     /// Waits until as much as was just asked for may be fetched, and a little more.
@@ -112,19 +116,12 @@ impl Filler<'_> {
             }
         }
     }
-
-    async fn give_way(&self) {
-        let since = Instant::now();
-        while self.core.demand_runs.load(Ordering::Acquire) > 0 && since.elapsed() < GIVE_WAY {
-            tokio::time::sleep(GIVE_WAY_STEP).await;
-        }
-    }
 }
 
-/// Waits until at most so many runs and blocks are under way.
-async fn land_all(flying: &mut Flying, runs: usize, blocks: u64) -> Result<(), CacheError> {
-    while flying.len() > runs || flying.iter().map(|(count, _)| count).sum::<u64>() > blocks {
-        let Some((_, flight)) = flying.front_mut() else { break };
+/// Waits until at most so many runs are under way.
+async fn land_all(flying: &mut Flying, runs: usize) -> Result<(), CacheError> {
+    while flying.len() > runs {
+        let Some(flight) = flying.front_mut() else { break };
         let landed = flight.await;
         flying.pop_front();
         match landed {

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use icbd_fetch::Urgency;
 use icbd_image::Serial;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Mutex, watch};
 
 use super::book::{Entry, Event, Here, Running, after};
-use super::fill::{Filler, Flying};
+use super::fill::{Filler, Flying, Toll};
 use super::order::{OrderId, OrderState};
 use super::outlook::{Speed, latest_starts};
 use super::plan::Plan;
@@ -195,7 +196,8 @@ impl Orders {
         let version = self.core.version_once(task.serial).await?;
         version.prepare().await?;
         let Some(buckets) = self.buckets(task.id) else { return Ok(()) };
-        let filler = Filler { core: &self.core, line: &self.line, buckets, flying };
+        let toll = Some(Toll { line: &self.line, buckets });
+        let filler = Filler { core: &self.core, urgency: Urgency::Prefetch, toll, flying };
         match task.step {
             Step::Look => self.look_at(task, &version, &filler).await,
             Step::Fetch => self.fetch(task, &version, &filler).await,

@@ -320,8 +320,9 @@ async fn a_boot_order_fetches_what_boots_read() {
     let (id, status) = rig.order(of(&v2, What::Boot)).await;
     assert_eq!((status.note, status.total_bytes), (None, 20 * BLOCK as u64));
     assert_eq!(rig.waited(id).await.state, OrderState::Done);
-    let mut asked = rig.asked();
+    let mut asked: Vec<u64> =
+        rig.asked().into_iter().flat_map(|(first, count)| first..first + u64::from(count)).collect();
     asked.sort_unstable();
-    assert_eq!(asked, [(3, 2), (40, 12), (70, 6)]);
+    assert_eq!(asked, (3..5).chain(40..52).chain(70..76).collect::<Vec<u64>>());
     rig.cache.close().await;
 }

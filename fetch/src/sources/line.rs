@@ -27,6 +27,11 @@ const LONG: Duration = Duration::from_secs(2);
 const FEW_BYTES: u64 = 1 << 20;
 /// The first look decides which way the first trial goes: a line below this, in plain bytes a second, is no faster than 1 Gbit/s.
 const SLOW: f64 = 150e6;
+/// A line that carries less than this at first, in plain bytes a second, is slower than any processor packs: no
+/// trial is needed to begin with the smallest …
+const CRAWLING: f64 = 25e6;
+/// … nor many bytes to see it.
+const CRAWLING_BYTES: u64 = 512 << 10;
 /// Measurements before a codec at either end, once found better, is doubted.
 const SETTLED_REST: u32 = 8;
 /// Most measurements between two trials.
@@ -130,19 +135,35 @@ impl State {
     }
 
     fn judge(&mut self) {
+        if self.harder.is_none() && self.bytes >= CRAWLING_BYTES && self.rate() < CRAWLING {
+            (self.chosen, self.harder) = (CODECS.len() - 1, Some(true));
+            (self.rest, self.next_rest) = (SETTLED_REST, SETTLED_REST);
+            self.turn();
+            return;
+        }
         let much = self.bytes >= ENOUGH_BYTES && self.busy >= ENOUGH_TIME;
         let long = self.bytes >= FEW_BYTES && self.busy >= LONG;
         if !much && !long {
             return;
         }
-        let rate = self.bytes as f64 / self.busy.as_secs_f64();
         let before = self.codec();
-        self.step(rate);
+        self.step(self.rate());
         (self.busy, self.bytes) = (Duration::ZERO, 0);
         if self.codec() != before {
-            // Those under way are of the codec before; those of the one now were waited for long ago.
-            self.others += std::mem::take(&mut self.current);
+            self.turn();
         }
+    }
+
+    /// Plain bytes a second in this measurement.
+    fn rate(&self) -> f64 {
+        self.bytes as f64 / self.busy.as_secs_f64().max(1e-6)
+    }
+
+    /// Another codec is in use from now on: those under way are of the one before, and those of the one now were
+    /// waited for long ago.
+    fn turn(&mut self) {
+        (self.busy, self.bytes) = (Duration::ZERO, 0);
+        self.others += std::mem::take(&mut self.current);
     }
 
     fn step(&mut self, rate: f64) {
@@ -250,18 +271,18 @@ mod tests {
         let codec = line.begin();
         let lasting = line.begin();
         assert_eq!(codec, lasting);
-        tokio::time::advance(Duration::from_secs(3)).await;
+        tokio::time::advance(Duration::from_millis(100)).await;
         line.carried(codec, 8 << 20);
         line.end(codec);
         let tried = line.begin();
         assert_ne!(tried, codec, "a trial begins");
-        tokio::time::advance(Duration::from_secs(3)).await;
+        tokio::time::advance(Duration::from_millis(100)).await;
         line.carried(tried, 8 << 20);
         line.end(tried);
         let still = line.begin();
         assert_eq!(still, tried, "what was measured while the earlier request went on is worth nothing");
         line.end(lasting);
-        tokio::time::advance(Duration::from_secs(3)).await;
+        tokio::time::advance(Duration::from_millis(100)).await;
         line.carried(still, 8 << 20);
         line.end(still);
         assert_eq!(line.begin(), codec, "the chosen one is measured again");

@@ -58,8 +58,8 @@ pub enum SourceState {
 pub(super) struct Member {
     pub(super) source: Arc<dyn Source>,
     permits: Arc<Semaphore>,
-    /// Who is not waited for takes one of these first: of the first for readahead and prefetch, of the
-    /// second for prefetch.
+    /// Who is not waited for takes one of these first: of the first whoever it is, of the second all but
+    /// readahead.
     patient: Arc<Semaphore>,
     idle: Arc<Semaphore>,
     small: Arc<Semaphore>,
@@ -185,10 +185,10 @@ impl Member {
     pub(super) async fn permit(&self, urgency: Urgency) -> Permit {
         let mut permits = Vec::with_capacity(3);
         // Always in this order, so that nobody holds what another one ahead of it needs.
-        if urgency == Urgency::Prefetch {
+        if urgency < Urgency::Readahead {
             permits.push(take(&self.idle).await);
         }
-        if urgency < Urgency::Demand {
+        if !urgency.is_awaited() {
             permits.push(take(&self.patient).await);
         }
         permits.push(take(&self.permits).await);

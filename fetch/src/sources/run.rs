@@ -10,6 +10,7 @@ use icbd_wire::RUN_BLOCKS_MAX;
 use tokio::time::Instant;
 
 use super::Sources;
+use super::gate::Leave;
 use super::member::{Member, Permit, Travel};
 use super::round::Round;
 use crate::error::{FetchError, SourceError, Wanted};
@@ -19,9 +20,11 @@ pub(super) fn stream(
     sources: Arc<Sources>,
     request: RunRequest,
     hashes: Vec<Hash>,
+    leave: Option<Leave>,
 ) -> BoxStream<'static, Result<VerifiedBlock, FetchError>> {
     assert_eq!(hashes.len(), request.run.count as usize, "one hash for each block");
-    let progress = Progress { sources, request, hashes, next: request.run.first, round: Round::default(), open: None };
+    let round = Round::default();
+    let progress = Progress { sources, request, hashes, next: request.run.first, round, leave, open: None };
     stream::try_unfold(progress, async |mut progress| {
         let block = progress.block().await?;
         Ok(block.map(|block| (block, progress)))
@@ -37,6 +40,8 @@ struct Progress {
     /// The first block that was not given yet.
     next: u64,
     round: Round,
+    /// For the next request.
+    leave: Option<Leave>,
     open: Option<Open>,
 }
 
@@ -49,6 +54,7 @@ struct Open {
     started: Instant,
     bytes: u64,
     travel: Travel,
+    leave: Leave,
     _permit: Permit,
 }
 
@@ -89,24 +95,33 @@ impl Progress {
         let wanted = Run { first: self.next, count: (self.request.run.end() - self.next) as u32, ..self.request.run };
         let has_it_wrong = |member: &Member| member.good_until(&wanted, self.next, self.next + 1) == self.next;
         let member = self.round.choose(&self.sources, Wanted::Blocks(wanted), has_it_wrong)?;
-        let permit = member.permit(self.request.urgency).await;
+        let RunRequest { file_bytes, urgency, .. } = self.request;
+        let mut leave = match self.leave.take() {
+            Some(leave) => leave,
+            None => self.sources.gate.enter(urgency, wanted.count).await,
+        };
+        let permit = member.permit(urgency).await;
         if let Some(offline) = self.round.revoked() {
             self.round.failed(&self.sources.settings, offline).await;
             return Ok(());
         }
         // A block that the source has wrong is left to another one, unless there is none.
-        let count = member.good_until(&wanted, self.next, end).max(self.next + 1) - self.next;
-        let run = Run { count: count as u32, ..wanted };
+        let end = end.min(self.next + u64::from(leave.blocks()));
+        let count = (member.good_until(&wanted, self.next, end).max(self.next + 1) - self.next) as u32;
+        leave.keep(count);
+        let run = Run { count, ..wanted };
         let started = Instant::now();
         let travel = member.travel(run.count);
-        let RunRequest { file_bytes, urgency, .. } = self.request;
         let request = BlockRequest { run, file_bytes, codec: travel.codec(), urgency };
         match member.source.blocks(&request).await {
             Ok(blocks) => {
-                self.open = Some(Open { member, blocks, run, started, bytes: 0, travel, _permit: permit });
+                if let Some(place) = self.round.place() {
+                    self.sources.gate.answered(place, started.elapsed(), run.count);
+                }
+                self.open = Some(Open { member, blocks, run, started, bytes: 0, travel, leave, _permit: permit });
             }
             Err(error) => {
-                drop((travel, permit));
+                drop((travel, leave, permit));
                 self.fail(error).await;
             }
         }
@@ -124,6 +139,7 @@ impl Progress {
             let found = bytes.len();
             return Err(SourceError::Malformed(format!("block {block} has {found} bytes instead of {expected}")));
         }
+        open.leave.keep((open.run.end() - block - 1) as u32);
         open.bytes += bytes.len() as u64;
         open.travel.carried(bytes.len());
         let hash = &self.hashes[(block - self.request.run.first) as usize];

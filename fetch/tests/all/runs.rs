@@ -30,7 +30,7 @@ impl Pair {
 
     async fn blocks(&self, first: u64, count: u32) -> Result<Vec<VerifiedBlock>, FetchError> {
         let request = self.fixture.wish(first, count);
-        self.both.blocks(request, self.fixture.hashes(&request.run)).try_collect().await
+        self.both.blocks(request, self.fixture.hashes(&request.run), None).try_collect().await
     }
 
     /// Fetches a run and compares it.
@@ -85,7 +85,7 @@ async fn a_stalled_run_goes_elsewhere_at_once() {
 async fn a_source_that_goes_down_during_a_run_is_left() {
     let pair = Pair::new();
     let request = pair.fixture.wish(0, 40);
-    let mut stream = pair.both.blocks(request, pair.fixture.hashes(&request.run));
+    let mut stream = pair.both.blocks(request, pair.fixture.hashes(&request.run), None);
     let mut blocks = vec![stream.next().await.unwrap().unwrap()];
     pair.first.set(Some(Fault::Unreachable));
     blocks.extend(stream.try_collect::<Vec<_>>().await.unwrap());
@@ -138,7 +138,7 @@ async fn an_error_ends_the_stream_after_the_good_blocks() {
         source.set(Some(Fault::Absent));
     }
     let request = pair.fixture.wish(0, 40);
-    let mut stream = pair.both.blocks(request, pair.fixture.hashes(&request.run));
+    let mut stream = pair.both.blocks(request, pair.fixture.hashes(&request.run), None);
     // The first gave half, the second half of the rest.
     for number in 0..30 {
         assert_eq!(stream.next().await.unwrap().unwrap().index(), number);
@@ -177,7 +177,7 @@ async fn no_fault_yields_a_wrong_byte() {
         pair.second.throw_dice(140, &faults, seed + 1000);
         let (first, count) = ((seed * 7) % 60, 1 + (seed as u32 * 13) % 40);
         let request = pair.fixture.wish(first, count);
-        let mut stream = pair.both.blocks(request, pair.fixture.hashes(&request.run));
+        let mut stream = pair.both.blocks(request, pair.fixture.hashes(&request.run), None);
         let mut next = first;
         while let Some(item) = stream.next().await {
             let Ok(block) = item else {
@@ -205,7 +205,7 @@ async fn cancelled_runs_give_their_places_back() {
     let request = fixture.wish(0, 40);
     let mut tasks = tokio::task::JoinSet::new();
     for reader in 0..100 {
-        let mut blocks = sources.blocks(request, fixture.hashes(&request.run));
+        let mut blocks = sources.blocks(request, fixture.hashes(&request.run), None);
         // The fifth part reads to the end, the others stop somewhere, also before the first block.
         tasks.spawn(async move {
             for _ in 0..if reader % 5 == 0 { 41 } else { reader % 40 } {
@@ -222,6 +222,6 @@ async fn cancelled_runs_give_their_places_back() {
         assert!(reader.is_ok() || reader.unwrap_err().is_cancelled());
     }
     assert_eq!(sources.health()[0].in_flight, 0);
-    let blocks: Vec<_> = sources.blocks(request, fixture.hashes(&request.run)).try_collect().await.unwrap();
+    let blocks: Vec<_> = sources.blocks(request, fixture.hashes(&request.run), None).try_collect().await.unwrap();
     assert_eq!(blocks.len(), 40);
 }

@@ -40,7 +40,7 @@ fn throughput_of_one_stream() {
             assert_eq!(blocks.try_fold(0, async |count, _| Ok(count + 1)).await, Ok(BLOCKS));
         };
         let verify = async || {
-            let blocks = sources.blocks(wish, hashes.clone());
+            let blocks = sources.blocks(wish, hashes.clone(), None);
             assert_eq!(blocks.filter(|block| std::future::ready(block.is_ok())).count().await, BLOCKS as usize);
         };
         here.block_on(measure(codec, "decoded", decode));

@@ -8,12 +8,14 @@
 mod log;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use icbd_image::{BLOCK_BYTES, FileIndex, Observation, Origin, Root};
+use icbd_image::{BLOCK_BYTES, BootRun, FileIndex, Observation, Origin, Root};
 use tokio::time::Instant;
 
+use super::around::Around;
+use super::ride::ride;
 use crate::bits::Bits;
 use crate::core::Core;
 use crate::resident::Layout;
@@ -40,6 +42,8 @@ pub(crate) struct Recorder {
     /// Whether there is a recording, so that readers need no lock to see that there is none. Set under the lock.
     is_recording: AtomicBool,
     recording: RwLock<Option<Arc<Recording>>>,
+    /// What boots are known to read, once one has begun.
+    expected: OnceLock<(Layout, Bits)>,
 }
 
 /// One fill under way.
@@ -50,6 +54,8 @@ struct Recording {
     layout: Layout,
     touched: Bits,
     log: Mutex<Log>,
+    /// Of a boot of which nothing is known.
+    around: OnceLock<Arc<Around>>,
     /// Milliseconds from `began` to the last first touch.
     last_touch_ms: AtomicU64,
 }
@@ -62,11 +68,12 @@ impl Recorder {
             last_read_ms: AtomicU64::new(0),
             is_recording: false.into(),
             recording: RwLock::default(),
+            expected: OnceLock::new(),
         }
     }
 
     /// Takes note of a read that somebody asked for. Never blocks for long.
-    pub(crate) fn note(self: &Arc<Self>, version: &Version, file: FileIndex, blocks: std::ops::Range<u64>) {
+    pub(crate) fn note(self: &Arc<Self>, version: &Arc<Version>, file: FileIndex, blocks: std::ops::Range<u64>) {
         let now = self.made.elapsed().as_millis() as u64 + 1;
         let last = self.last_read_ms.load(Ordering::Relaxed);
         if last == 0 || now > last + 1000 {
@@ -79,11 +86,16 @@ impl Recorder {
         if self.is_recording.load(Ordering::Acquire)
             && let Some(recording) = &*self.recording.read().expect("no panic under this lock")
         {
-            recording.note(file, blocks);
+            recording.note(version, file, blocks);
         }
     }
 
-    fn begin(self: &Arc<Self>, version: &Version) {
+    /// Whether boots are known to read these blocks.
+    pub(crate) fn expects(&self, file: FileIndex, blocks: std::ops::Range<u64>) -> bool {
+        self.expected.get().is_some_and(|(layout, bits)| bits.all(layout.bits(file, blocks)))
+    }
+
+    fn begin(self: &Arc<Self>, version: &Arc<Version>) {
         let layout = Layout::new(version.head());
         let recording = Arc::new(Recording {
             started: SystemTime::now(),
@@ -91,6 +103,7 @@ impl Recorder {
             touched: Bits::zeros(layout.words()),
             layout,
             log: Mutex::default(),
+            around: OnceLock::new(),
             last_touch_ms: AtomicU64::new(0),
         });
         {
@@ -101,10 +114,42 @@ impl Recorder {
         tracing::debug!(version = %version.id(), "recording what is read");
         let (recorder, core) = (self.clone(), version.core().clone());
         core.profiles.watch(self);
+        drop(core.spawn(self.clone().accompany(version.clone(), recording.clone())));
         drop(version.core().spawn(async move {
             recording.ended().await;
             recorder.finish(&core).await;
         }));
+    }
+
+    /// Has what a boot will read fetched ahead of it.
+    async fn accompany(self: Arc<Self>, version: Arc<Version>, recording: Arc<Recording>) {
+        let set = match version.core().boot_set(version.serial()).await {
+            Ok(set) => set,
+            Err(error) => {
+                tracing::debug!(version = %version.id(), %error, "what its boots read cannot be found out");
+                Vec::new()
+            }
+        };
+        if set.is_empty() {
+            let _ = recording.around.set(Arc::default());
+            return;
+        }
+        self.expect(&version, &set);
+        let blocks: u64 = set.iter().map(|run| u64::from(run.count)).sum();
+        tracing::info!(version = %version.id(), blocks, "a boot has begun: what boots read is fetched ahead of it");
+        if let Err(error) = ride(&version, &set).await {
+            tracing::debug!(version = %version.id(), %error, "what boots read is not fetched ahead any more");
+        }
+    }
+
+    fn expect(&self, version: &Version, set: &[BootRun]) {
+        let layout = Layout::new(version.head());
+        let bits = Bits::zeros(layout.words());
+        for run in set {
+            bits.set(layout.bits(run.file, run.first..run.first + u64::from(run.count)));
+        }
+        // Only one boot of a version is accompanied at a time; the next will know little more.
+        let _ = self.expected.set((layout, bits));
     }
 
     /// Ends the recording, if there is one, and keeps what it saw.
@@ -114,6 +159,9 @@ impl Recorder {
             self.is_recording.store(false, Ordering::Release);
             current.take()
         };
+        if let Some(around) = recording.as_ref().and_then(|recording| recording.around.get()) {
+            around.end();
+        }
         let Some(seen) = recording.and_then(|recording| recording.observe(core)) else { return };
         let (root, keeper) = (self.root, core.clone());
         let kept = core.blocking(move || keeper.profiles.add(root, seen)).await;
@@ -124,7 +172,7 @@ impl Recorder {
 }
 
 impl Recording {
-    fn note(&self, file: FileIndex, blocks: std::ops::Range<u64>) {
+    fn note(&self, version: &Arc<Version>, file: FileIndex, blocks: std::ops::Range<u64>) {
         let bits = self.layout.bits(file, blocks.clone());
         if self.touched.all(bits.clone()) {
             return;
@@ -140,6 +188,9 @@ impl Recording {
             let was_touched = |gap: std::ops::Range<u64>| self.touched.all(base + gap.start..base + gap.end);
             log.touch(after_ms, file, first..at, was_touched);
             self.touched.set(base + first..base + at);
+            if let (Some(around), false) = (self.around.get(), first == at) {
+                around.touched(version, file, first..at);
+            }
         }
         self.last_touch_ms.store(u64::from(after_ms), Ordering::Relaxed);
     }
