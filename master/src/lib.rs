@@ -11,7 +11,6 @@
 //! the daemon composes serving from them. It removes only what an interrupted publish of its own
 //! left behind, never a version.
 
-mod attributes;
 mod catalog;
 mod error;
 mod layout;
@@ -20,7 +19,6 @@ mod publish;
 mod recover;
 mod repository;
 mod serve;
-mod tree;
 mod verify;
 
 pub use error::MasterError;

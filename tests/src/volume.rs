@@ -15,6 +15,8 @@ pub enum FileSystem {
     Ext4,
     Xfs,
     Btrfs,
+    /// In memory.
+    Tmpfs,
 }
 
 /// A mounted file system. The lab unmounts it; its loop device detaches itself with the mount.
@@ -25,22 +27,45 @@ pub struct Volume {
 
 impl Volume {
     pub fn new(lab: &Lab, file_system: FileSystem, bytes: u64) -> Result<Volume> {
-        let image = lab.unique("volume.raw");
-        std::fs::File::create(&image)?.set_len(bytes)?;
+        Volume::with_options(lab, file_system, bytes, "noatime")
+    }
+
+    /// Mounted with these options, `a,b=c`.
+    pub fn with_options(lab: &Lab, file_system: FileSystem, bytes: u64, options: &str) -> Result<Volume> {
         let mkfs: &[&str] = match file_system {
             FileSystem::Ext4 => &["mkfs.ext4", "-q", "-m", "0"],
             FileSystem::Xfs => &["mkfs.xfs", "-q", "-m", "reflink=1"],
             FileSystem::Btrfs => &["mkfs.btrfs", "-q"],
+            FileSystem::Tmpfs => {
+                return Volume::mount(
+                    lab,
+                    &["-t", "tmpfs", "-o", &format!("size={bytes},{options}")],
+                    "tmpfs".as_ref(),
+                );
+            }
         };
+        let image = lab.unique("volume.raw");
+        std::fs::File::create(&image)?.set_len(bytes)?;
         let mut command = Command::new(mkfs[0]);
         command.args(&mkfs[1..]).arg(&image);
         run_bounded(command, TOOL_DEADLINE)?.ok()?;
+        Volume::mount(lab, &["-o", &format!("loop,{options}")], &image)
+    }
+
+    fn mount(lab: &Lab, options: &[&str], what: &Path) -> Result<Volume> {
         let path = lab.unique("volume");
         std::fs::create_dir(&path)?;
         let mut command = Command::new("mount");
-        command.args(["-o", "loop,noatime"]).arg(&image).arg(&path);
+        command.args(options).arg(what).arg(&path);
         run_bounded(command, TOOL_DEADLINE)?.ok()?;
         Ok(Volume { path })
+    }
+
+    /// Changes how it is mounted: `ro`, `rw`.
+    pub fn remount(&self, options: &str) -> Result<()> {
+        let mut command = Command::new("mount");
+        command.args(["-o", &format!("remount,{options}")]).arg(&self.path);
+        run_bounded(command, TOOL_DEADLINE)?.ok().map(drop)
     }
 
     pub fn path(&self) -> &Path {

@@ -13,13 +13,14 @@ use icbd_tests::files_below;
 const ARROWS: &[(&str, &[&str])] = &[
     ("image", &[]),
     ("wire", &["image"]),
-    ("master", &["image", "wire"]),
+    ("snapshot", &["image"]),
+    ("master", &["image", "wire", "snapshot"]),
     ("fetch", &["image", "wire"]),
     ("cache", &["image", "fetch"]),
     ("fs", &["image", "cache"]),
     // What measures anybody's disk knows nothing of ours.
     ("storm", &[]),
-    ("daemon", &["image", "wire", "master", "fetch", "cache", "fs", "storm"]),
+    ("daemon", &["image", "wire", "snapshot", "master", "fetch", "cache", "fs", "storm"]),
     // What a scenario compares with must not be made by what it tests.
     ("tests", &[]),
 ];

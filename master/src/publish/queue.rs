@@ -7,12 +7,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use icbd_image::{FileHashes, FileIndex};
+use icbd_snapshot::attributes::Attributes;
+use icbd_snapshot::beneath::Stamp;
 
 use super::store::Shared;
 use crate::MasterError;
-use crate::attributes::Attributes;
 use crate::repository::guard;
-use crate::tree::Stamp;
 
 mod file;
 use file::StoredFile;

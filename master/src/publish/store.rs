@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use icbd_image::Head;
+use icbd_snapshot::beneath::Beneath;
 
 use super::queue::Queue;
 use super::staging::{Staging, full_or};
@@ -14,7 +15,6 @@ use super::walk::{Source, Walk};
 use super::{Phase, Progress, Published, Skipped, Watch};
 use crate::MasterError;
 use crate::layout::Layout;
-use crate::tree::Tree;
 
 /// More threads than this only wait for the disk.
 const THREADS_MAX: usize = 16;
@@ -39,8 +39,8 @@ impl Stored {
 
 /// What the walk and the workers share.
 pub(super) struct Shared<'a> {
-    pub(super) source: &'a Tree,
-    pub(super) stage: &'a Tree,
+    pub(super) source: &'a Beneath,
+    pub(super) stage: &'a Beneath,
     /// Takes the hashes of files that are too large to have them in the head.
     pub(super) pages: &'a File,
     pub(super) tally: Tally<'a>,
@@ -99,7 +99,7 @@ impl<'a> Tally<'a> {
 /// Copies the source at `path` into `staging` and hashes what lies there then.
 pub(super) fn store(layout: &Layout, path: &Path, staging: &Staging, watch: &Watch<'_>) -> Result<Stored, MasterError> {
     let source = Source::open(layout, path)?;
-    let stage = Tree::open(&staging.tree()).map_err(MasterError::io("open", staging.tree()))?;
+    let stage = Beneath::open(&staging.tree()).map_err(MasterError::io("open", staging.tree()))?;
     let pages = staging.pages()?;
     let shared = Shared { source: &source.tree, stage: &stage, pages: &pages, tally: Tally::new(watch) };
     store_all(&source, &shared).map_err(|error| full_or(error, layout))
@@ -163,7 +163,7 @@ impl Shared<'_> {
     }
 
     /// The error of an attribute that the repository did not take.
-    pub(super) fn refused(&self, inside: &[u8]) -> impl FnOnce(crate::attributes::Refused) -> MasterError {
+    pub(super) fn refused(&self, inside: &[u8]) -> impl FnOnce(icbd_snapshot::attributes::Refused) -> MasterError {
         let path = self.source.shown(inside);
         move |refused| MasterError::Attribute { path, what: refused.what, source: refused.source.into() }
     }

@@ -11,15 +11,15 @@ use std::path::Path;
 use icbd_image::{
     BLOCK_BYTES, FileIndex, Hash, HeadBuilder, HeadError, INLINE_BLOCKS_MAX, Kind, Metadata, block_count,
 };
+use icbd_snapshot::attributes::{Attributes, Keep};
+use icbd_snapshot::beneath::{Beneath, Identity, Stamp, Stat, device_number, join, names};
 use rustix::fs::{AtFlags, FileType, Mode};
 
 use super::queue::{FileJob, Queue};
 use super::store::Shared;
 use super::{Published, Skipped, SkippedKind};
 use crate::MasterError;
-use crate::attributes::Attributes;
 use crate::layout::Layout;
-use crate::tree::{Identity, Stamp, Stat, Tree, device_number, join, names};
 
 /// A path longer than the kernel takes could be published and never opened.
 const PATH_BYTES_MAX: usize = 4095;
@@ -28,7 +28,7 @@ const DEPTH_MAX: usize = 256;
 
 /// What is published.
 pub(super) struct Source {
-    pub(super) tree: Tree,
+    pub(super) tree: Beneath,
     /// The one file of the directory that is meant; `None` for all of it.
     only: Option<Vec<u8>>,
     /// Where the repository is, which must not be met.
@@ -56,7 +56,7 @@ impl Source {
             }
             _ => return Err(what("neither a directory nor a regular file")),
         };
-        let open = |path: &Path| Tree::open(path).map_err(MasterError::io("open", path));
+        let open = |path: &Path| Beneath::open(path).map_err(MasterError::io("open", path));
         let identity = Stat::at(open(&repository)?.root(), b"").map_err(MasterError::io("open", &repository))?;
         Ok(Source { tree: open(directory)?, only, repository: identity.identity(), repository_path: repository })
     }
@@ -93,7 +93,8 @@ impl<'a> Walk<'a> {
         let (attributes, stamp) = match &source.only {
             None => {
                 let stat = stat(b"")?;
-                let attributes = Attributes::read(root, b"", &stat).map_err(shared.source_error("read", b""))?;
+                let attributes =
+                    Attributes::read(root, b"", &stat, Keep::Meaning).map_err(shared.source_error("read", b""))?;
                 (attributes, Some(stat.stamp()))
             }
             // A single file's directory is ours to invent.
@@ -191,7 +192,7 @@ impl<'a> Walk<'a> {
         if kind != FileType::Directory && self.is_further_name(place, name, &inside, &stat)? {
             return Ok(());
         }
-        let attributes = Attributes::read(place.source, name, &stat);
+        let attributes = Attributes::read(place.source, name, &stat, Keep::Meaning);
         let attributes = attributes.map_err(self.shared.source_error("read the attributes of", &inside))?;
         let index = self.add(place, name, &inside, &stat, &attributes)?;
         set_xattrs(&mut self.builder, index, &attributes);

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, Kind, Node, Page, VerifiedBlock, VersionId, block_len};
+use icbd_snapshot::beneath::{Beneath, Stat};
 use rustix::fs::{FileType, Mode, OFlags};
 
-use crate::tree::{Stat, Tree};
 use crate::{MasterError, Repository};
 
 /// The stored bytes of one version and what they should be.
@@ -17,7 +17,7 @@ use crate::{MasterError, Repository};
 pub(crate) struct OpenVersion {
     version: VersionId,
     head: Head,
-    tree: Tree,
+    tree: Beneath,
     pages: Option<File>,
     /// For each node the directory of its first name, and that name's place in the name table; the root has none.
     places: Vec<Option<(FileIndex, u32)>>,
@@ -40,7 +40,7 @@ impl OpenVersion {
 
     pub(crate) fn open_as(repository: &Repository, head: Head, version: VersionId) -> Result<OpenVersion, MasterError> {
         let path = repository.layout.version(&version);
-        let tree = Tree::open(&path).map_err(|error| {
+        let tree = Beneath::open(&path).map_err(|error| {
             repository.note_damage(&version, "its tree is missing");
             MasterError::io("open", path)(error)
         })?;
@@ -62,7 +62,7 @@ impl OpenVersion {
         &self.head
     }
 
-    pub(crate) fn tree(&self) -> &Tree {
+    pub(crate) fn tree(&self) -> &Beneath {
         &self.tree
     }
 

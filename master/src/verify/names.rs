@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use icbd_image::{FileIndex, Kind, Node};
+use icbd_snapshot::attributes::{Attributes, Keep};
+use icbd_snapshot::beneath::{Stat, join, names};
 use rustix::fs::FileType;
 
 use super::{FaultKind, Faults};
 use crate::MasterError;
-use crate::attributes::Attributes;
 use crate::serve::OpenVersion;
-use crate::tree::{Stat, join, names};
 
 /// Finds names that are missing or extra, and nodes whose attributes are not the published ones.
 pub(super) fn check(opened: &OpenVersion, faults: &Faults) -> Result<(), MasterError> {
@@ -56,7 +56,7 @@ fn difference(directory: BorrowedFd<'_>, name: &[u8], node: &Node<'_>) -> rustix
         FileType::BlockDevice => Kind::BlockDevice,
         _ => return Ok(Some("kind")),
     };
-    let found = Attributes::read(directory, name, &stat)?;
+    let found = Attributes::read(directory, name, &stat, Keep::Meaning)?;
     let expected = node.metadata();
     let xattrs = node.xattrs().map(|xattr| (xattr.name, xattr.value));
     let target = match kind {

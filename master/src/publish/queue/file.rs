@@ -14,6 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 
 use icbd_image::{BLOCK_BYTES, FileHashes, FileIndex, Hash, HeadError, PAGE_BLOCKS, PagesBuilder, block_count};
+use icbd_snapshot::beneath::Stat;
 use rustix::fs::{Mode, OFlags};
 
 use super::super::piece::{PIECE_BYTES, next_piece, segments, touched_blocks};
@@ -21,7 +22,6 @@ use super::super::store::Shared;
 use super::FileJob;
 use crate::MasterError;
 use crate::repository::guard;
-use crate::tree::Stat;
 
 /// What is read or copied at once; a whole number of blocks.
 pub(super) const BUFFER_BYTES: usize = 16 * BLOCK_BYTES as usize;

@@ -13,28 +13,33 @@ use rustix::io::Errno;
 
 /// An open directory and the path by which people know it.
 #[derive(Debug)]
-pub(crate) struct Tree {
+pub struct Beneath {
     root: OwnedFd,
     path: PathBuf,
 }
 
-impl Tree {
-    pub(crate) fn open(path: &Path) -> rustix::io::Result<Tree> {
+impl Beneath {
+    pub fn open(path: &Path) -> rustix::io::Result<Beneath> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Tree { root: rustix::fs::openat(CWD, path, flags, Mode::empty())?, path: path.to_owned() })
+        Ok(Beneath { root: rustix::fs::openat(CWD, path, flags, Mode::empty())?, path: path.to_owned() })
     }
 
-    pub(crate) fn root(&self) -> BorrowedFd<'_> {
+    /// A directory that is open already, and the path by which people know it.
+    pub fn from_open(root: OwnedFd, path: PathBuf) -> Beneath {
+        Beneath { root, path }
+    }
+
+    pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
     }
 
     /// The path of `inside`, for messages.
-    pub(crate) fn shown(&self, inside: &[u8]) -> PathBuf {
+    pub fn shown(&self, inside: &[u8]) -> PathBuf {
         if inside.is_empty() { self.path.clone() } else { self.path.join(OsStr::from_bytes(inside)) }
     }
 
     /// Opens what is at `inside`; `mode` is for `OFlags::CREATE`.
-    pub(crate) fn open_at(&self, inside: &[u8], flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+    pub fn open_at(&self, inside: &[u8], flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::NONBLOCK;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let inside = if inside.is_empty() { b"." } else { inside };
@@ -47,19 +52,19 @@ impl Tree {
         }
     }
 
-    pub(crate) fn directory(&self, inside: &[u8]) -> rustix::io::Result<OwnedFd> {
+    pub fn directory(&self, inside: &[u8]) -> rustix::io::Result<OwnedFd> {
         self.open_at(inside, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
     }
 
     /// The open parent directory of `inside`, and its last name.
-    pub(crate) fn parent<'p>(&self, inside: &'p [u8]) -> rustix::io::Result<(OwnedFd, &'p [u8])> {
+    pub fn parent<'p>(&self, inside: &'p [u8]) -> rustix::io::Result<(OwnedFd, &'p [u8])> {
         let (parent, name) = split(inside);
         Ok((self.directory(parent)?, name))
     }
 }
 
 /// The part before the last `/` (empty when there is none) and the name after it.
-pub(crate) fn split(inside: &[u8]) -> (&[u8], &[u8]) {
+pub fn split(inside: &[u8]) -> (&[u8], &[u8]) {
     match inside.iter().rposition(|byte| *byte == b'/') {
         Some(at) => (&inside[..at], &inside[at + 1..]),
         None => (&[], inside),
@@ -67,7 +72,7 @@ pub(crate) fn split(inside: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// `directory/name`.
-pub(crate) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+pub fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
     let mut path = Vec::with_capacity(directory.len() + 1 + name.len());
     path.extend_from_slice(directory);
     if !directory.is_empty() {
@@ -80,14 +85,14 @@ pub(crate) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
 /// A path for the system calls that know no `*at` form: `name` in the open `directory`, or itself when empty.
 ///
 /// Nothing above `directory` is looked up by name again, so nobody can move it away underneath.
-pub(crate) fn proc_path(directory: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
+pub fn proc_path(directory: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
     let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
     path.extend_from_slice(if name.is_empty() { b"." } else { name });
     path
 }
 
 /// The names in a directory in byte order, without `.` and `..`.
-pub(crate) fn names(directory: BorrowedFd<'_>) -> rustix::io::Result<Vec<Vec<u8>>> {
+pub fn names(directory: BorrowedFd<'_>) -> rustix::io::Result<Vec<Vec<u8>>> {
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(directory)? {
         let entry = entry?;
@@ -101,15 +106,15 @@ pub(crate) fn names(directory: BorrowedFd<'_>) -> rustix::io::Result<Vec<Vec<u8>
 }
 
 /// Device (major and minor number) and inode: what two names of one file share.
-pub(crate) type Identity = ((u32, u32), u64);
+pub type Identity = ((u32, u32), u64);
 
 /// What `statx` says of something, links not followed.
 #[derive(Clone, Copy)]
-pub(crate) struct Stat(Statx);
+pub struct Stat(Statx);
 
 /// What must stay the same of a file or directory while it is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub struct Stamp {
     device: (u32, u32),
     inode: u64,
     kind: FileType,
@@ -120,51 +125,56 @@ pub(crate) struct Stamp {
 
 impl Stat {
     /// Of `name` in `directory`; of the directory itself when `name` is empty.
-    pub(crate) fn at(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Stat> {
+    pub fn at(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Stat> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
         rustix::fs::statx(directory, name, flags, StatxFlags::BASIC_STATS).map(Stat)
     }
 
-    pub(crate) fn kind(&self) -> FileType {
+    pub fn kind(&self) -> FileType {
         FileType::from_raw_mode(u32::from(self.0.stx_mode))
     }
 
-    pub(crate) fn mode(&self) -> u16 {
+    pub fn mode(&self) -> u16 {
         self.0.stx_mode & 0o7777
     }
 
-    pub(crate) fn owner(&self) -> (u32, u32) {
+    pub fn owner(&self) -> (u32, u32) {
         (self.0.stx_uid, self.0.stx_gid)
     }
 
-    pub(crate) fn size(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         self.0.stx_size
     }
 
-    pub(crate) fn links(&self) -> u32 {
+    /// What it takes on the disk, in units of 512 bytes.
+    pub fn allocated_units(&self) -> u64 {
+        self.0.stx_blocks
+    }
+
+    pub fn links(&self) -> u32 {
         self.0.stx_nlink
     }
 
-    pub(crate) fn mtime(&self) -> Timestamp {
+    pub fn mtime(&self) -> Timestamp {
         Timestamp { seconds: self.0.stx_mtime.tv_sec, nanoseconds: self.0.stx_mtime.tv_nsec }
     }
 
-    pub(crate) fn identity(&self) -> Identity {
+    pub fn identity(&self) -> Identity {
         ((self.0.stx_dev_major, self.0.stx_dev_minor), self.0.stx_ino)
     }
 
     /// Whether something is mounted here.
-    pub(crate) fn is_mount(&self) -> bool {
+    pub fn is_mount(&self) -> bool {
         self.0.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT)
     }
 
     /// The device's number as Linux encodes a 32-bit `dev_t`.
-    pub(crate) fn rdev(&self) -> u32 {
+    pub fn rdev(&self) -> u32 {
         let (major, minor) = (self.0.stx_rdev_major, self.0.stx_rdev_minor);
         (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
     }
 
-    pub(crate) fn stamp(&self) -> Stamp {
+    pub fn stamp(&self) -> Stamp {
         let (device, inode) = self.identity();
         Stamp {
             device,
@@ -179,6 +189,6 @@ impl Stat {
 }
 
 /// Major and minor number of a 32-bit `dev_t`.
-pub(crate) fn device_number(rdev: u32) -> rustix::fs::Dev {
+pub fn device_number(rdev: u32) -> rustix::fs::Dev {
     rustix::fs::makedev((rdev & 0xfff00) >> 8, (rdev & 0xff) | ((rdev >> 12) & 0xfff00))
 }

@@ -1,9 +1,7 @@
 //! Owners, modes, times and extended attributes: read from a source, given to a stored copy.
 //!
-//! Kept are the extended attributes that belong to a file's meaning: `user.*`, `trusted.*` (when
-//! run as root), `security.*` with capabilities, and POSIX ACLs. Left out is what belongs to the
-//! file system it lay on (`btrfs.*`, `system.nfs4_acl` …) and what a mount of ours shows of its own
-//! state (`user.icbd.*`).
+//! Which extended attributes are read is the caller's choice ([`Keep`]). What belongs to the file system a file
+//! lies on alone (`system.nfs4_acl`, `ceph.*` …) never is.
 
 use std::os::fd::BorrowedFd;
 
@@ -11,35 +9,35 @@ use icbd_image::Metadata;
 use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use crate::tree::{Stat, proc_path};
+use crate::beneath::{Stat, proc_path};
 
 /// Names and values, sorted by name.
-pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Everything about a node but its kind and content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Attributes {
-    pub(crate) metadata: Metadata,
-    pub(crate) xattrs: Xattrs,
+pub struct Attributes {
+    pub metadata: Metadata,
+    pub xattrs: Xattrs,
 }
 
 /// Which attribute could not be kept, and why.
 #[derive(Debug)]
-pub(crate) struct Refused {
-    pub(crate) what: String,
-    pub(crate) source: Errno,
+pub struct Refused {
+    pub what: String,
+    pub source: Errno,
 }
 
 impl Attributes {
-    /// Those of `name` in `directory`, of which `stat` was read.
-    pub(crate) fn read(directory: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> rustix::io::Result<Attributes> {
+    /// Those of `name` in `directory`, of which `stat` was read; of extended attributes what `keep` says.
+    pub fn read(directory: BorrowedFd<'_>, name: &[u8], stat: &Stat, keep: Keep) -> rustix::io::Result<Attributes> {
         let (uid, gid) = stat.owner();
         let metadata = Metadata { mode: stat.mode(), uid, gid, mtime: stat.mtime() };
-        Ok(Attributes { metadata, xattrs: read_xattrs(&proc_path(directory, name))? })
+        Ok(Attributes { metadata, xattrs: read_xattrs(&proc_path(directory, name), keep)? })
     }
 
     /// Gives them to `name` in `directory` (to the directory itself when `name` is empty).
-    pub(crate) fn apply(&self, directory: BorrowedFd<'_>, name: &[u8], is_symlink: bool) -> Result<(), Refused> {
+    pub fn apply(&self, directory: BorrowedFd<'_>, name: &[u8], is_symlink: bool) -> Result<(), Refused> {
         let refused = |what: &str| {
             let what = what.to_owned();
             move |source| Refused { what, source }
@@ -67,20 +65,35 @@ impl Attributes {
     }
 }
 
-fn is_kept(name: &[u8]) -> bool {
-    let of = |prefix: &[u8]| name.starts_with(prefix);
-    let meaning = of(b"user.") || of(b"trusted.") || of(b"security.") || of(b"system.posix_acl_");
-    meaning && !of(b"user.icbd.")
+/// Which extended attributes are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Those that belong to a file's meaning: `user.*`, `trusted.*` (seen by root alone), `security.*` with
+    /// capabilities, and POSIX ACLs. Not what a mount or a store of ours notes in `user.icbd.*`.
+    Meaning,
+    /// Those, what icbd noted, and properties of btrfs: a copy on the same disk is to be no other than its original.
+    All,
 }
 
-fn read_xattrs(path: &[u8]) -> rustix::io::Result<Xattrs> {
+impl Keep {
+    fn has(self, name: &[u8]) -> bool {
+        let of = |prefix: &[u8]| name.starts_with(prefix);
+        let meaning = of(b"user.") || of(b"trusted.") || of(b"security.") || of(b"system.posix_acl_");
+        match self {
+            Keep::Meaning => meaning && !of(b"user.icbd."),
+            Keep::All => meaning || of(b"btrfs."),
+        }
+    }
+}
+
+fn read_xattrs(path: &[u8], keep: Keep) -> rustix::io::Result<Xattrs> {
     let list = match grow(|buffer| rustix::fs::llistxattr(path, buffer)) {
         // A file system without extended attributes has none to keep.
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Vec::new()),
         list => list?,
     };
     let mut xattrs = Vec::new();
-    for name in list.split(|byte| *byte == 0).filter(|name| is_kept(name)) {
+    for name in list.split(|byte| *byte == 0).filter(|name| keep.has(name)) {
         match grow(|buffer| rustix::fs::lgetxattr(path, name, buffer)) {
             Ok(value) => xattrs.push((name.to_vec(), value)),
             // Removed since it was listed.
