@@ -1,6 +1,7 @@
 //! The command line as it is typed. [`crate::settings`] turns it, with the configuration file, into what is done.
 
 mod prefetch;
+mod store;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use icbd_wire::Codec;
 use ipnet::IpNet;
 
 pub(crate) use prefetch::{AddArgs, PrefetchCommand, TermArgs, WhatArgs};
+pub(crate) use store::StoreCommand;
 
 /// Boots virtual-machine images from a master far away as fast as from local disks.
 #[derive(Debug, Parser)]
@@ -71,6 +73,9 @@ pub(crate) enum Command {
     /// The configuration file
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Where versions are kept
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Measure what clients get, from icbd or anybody else
     #[command(subcommand)]
     Bench(BenchCommand),

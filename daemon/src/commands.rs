@@ -11,6 +11,7 @@ pub(crate) mod prefetch;
 pub(crate) mod profile;
 mod publish;
 pub(crate) mod status;
+pub(crate) mod store;
 
 use crate::control::{Client, Event, Heard};
 use crate::failure::{Exit, Failure};

@@ -88,6 +88,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Profile(command) => block_on(commands::profile::run(&settings, command))?,
         Command::Key(command) => commands::key::run(&settings, &command)?,
         Command::Config(command) => commands::config::run(&settings, command)?,
+        Command::Store(command) => commands::store::run(&settings, command)?,
         Command::Bench(command) => commands::bench::run(&settings, command)?,
         Command::Log => block_on(commands::log::run(&settings))?,
         Command::SupportBundle { output } => commands::bundle::run(&settings, output)?,

@@ -138,6 +138,14 @@ impl Settings {
         }
     }
 
+    /// Where versions are kept on this machine.
+    pub(crate) fn store(&self) -> Result<PathBuf, Failure> {
+        match self.file.role {
+            Some(Role::Master) => require(self.file.master.repo.clone(), "the directory", "master.repo"),
+            Some(Role::Cache) | None => Ok(self.file.clone().with_defaults().store.path.unwrap_or_default()),
+        }
+    }
+
     pub(crate) fn log_level(&self) -> LogLevel {
         self.file.log.level.unwrap_or(LogLevel::Info)
     }
