@@ -1,9 +1,11 @@
 //! Fetching ahead of a boot that is known.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use futures_util::{StreamExt, stream};
 use icbd_fetch::Urgency;
-use icbd_image::BootRun;
+use icbd_image::{BootRun, FileIndex, PAGE_BLOCKS};
 use tokio::sync::Mutex;
 
 use crate::CacheError;
@@ -14,11 +16,36 @@ use crate::version::Version;
 /// requests are worth more than the exact order of 2 MiB.
 const CHUNK_BLOCKS: u64 = 32;
 
+/// Hash pages that are on their way at once, ahead of the blocks: nothing can be asked for without them, and each takes
+/// a round trip.
+const PAGES_AHEAD: usize = 2;
+
 /// Fetches what a boot reads and is not here, in one round over the sources.
 pub(super) async fn ride(version: &Arc<Version>, set: &[BootRun]) -> Result<(), CacheError> {
     let flying = Mutex::default();
     let filler = Filler { core: version.core(), urgency: Urgency::Profile, toll: None, flying: &flying };
-    filler.fetch(version, pieces(set).into_iter()).await
+    let pieces = pieces(set);
+    // One that does not come is asked for again by whoever needs it, who says so.
+    let ahead = stream::iter(pages(version, &pieces))
+        .map(|(file, page)| version.page(file, page))
+        .buffered(PAGES_AHEAD)
+        .for_each(async |_| ());
+    tokio::join!(ahead, filler.fetch(version, pieces.iter().cloned())).1
+}
+
+/// The hash pages of what is missing, in the order in which they are needed.
+fn pages(version: &Arc<Version>, pieces: &[Piece]) -> Vec<(FileIndex, u64)> {
+    let mut seen = HashSet::new();
+    let is_missing =
+        |piece: &&Piece| version.file(piece.file).is_ok_and(|file| !file.is_readable(piece.blocks.clone()));
+    let is_paged = |file| version.head().node(file).is_some_and(|node| node.is_paged());
+    let of_piece = |piece: &Piece| {
+        let pages = piece.blocks.start / PAGE_BLOCKS..piece.blocks.end.div_ceil(PAGE_BLOCKS);
+        let file = piece.file;
+        pages.map(move |page| (file, page))
+    };
+    let missing = pieces.iter().filter(is_missing).filter(|piece| is_paged(piece.file));
+    missing.flat_map(of_piece).filter(|page| seen.insert(*page)).collect()
 }
 
 /// The runs cut into chunks, each in order of place and with runs that touch made one.
@@ -36,7 +63,7 @@ fn pieces(set: &[BootRun]) -> Vec<Piece> {
     pieces
 }
 
-fn append(pieces: &mut Vec<Piece>, mut chunk: Vec<(icbd_image::FileIndex, u64, u64)>) {
+fn append(pieces: &mut Vec<Piece>, mut chunk: Vec<(FileIndex, u64, u64)>) {
     chunk.sort_unstable();
     let from = pieces.len();
     for (file, first, count) in chunk {
@@ -49,8 +76,6 @@ fn append(pieces: &mut Vec<Piece>, mut chunk: Vec<(icbd_image::FileIndex, u64, u
 
 #[cfg(test)]
 mod tests {
-    use icbd_image::FileIndex;
-
     use super::*;
 
     #[test]

@@ -169,6 +169,8 @@ impl State {
     fn step(&mut self, rate: f64) {
         match self.trial {
             Trial::None if self.rest > 0 => self.rest -= 1,
+            // As at the beginning: on such a line a trial costs and cannot help.
+            Trial::None if rate < CRAWLING && self.chosen + 1 == CODECS.len() => {}
             Trial::None => self.trial = Trial::Trying { codec: self.neighbour(rate), before: rate },
             Trial::Trying { codec, before } => self.trial = Trial::Checking { codec, before, tried: rate },
             Trial::Checking { codec, before, tried } => {
@@ -242,6 +244,14 @@ mod tests {
     async fn a_slow_line_is_squeezed_within_the_first_megabytes() {
         let shares = stream(&Line::new(), line_of(12.5), 50).await;
         assert!(shares[2] > 0.6, "{shares:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn on_a_slow_line_nothing_else_is_tried_any_more() {
+        let line = Line::new();
+        stream(&line, line_of(12.5), 50).await;
+        let shares = stream(&line, line_of(12.5), 2_000).await;
+        assert_eq!(shares[..2], [0.0, 0.0], "{shares:?}");
     }
 
     #[tokio::test(start_paused = true)]
