@@ -10,7 +10,7 @@ use crate::load::{self, Pattern};
 use crate::site::Site;
 use crate::stats::{self, Goal, Row, Samples};
 
-pub(crate) fn run(scale: &Scale) -> Result<()> {
+pub(crate) fn run(scale: &Scale) -> Result<String> {
     let site = Site::publish(scale.file_bytes)?;
     let (mut mounted, mut curl) = (Samples::default(), Samples::default());
     for round in 0..scale.rounds as u64 {
@@ -36,6 +36,5 @@ pub(crate) fn run(scale: &Scale) -> Result<()> {
         theirs: curl.median(),
         goal: Goal::AtLeast(0.8),
     };
-    stats::print("A cold file", "through the mount", "curl -o", &[row]);
-    Ok(())
+    Ok(stats::table("A cold file", "through the mount", "curl -o", &[row]))
 }

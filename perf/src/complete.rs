@@ -10,7 +10,7 @@ use crate::stats::{self, Goal, Row, Samples};
 /// DESIGN's goal for what the kernel serves by itself.
 const GOAL: Goal = Goal::AtLeast(0.95);
 
-pub(crate) fn run(scale: &Scale) -> Result<()> {
+pub(crate) fn run(scale: &Scale) -> Result<String> {
     let site = Site::publish(scale.file_bytes)?;
     let cache = site.cold_cache()?;
     cache.prefetch_all(&format!("{IMAGE}@1"))?;
@@ -41,6 +41,5 @@ pub(crate) fn run(scale: &Scale) -> Result<()> {
             rows.push(Row { work, unit: "MB/s", ours: mounted.median(), theirs: native.median(), goal: GOAL });
         }
     }
-    stats::print("A complete file", "through the mount", "natively", &rows);
-    Ok(())
+    Ok(stats::table("A complete file", "through the mount", "natively", &rows))
 }

@@ -93,3 +93,32 @@ pub(crate) fn write_sample(path: &Path, bytes: u64) -> io::Result<()> {
     }
     out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }
+
+/// What all processors did in a stretch of time.
+#[derive(Debug)]
+pub(crate) struct Work {
+    since: Instant,
+    ticks: f64,
+}
+
+/// Linux counts CPU time in hundredths of a second.
+pub(crate) const TICKS_PER_SECOND: f64 = 100.0;
+
+impl Work {
+    pub(crate) fn begin() -> io::Result<Work> {
+        Ok(Work { since: Instant::now(), ticks: busy_ticks()? })
+    }
+
+    /// How many processors were at work on average since it began.
+    pub(crate) fn cores(&self) -> io::Result<f64> {
+        Ok((busy_ticks()? - self.ticks) / TICKS_PER_SECOND / self.since.elapsed().as_secs_f64())
+    }
+}
+
+/// Ticks in user, nice, system, interrupts; neither idle nor stolen by other machines on the same hardware.
+fn busy_ticks() -> io::Result<f64> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let ticks: Vec<f64> =
+        stat.lines().next().unwrap_or_default().split_whitespace().skip(1).filter_map(|it| it.parse().ok()).collect();
+    Ok([0, 1, 2, 5, 6].iter().filter_map(|at| ticks.get(*at)).sum())
+}

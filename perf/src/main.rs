@@ -15,6 +15,7 @@ mod stats;
 
 mod storm;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -39,7 +40,8 @@ const FULL: Scale =
 const SHORT: Scale =
     Scale { file_bytes: 256 << 20, stream_bytes: 512 << 20, rounds: 3, random_reads: 16 * 1024, misses: 200 };
 
-type Benchmark = fn(&Scale) -> Result<()>;
+/// Gives a Markdown table.
+type Benchmark = fn(&Scale) -> Result<String>;
 
 /// The parts of `files`, each of which can be run alone.
 const FILES: [(&str, Benchmark); 4] =
@@ -78,9 +80,13 @@ fn main() -> Result<()> {
     if is_chosen("record") {
         storm::record()?;
     }
+    let mut files = files()?;
     for (name, run) in FILES {
         if is_chosen(name) || is_chosen("files") || parts.is_empty() {
-            run(&scale)?;
+            let table = run(&scale)?;
+            println!("\n{table}");
+            files.insert(name.to_owned(), table);
+            keep(&files)?;
         }
     }
     if is_chosen("storms") || parts.is_empty() {
@@ -91,9 +97,25 @@ fn main() -> Result<()> {
         storm::run_duties(&mut storm::Results::load(&kept("storms.json"))?)?;
     }
     if is_chosen("report") || parts.is_empty() {
-        storm::write(&storm::Results::load(&kept("storms.json"))?, Path::new(env!("CARGO_MANIFEST_DIR")))?;
+        let tables = FILES.iter().filter_map(|(name, _)| files.get(*name)).map(String::as_str);
+        storm::write(&storm::Results::load(&kept("storms.json"))?, tables, Path::new(env!("CARGO_MANIFEST_DIR")))?;
     }
     Ok(())
+}
+
+/// The tables of `files` that were made so far, by the name of the part.
+fn files() -> Result<BTreeMap<String, String>> {
+    match std::fs::read(kept("files.json")) {
+        Ok(text) => serde_json::from_slice(&text).context("target/perf/files.json is damaged; delete it"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(error) => Err(error).context("reading target/perf/files.json"),
+    }
+}
+
+fn keep(files: &BTreeMap<String, String>) -> Result<()> {
+    let path = kept("files.json");
+    std::fs::create_dir_all(path.parent().context("a file in a folder")?)?;
+    std::fs::write(path, serde_json::to_vec_pretty(files)?).context("keeping the results")
 }
 
 /// Where a run in pieces keeps `name`.

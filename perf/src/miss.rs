@@ -13,7 +13,7 @@ use crate::load::Numbers;
 use crate::site::Site;
 use crate::stats::{self, Goal, Row, Samples};
 
-pub(crate) fn run(scale: &Scale) -> Result<()> {
+pub(crate) fn run(scale: &Scale) -> Result<String> {
     let site = Site::publish(scale.file_bytes)?;
     let cache = site.cold_cache()?;
     let root = site.root()?;
@@ -43,8 +43,7 @@ pub(crate) fn run(scale: &Scale) -> Result<()> {
         goal: Goal::AtMost(2.0),
     };
     let rows = [row("4 KiB of a missing block, median", 0.5), row("the same, 99th percentile", 0.99)];
-    stats::print("A miss", "read through the mount", "bare HTTP get", &rows);
-    Ok(())
+    Ok(stats::table("A miss", "read through the mount", "bare HTTP get", &rows))
 }
 
 /// `count` different blocks far from each other, so that no readahead has fetched one before it is asked for.

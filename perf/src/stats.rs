@@ -1,4 +1,4 @@
-//! Medians and ratios, and the table that a run prints.
+//! Medians and ratios, and the table that a run makes of them.
 
 /// Samples of one quantity, in any unit.
 #[derive(Debug, Clone, Default)]
@@ -52,21 +52,23 @@ pub(crate) struct Row {
     pub(crate) goal: Goal,
 }
 
-/// Prints the rows as a Markdown table; the goals are shown, not enforced, because machines are noisy.
-pub(crate) fn print(title: &str, ours: &str, theirs: &str, rows: &[Row]) {
-    println!("\n### {title}\n");
-    println!("| work | {ours} | {theirs} | ratio | goal | |");
-    println!("| --- | ---: | ---: | ---: | ---: | --- |");
+/// The rows as a Markdown table; the goals are shown, not enforced, because machines are noisy.
+pub(crate) fn table(title: &str, ours: &str, theirs: &str, rows: &[Row]) -> String {
+    let mut table = format!("### {title}\n\n| work | {ours} | {theirs} | ratio | goal | |\n");
+    table.push_str("| --- | ---: | ---: | ---: | ---: | --- |\n");
     for row in rows {
         let ratio = row.ours / row.theirs;
         let goal = match row.goal {
             Goal::AtLeast(bound) => format!("≥ {bound}"),
             Goal::AtMost(bound) => format!("≤ {bound}"),
         };
-        let verdict = if row.goal.is_met(ratio) { "met" } else { "missed" };
-        let (unit, work) = (row.unit, &row.work);
-        println!("| {work} | {:.1} {unit} | {:.1} {unit} | {ratio:.2} | {goal} | {verdict} |", row.ours, row.theirs);
+        let verdict = if row.goal.is_met(ratio) { "met" } else { "**missed**" };
+        let Row { work, unit, ours, theirs, .. } = row;
+        table.push_str(&format!(
+            "| {work} | {ours:.1} {unit} | {theirs:.1} {unit} | {ratio:.2} | {goal} | {verdict} |\n"
+        ));
     }
+    table
 }
 
 #[cfg(test)]

@@ -141,7 +141,7 @@ mod tests {
         let far = results.cell("100M+10ms", CASES[0], &Tool::Icbd.name()).context("not measured")?;
         // A block at a time has to wait for the round trip; 52 of the 64 blocks hold data.
         assert!(far.rounds[0].sent > 1 << 20 && far.rounds[0].p100_us >= 10_000.0, "{:?}", far.rounds);
-        write(&results, &lab.folder("page")?)?;
+        write(&results, ["### A file\n"].into_iter(), &lab.folder("page")?)?;
         let page = std::fs::read_to_string(lab.path("page/RESULTS.md"))?;
         assert!(page.contains("| icbd, first boot ever |") && lab.path("page/plots/time-30.svg").exists());
         Ok(())

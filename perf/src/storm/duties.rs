@@ -15,13 +15,12 @@ use super::process::run;
 use super::results::Results;
 use super::run::{Case, storm};
 use super::tools::{Ready, site};
+use crate::load::TICKS_PER_SECOND;
 
 const ONE: Case = Case { clients: 1, scan: false, think: false };
 const MANY: Case = Case { clients: 30, scan: false, think: false };
 /// Sizes to which the image is grown by holes, in GiB. The last is the one whose memory is watched.
 const GROWN_GIB: [u64; 2] = [10, 100];
-/// Linux counts a process's CPU time in hundredths of a second.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// One promise and what came of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]

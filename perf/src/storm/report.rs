@@ -14,9 +14,18 @@ use super::run::{Case, Round};
 use super::tools::{TOOLS, Tool};
 use crate::plot::{Bar, Bars, Group, figures};
 
-const PREFACE: &str = "# Boot storms over slow lines
+/// What is known of the goals that are missed.
+const LIMITS: &str = include_str!("../../limits.md");
 
-Made by `make bench`; not edited by hand. A recorded BIOS boot of the lab's Debian image is replayed by light clients
+const PREFACE: &str = "# What was measured
+
+Made by `make bench`; not edited by hand, but for the last chapter, which is `perf/limits.md`.
+";
+
+const STORMS: &str = "
+## Boot storms over slow lines
+
+A recorded BIOS boot of the lab's Debian image is replayed by light clients
 (`icbd bench storm`) against each tool, on lines made of network namespaces and `tbf`. Everything starts with empty
 caches. The tools are Debian's packages, each set up as well as was found (`perf/src/storm/tools/`), and each gave the
 right bytes. Master, site and clients share one machine, so absolute times are its own; what counts are the ratios.
@@ -25,17 +34,29 @@ A cell is *seconds until the last client was done / MB over the line*, the media
 Whole copies count from their start. The bytes include headers; big segments on the 1G line make them a little low.
 ";
 
+const FILES: &str = "
+## Single files
+
+On loopback: master, cache and reader share the machine. Medians; the goal is for the ratio.
+
+";
+
 /// From how many rounds on a median is one.
 const ROUNDS_MIN: usize = 3;
 
-/// Writes `RESULTS.md` and its plots into `folder`.
-pub(crate) fn write(results: &Results, folder: &Path) -> Result<()> {
+/// Writes `RESULTS.md` and its plots into `folder`; `files` are the tables of reading single files.
+pub(crate) fn write<'a>(results: &Results, files: impl Iterator<Item = &'a str>, folder: &Path) -> Result<()> {
     let plots = folder.join("plots");
     std::fs::create_dir_all(&plots)?;
-    let mut page = PREFACE.to_owned();
+    let mut page = format!("{PREFACE}\nMachine: {}.\n", machine());
+    for (at, table) in files.enumerate() {
+        page.push_str(if at == 0 { FILES } else { "\n" });
+        page.push_str(table);
+    }
+    page.push_str(STORMS);
     let rounds = results.cells.iter().map(|cell| cell.rounds.len());
     let (least, most) = (rounds.clone().min().unwrap_or(0), rounds.max().unwrap_or(0));
-    writeln!(page, "\nMachine: {}. Rounds a cell: {least} to {most}.", machine())?;
+    writeln!(page, "\nRounds a cell: {least} to {most}.")?;
     if least < ROUNDS_MIN {
         writeln!(page, "Cells of fewer than {ROUNDS_MIN} rounds are a first look: one stall of a tool decides them.")?;
     }
@@ -48,6 +69,7 @@ pub(crate) fn write(results: &Results, folder: &Path) -> Result<()> {
     for link in LINKS {
         page.push_str(&times(results, link));
         page.push_str(&latencies(results, link));
+        page.push_str(&work(results, link));
     }
     page.push_str(&troubles(results));
     for case in CASES {
@@ -60,6 +82,8 @@ pub(crate) fn write(results: &Results, folder: &Path) -> Result<()> {
             writeln!(page, "\n![{}](plots/{name})", chart.title)?;
         }
     }
+    page.push('\n');
+    page.push_str(LIMITS);
     std::fs::write(folder.join("RESULTS.md"), page).context("writing RESULTS.md")
 }
 
@@ -86,7 +110,7 @@ fn row(name: &str, cells: impl Iterator<Item = Option<String>>) -> String {
 
 fn table(title: &str, headings: &[String], rows: Vec<String>) -> String {
     let rule = " ---: |".repeat(headings.len());
-    format!("\n## {title}\n\n| | {} |\n| --- |{rule}\n{}", headings.join(" | "), rows.concat())
+    format!("\n### {title}\n\n| | {} |\n| --- |{rule}\n{}", headings.join(" | "), rows.concat())
 }
 
 fn times(results: &Results, link: Link) -> String {
@@ -131,6 +155,20 @@ fn latencies(results: &Results, link: Link) -> String {
     table(&format!("{}: how long a read takes, in ms", link.name), &headings, rows.collect())
 }
 
+/// How busy the one machine was that all share: where it is as busy as it can be, it is the limit, and not the line.
+fn work(results: &Results, link: Link) -> String {
+    let headings = CASES.map(Case::name);
+    let rows = TOOLS.map(|tool| {
+        let cores = |case: Case| {
+            let cell = results.cell(link.name, case, &tool.name())?;
+            cell.rounds.iter().all(|round| round.busy_cores.is_some()).then_some(())?;
+            Some(figures(cell.median(|round| round.busy_cores.unwrap_or_default())))
+        };
+        row(&tool.name(), CASES.into_iter().map(cores))
+    });
+    table(&format!("{}: processors at work", link.name), &headings, rows.into())
+}
+
 fn troubles(results: &Results) -> String {
     let mut text = String::new();
     for cell in &results.cells {
@@ -139,7 +177,7 @@ fn troubles(results: &Results) -> String {
             text.push_str(&format!("- {}, {}, {}: {trouble}\n", cell.link, cell.case.name(), cell.tool));
         }
     }
-    if text.is_empty() { text } else { format!("\n## Rounds that could not be measured\n\n{text}") }
+    if text.is_empty() { text } else { format!("\n### Rounds that could not be measured\n\n{text}") }
 }
 
 fn time_chart(results: &Results, case: Case) -> Bars {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::depot::Depot;
 use super::network::{Network, Side};
 use super::tools::{Ready, Tool};
-use crate::load::drop_caches;
+use crate::load::{Work, drop_caches};
 
 /// What the clients do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +46,9 @@ pub(crate) struct Round {
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) p100_us: f64,
+    /// Processors at work meanwhile, of master, site and clients together.
+    #[serde(default)]
+    pub(crate) busy_cores: Option<f64>,
 }
 
 /// A storm of no icbd may take so long; with the think time of the slowest.
@@ -57,7 +60,9 @@ pub(crate) fn round(depot: &Depot<'_>, network: &Network, tool: Tool, case: Case
     let before = network.sent()?;
     let ready = tool.start(depot, network)?;
     // A prefetched boot set is there before the clients are; a whole copy is what they wait for.
+    let work = Work::begin()?;
     let shown = storm(network, &ready, case, trace, &[])?;
+    let busy_cores = Some(work.cores()?);
     let sent = network.sent()? - before;
     let number = |name: &str| shown[name].as_f64().with_context(|| format!("no {name} in {shown}"));
     let waited = ready.before.as_secs_f64();
@@ -69,6 +74,7 @@ pub(crate) fn round(depot: &Depot<'_>, network: &Network, tool: Tool, case: Case
         p50_us: number("latency_p50_us")?,
         p99_us: number("latency_p99_us")?,
         p100_us: number("latency_p100_us")?,
+        busy_cores,
     };
     let warm = Case { clients: 1, scan: false, think: false };
     let given = storm(network, &ready, warm, trace, &["--digest"])?;

@@ -32,7 +32,7 @@ pub(super) fn table(results: &Results) -> String {
     let duties: String = results.duties.iter().map(duty).collect();
     let heads = "| goal | icbd | held to | ratio | at most | |\n| --- | ---: | ---: | ---: | ---: | --- |";
     let duty_heads = "| duty | measured | held to | |\n| --- | ---: | ---: | --- |";
-    format!("\n## Goals\n\n{heads}\n{rows}\n## Duties\n\nEach measured once.\n\n{duty_heads}\n{duties}")
+    format!("\n### Goals\n\n{heads}\n{rows}\n### Duties\n\nEach measured once.\n\n{duty_heads}\n{duties}")
 }
 
 fn duty(duty: &Duty) -> String {
