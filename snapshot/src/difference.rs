@@ -40,11 +40,20 @@ pub(crate) fn of_file(
     let Some((old, old_bytes)) = open_file(old, inside)? else {
         return Ok(Some(FileDifference { old_bytes: None, new_bytes, changed: whole(new_bytes) }));
     };
-    let changed = match lists(backend, old.as_fd(), new.as_fd())? {
+    let changed = of_open(backend, (old.as_fd(), old_bytes), (new.as_fd(), new_bytes))?;
+    Ok(Some(FileDifference { old_bytes: Some(old_bytes), new_bytes, changed }))
+}
+
+/// The ranges of a newer file, of so many bytes, outside of which it is the older one.
+pub(crate) fn of_open(
+    backend: &dyn Backend,
+    (old, old_bytes): (BorrowedFd<'_>, u64),
+    (new, new_bytes): (BorrowedFd<'_>, u64),
+) -> Result<Vec<Range<u64>>> {
+    Ok(match lists(backend, old, new)? {
         Some((old, new)) => compare(&old, &new, old_bytes, new_bytes),
         None => whole(new_bytes),
-    };
-    Ok(Some(FileDifference { old_bytes: Some(old_bytes), new_bytes, changed }))
+    })
 }
 
 fn open_file(tree: &Beneath, inside: &[u8]) -> Result<Option<(OwnedFd, u64)>> {

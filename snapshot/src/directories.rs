@@ -8,14 +8,14 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{Mode, XattrFlags};
+use rustix::fs::{Mode, RenameFlags, XattrFlags};
 use rustix::io::{Errno, Result};
 
 use crate::backend::{Backend, Kind};
 use crate::copy::copy_tree;
 use crate::extents::{Extent, Held, by_map, held_by_map};
 use crate::slot::Slot;
-use crate::staging::Staging;
+use crate::staging::{MADE, Staging};
 use crate::stream::Programs;
 use crate::{Access, SnapshotError, Tree};
 
@@ -23,8 +23,6 @@ use crate::{Access, SnapshotError, Tree};
 pub(crate) const MARK: &str = "user.icbd.tree";
 const WRITABLE: &[u8] = b"writable";
 const SEALED: &[u8] = b"sealed";
-/// What is made is called so until it is moved to its place.
-const MADE: &str = "tree";
 
 /// Makes the second file, empty as it is, a copy of the first, which has so many bytes.
 pub(crate) type CopyFile = fn(BorrowedFd<'_>, BorrowedFd<'_>, u64) -> io::Result<()>;
@@ -41,11 +39,13 @@ impl Backend for Directories {
     }
 
     fn create(&self, at: &Slot<'_>) -> std::result::Result<(), SnapshotError> {
-        make(at, Access::Writable, |_| Ok(()))
+        // Nothing is in it: itself is all there is to sync.
+        make(at, Access::Writable, |_| Ok(()), |tree| rustix::fs::fsync(tree))
     }
 
     fn copy(&self, from: &dyn Tree, at: &Slot<'_>, access: Access) -> std::result::Result<(), SnapshotError> {
-        make(at, access, |tree| copy_tree(from, tree, &at.path(), self.copy_file))
+        // One sync for all of it; a sync for each file takes twenty times as long.
+        make(at, access, |tree| copy_tree(from, tree, &at.path(), self.copy_file), |tree| rustix::fs::syncfs(tree))
     }
 
     fn access(&self, directory: BorrowedFd<'_>) -> Result<Option<Access>> {
@@ -76,11 +76,25 @@ impl Backend for Directories {
     }
 }
 
+/// Seals the tree at `from`, in which everything is durable already, and moves it to `at`.
+pub(crate) fn finish(made: &dyn Tree, from: &Slot<'_>, at: &Slot<'_>) -> std::result::Result<(), SnapshotError> {
+    let error = |errno: Errno| SnapshotError::io("create", at.path())(errno);
+    rustix::fs::fsetxattr(made.directory(), MARK, SEALED, XattrFlags::empty()).map_err(error)?;
+    rustix::fs::fsync(made.directory()).map_err(SnapshotError::io("sync", from.path()))?;
+    match rustix::fs::renameat_with(from.parent(), from.name(), at.parent(), at.name(), RenameFlags::NOREPLACE) {
+        Ok(()) => {}
+        Err(Errno::EXIST | Errno::NOTEMPTY) => return Err(SnapshotError::Occupied(at.path())),
+        Err(errno) => return Err(error(errno)),
+    }
+    rustix::fs::fsync(at.parent()).map_err(SnapshotError::io("sync the directory of", at.path()))
+}
+
 /// Makes a tree that `fill` fills.
 fn make(
     at: &Slot<'_>,
     access: Access,
     fill: impl FnOnce(BorrowedFd<'_>) -> std::result::Result<(), SnapshotError>,
+    sync: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
 ) -> std::result::Result<(), SnapshotError> {
     let error = |errno: Errno| SnapshotError::io("create", at.path())(errno);
     let staging = Staging::create(at.base)?;
@@ -95,7 +109,6 @@ fn make(
         }
         source => error(source),
     })?;
-    // One sync for all of it; a sync for each file takes twenty times as long.
-    rustix::fs::syncfs(&tree).map_err(SnapshotError::io("sync", at.path()))?;
+    sync(tree.as_fd()).map_err(SnapshotError::io("sync", at.path()))?;
     staging.publish(MADE, at)
 }

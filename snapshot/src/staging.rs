@@ -18,6 +18,8 @@ use crate::slot::Slot;
 
 /// Below the store's directory.
 pub(crate) const MAKING: &str = "making";
+/// What is made in a private directory is called so until it is moved to its place.
+pub(crate) const MADE: &str = "tree";
 
 /// A private directory, removed with all that is in it when it is dropped.
 #[derive(Debug)]

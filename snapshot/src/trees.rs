@@ -1,7 +1,8 @@
 //! A store's trees: what is done with them, whatever they are made of.
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -9,11 +10,16 @@ use rustix::io::Errno;
 
 use crate::backend::{self, Backend};
 use crate::beneath::{Beneath, Stat, join, names};
+use crate::copy::copy_tree;
+use crate::ioctl::subvolume;
 use crate::slot::Slot;
+use crate::staging::Staging;
 use crate::stream::Streams;
 use crate::tree::Open;
 use crate::usage::{self, Usage};
-use crate::{Access, FileDifference, Kind, Sealed, SnapshotError, Tree, Writable, difference, staging};
+use crate::{
+    Access, FileDifference, Kind, Sealed, SnapshotError, Tree, Writable, difference, directories, reflink, staging,
+};
 
 /// Trees lie at most so many directories deep below a store's own: `filling/<image>/<version>` needs three.
 const LIST_DEPTH_MAX: usize = 4;
@@ -69,11 +75,47 @@ impl Trees {
         self.writable(at)
     }
 
+    /// Makes a tree that begins as a directory is now that is no tree, on the same disk. Costs what its names cost.
+    pub fn import(&self, from: &Path, at: &Path) -> Result<Writable, SnapshotError> {
+        let opened = Beneath::open(from).and_then(|from| from.directory(b""));
+        let opened = opened.map_err(SnapshotError::io("open", from))?;
+        let from = Writable::new(Open::new(from.to_owned(), PathBuf::new(), opened));
+        let slot = Slot::vacant(&self.base, at)?;
+        if self.kind() != Kind::Btrfs {
+            self.backend.copy(&from, &slot, Access::Writable)?;
+            return self.writable(at);
+        }
+        // Aside, so that all of it is there at once.
+        let staging = Staging::create(&self.base)?;
+        let error = |errno| SnapshotError::io("create the subvolume", slot.path())(errno);
+        subvolume::create(staging.directory(), staging::MADE.as_bytes()).map_err(error)?;
+        let tree = staging.open(staging::MADE).map_err(error)?;
+        copy_tree(&from, tree.as_fd(), &slot.path(), reflink::clone_file)?;
+        let tree = Writable::new(Open::new(staging.path().join(staging::MADE), PathBuf::new(), tree));
+        self.backend.copy(&tree, &slot, Access::Writable)?;
+        self.writable(at)
+    }
+
     /// Makes a tree that stays as `from` is now. It is at its place, whole and durable, or not at all.
     ///
     /// Who has a file of `from` open for writing goes on writing to `from`, and not to this.
     pub fn seal(&self, from: &dyn Tree, at: &Path) -> Result<Sealed, SnapshotError> {
         self.backend.copy(from, &Slot::vacant(&self.base, at)?, Access::Sealed)?;
+        self.sealed(at)
+    }
+
+    /// Makes a sealed tree of one that nobody but the caller ever had open, and that is no more from then on.
+    ///
+    /// For trees that were put together to become one, and whose content is durable: nothing is copied, whatever they
+    /// are made of. A kill leaves the one, or both.
+    pub fn finish(&self, made: Writable, at: &Path) -> Result<Sealed, SnapshotError> {
+        let place = Slot::vacant(&self.base, at)?;
+        if self.kind() == Kind::Btrfs {
+            self.backend.copy(&made, &place, Access::Sealed)?;
+            self.delete(made)?;
+        } else {
+            directories::finish(&made, &Slot::taken(&self.base, made.at())?, &place)?;
+        }
         self.sealed(at)
     }
 
@@ -168,6 +210,16 @@ impl Trees {
         let open = |tree: &Sealed| beneath(tree).map_err(SnapshotError::io("open", tree.path()));
         difference::of_file(&*self.backend, &open(old)?, &open(new)?, inside.as_os_str().as_bytes())
             .map_err(SnapshotError::io("compare", new.path().join(inside)))
+    }
+
+    /// The same of two open files that nobody changes meanwhile, of so many bytes: the ranges of the newer one outside
+    /// of which it is byte for byte the older one.
+    pub fn compare_open(
+        &self,
+        (old, old_bytes): (BorrowedFd<'_>, u64),
+        (new, new_bytes): (BorrowedFd<'_>, u64),
+    ) -> rustix::io::Result<Vec<Range<u64>>> {
+        difference::of_open(&*self.backend, (old, old_bytes), (new, new_bytes))
     }
 
     /// What `trees` hold on the disk together, and what deleting all of them would free.
