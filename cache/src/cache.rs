@@ -1,10 +1,11 @@
 //! A cache: the store, opened, with its threads and tasks. What fs and daemon hold.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use icbd_fetch::Sources;
-use icbd_image::{BootRun, Profile, Root, Serial, Trust, VersionId};
+use icbd_image::{BootRun, NodeUuid, Profile, Root, Serial, Trust, VersionId, VersionRecord};
 
 use crate::catalogue::{self, marks};
 use crate::core::Core;
@@ -32,6 +33,7 @@ pub struct Cache {
     trust: RwLock<Trust>,
     warnings: Mutex<Warnings>,
     refreshing: tokio::sync::Semaphore,
+    node: NodeUuid,
     _lock: StoreLock,
 }
 
@@ -40,6 +42,14 @@ struct Warnings {
     /// Of the start: what was damaged.
     start: Vec<String>,
     refresh: Vec<String>,
+}
+
+/// An identity that nobody else has.
+fn fresh_node(store: &Path) -> Result<NodeUuid, CacheError> {
+    let mut bytes = [0; 16];
+    let filled = getrandom::fill(&mut bytes).map_err(|error| std::io::Error::other(error.to_string()));
+    filled.map_err(CacheError::disk("get random numbers for", store))?;
+    Ok(NodeUuid::from_random(bytes))
 }
 
 impl Cache {
@@ -69,9 +79,10 @@ impl Cache {
             let (view, held) = (catalogue.view()?, catalogue.held()?);
             let (orders, rates) = (catalogue.orders()?, catalogue.rates()?);
             let (ledger, profiles) = (catalogue.ledger()?, Profiles::open(&store)?);
-            Ok::<_, CacheError>((catalogue, warning, view, held, orders, rates, ledger, profiles))
+            let node = catalogue.node(fresh_node(&store)?)?;
+            Ok::<_, CacheError>((catalogue, warning, view, held, orders, rates, ledger, profiles, node))
         });
-        let (catalogue, warning, view, held, orders, rates, ledger, profiles) =
+        let (catalogue, warning, view, held, orders, rates, ledger, profiles, node) =
             loaded.await.map_err(|_| CacheError::Closed)??;
         let core = Arc::new(Core::new(settings, sources, disk, catalogue, profiles)?);
         *core.view.write().expect("no panic under this lock") = Arc::new(view);
@@ -85,7 +96,7 @@ impl Cache {
         drop(core.spawn(core.clone().keep_exchanging()));
         let warnings = Mutex::new(Warnings { start: warning.into_iter().collect(), refresh: Vec::new() });
         let refreshing = tokio::sync::Semaphore::new(1);
-        Ok(Arc::new(Cache { core, orders, trust: RwLock::new(trust), warnings, refreshing, _lock: lock }))
+        Ok(Arc::new(Cache { core, orders, trust: RwLock::new(trust), warnings, refreshing, node, _lock: lock }))
     }
 
     /// The images and versions to show; the same until a refresh changes something.
@@ -93,10 +104,23 @@ impl Cache {
         self.core.view()
     }
 
+    /// Who this cache is, for its master.
+    pub fn node(&self) -> NodeUuid {
+        self.node
+    }
+
+    /// Versions that are needed here though no program may have them open: what was chosen here, and what is being
+    /// fetched whole.
+    pub fn needed(&self) -> Vec<Serial> {
+        let view = self.view();
+        let chosen = view.choices().iter().filter_map(|(image, choice)| view.image(image)?.version(choice.number));
+        let chosen: Vec<Serial> = chosen.map(VersionRecord::serial).collect();
+        chosen.into_iter().chain(self.orders.filling()).collect()
+    }
+
     /// Asks the sources what there is, and takes over what does not contradict what is known.
     pub async fn refresh(&self) -> Result<Refresh, CacheError> {
-        // One after the other: each builds on the view that the one before left.
-        let _turn = self.refreshing.acquire().await.map_err(|_| CacheError::Closed)?;
+        let _turn = self.turn().await?;
         // What cannot be kept has to be told again.
         let result = self.refresh_once().await;
         if result.is_err() {
@@ -109,7 +133,8 @@ impl Cache {
         let Some(listed) = self.core.sources.listing().await? else {
             return Ok(Refresh { warnings: self.lock_warnings().refresh.clone(), ..Refresh::default() });
         };
-        let view = self.core.view();
+        let shown = self.core.view();
+        let view = Arc::new(shown.listed());
         let (trust, known) = (self.trust.read().expect("no panic under this lock").clone(), view.clone());
         // Signatures of thousands of versions are checked here the first time.
         let merged = self.core.blocking(move || merge(&known, listed.listing, &listed.source, &trust)).await?;
@@ -139,10 +164,24 @@ impl Cache {
                     Ok::<_, CacheError>(())
                 })
                 .await??;
-            *self.core.view.write().expect("no panic under this lock") = new;
-            self.orders.changed();
+            self.show((*new).clone().choosing(shown.choices().clone()));
         }
         Ok(merged.refresh)
+    }
+
+    /// Shows a view from now on. For who holds the turn.
+    pub(crate) fn show(&self, view: View) {
+        *self.core.view.write().expect("no panic under this lock") = Arc::new(view);
+        self.orders.changed();
+    }
+
+    /// The turn to change what is shown: each change builds on the one before.
+    pub(crate) async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, CacheError> {
+        self.refreshing.acquire().await.map_err(|_| CacheError::Closed)
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
     }
 
     /// A version that is in memory. Never blocks.

@@ -4,6 +4,7 @@
 //! be proved again from the trees and their marks, and that is what happens when it is damaged
 //! ([`rebuild`]). All functions block.
 
+mod choices;
 mod ledger;
 pub(crate) mod marks;
 mod open;
@@ -14,7 +15,7 @@ mod rows;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
-use icbd_image::{ImageRecord, RepositoryId, Serial};
+use icbd_image::{ImageRecord, NodeUuid, RepositoryId, Serial};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::CacheError;
@@ -32,7 +33,8 @@ impl Catalogue {
         let db = self.lock();
         let repository: Option<[u8; 16]> =
             db.query_row("SELECT id FROM repository", [], |row| row.get(0)).optional()?;
-        Ok(View::new(repository.map(RepositoryId::from_bytes), rows::images(&db)?))
+        let listed = View::new(repository.map(RepositoryId::from_bytes), rows::images(&db)?);
+        Ok(listed.choosing(choices::read(&db)?))
     }
 
     /// Remembers a repository and its images, all at once or not at all.
@@ -45,6 +47,17 @@ impl Catalogue {
         }
         rows::put_images(&change, images)?;
         Ok(change.commit()?)
+    }
+
+    /// Who this cache is; made the first time.
+    pub(crate) fn node(&self, fresh: NodeUuid) -> Result<NodeUuid, CacheError> {
+        let db = self.lock();
+        let known: Option<[u8; 16]> = db.query_row("SELECT id FROM node", [], |row| row.get(0)).optional()?;
+        if let Some(known) = known {
+            return Ok(NodeUuid::from_bytes(known));
+        }
+        db.execute("INSERT INTO node (id) VALUES (?1)", [fresh.as_bytes()])?;
+        Ok(fresh)
     }
 
     /// How much was held of each version when that was last noted.

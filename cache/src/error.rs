@@ -32,6 +32,9 @@ pub enum CacheError {
     UnknownVersion(VersionId),
     #[error("{version} has no regular file with the index {file}")]
     NotAFile { version: VersionId, file: FileIndex },
+    /// What an administrator wanted makes no sense as things stand.
+    #[error("{0}")]
+    Refused(String),
     #[error("there is no image {0} here; `icbd image list` shows those that are")]
     UnknownImage(ImageName),
     #[error("{version} has no file {path:?}; `--file` takes a path as below the mount's directory of the version")]
@@ -79,6 +82,7 @@ impl CacheError {
             | CacheError::NoSuchFile { .. }
             | CacheError::UnknownOrder(_)
             | CacheError::OrderEnded { .. }
+            | CacheError::Refused(_)
             | CacheError::Unusable { .. }
             | CacheError::Closed => true,
             CacheError::Fetch(error) => error.is_permanent(),

@@ -70,10 +70,14 @@ impl Ledger {
         }
     }
 
-    /// Remembers what was deployed where something else is deployed now.
+    /// Remembers what the master calls the fallback, or what was deployed where something else is deployed now.
     pub(crate) fn note_deployed(&self, before: &View, now: &View) {
         let mut entries = self.lock();
         for image in now.images() {
+            if let Some(fallback) = image.fallback {
+                entries.fallbacks.insert(image.name.clone(), fallback);
+                continue;
+            }
             let known = before.image(&image.name).and_then(|known| known.deployed);
             if let Some(known) = known.filter(|known| image.deployed.is_some_and(|deployed| deployed != *known)) {
                 entries.fallbacks.insert(image.name.clone(), known);
@@ -145,7 +149,9 @@ mod tests {
                 serial: Serial::new(1).unwrap(),
                 changed: Timestamp::default(),
                 deployed: deployed.and_then(VersionNumber::new),
+                fallback: None,
                 versions: Vec::new(),
+                removed: Vec::new(),
             };
             View::new(None, vec![image])
         };

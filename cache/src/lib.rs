@@ -24,6 +24,7 @@ mod health;
 mod inherit;
 mod layout;
 mod ledger;
+mod local;
 mod prefetch;
 mod profiles;
 mod refresh;
@@ -46,6 +47,7 @@ pub use cache::Cache;
 pub use error::CacheError;
 pub use file::{File, Passthrough, ReadNow};
 pub use health::StoreState;
+pub use local::LocalRollback;
 pub use prefetch::{
     Deadline, ExplainedVersion, Explanation, Order, OrderChange, OrderId, OrderState, OrderStatus, Priority, Rate,
     Verdict, Weekdays, WeekdaysError, What, Window, Zone, ZoneError,

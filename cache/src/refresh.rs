@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use icbd_image::{ImageRecord, Listing, RepositoryId, Serial, Trust, VersionId, VersionRecord};
+use icbd_image::{ImageRecord, Listing, RepositoryId, Serial, Trust, VersionId, VersionRecord, VersionState};
 
 use crate::view::View;
 
@@ -94,10 +94,15 @@ impl Merge<'_> {
             .collect();
         for known in known.iter().flat_map(|known| &known.versions) {
             if versions.binary_search_by_key(&known.number(), VersionRecord::number).is_err() {
-                let id = known.statement.statement().version();
-                self.warn(format!("{id} is gone from {}: what is held of it stays here", self.source));
+                let mut known = known.clone();
+                if listed.removed.binary_search(&known.number()).is_ok() {
+                    known.state = VersionState::Archived;
+                } else {
+                    let id = known.statement.statement().version();
+                    self.warn(format!("{id} is gone from {}: what is held of it stays here", self.source));
+                }
                 let at = versions.partition_point(|version| version.number() < known.number());
-                versions.insert(at, known.clone());
+                versions.insert(at, known);
             }
         }
         listed.versions = versions;
@@ -105,6 +110,7 @@ impl Merge<'_> {
         if listed.deployed.is_some_and(|number| listed.version(number).is_none()) {
             listed.deployed = known.and_then(|known| known.deployed);
         }
+        listed.fallback = listed.fallback.filter(|number| listed.version(*number).is_some());
         Some(listed)
     }
 

@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use icbd_image::{Serial, VersionId, VersionRecord};
+use icbd_image::{ImageName, Serial, VersionId, VersionRecord};
 
 use crate::core::Core;
 use crate::health::StoreState;
 use crate::ledger::Tally;
+use crate::local::{Choice, LocalRollback};
 use crate::version::Residency;
-use crate::view::Object;
+use crate::view::{Object, View};
 use crate::waiting::Waiting;
 
 /// How the cache is.
@@ -19,6 +20,8 @@ pub struct CacheStatus {
     pub store: StoreState,
     /// Versions of which something is held, was fetched today, or which are fallbacks, by image and number.
     pub versions: Vec<VersionStatus>,
+    /// Which images an administrator rolled back here, whatever their master deploys.
+    pub local: Vec<LocalRollback>,
     /// Reads that have waited for more than a second, the longest first.
     pub waiting: Vec<Waiting>,
     /// What contradicts what this cache knows.
@@ -47,6 +50,17 @@ pub struct VersionStatus {
     pub fallback: bool,
     /// Bytes of its blocks that came from sources since midnight, decoded.
     pub fetched_today_bytes: u64,
+}
+
+/// What administrators chose here, by image.
+pub(crate) fn local_rollbacks(view: &View) -> Vec<LocalRollback> {
+    let rollback = |(image, choice): (&ImageName, &Choice)| LocalRollback {
+        version: VersionId { image: image.clone(), number: choice.number },
+        by: choice.by.clone(),
+        since: choice.since,
+        listed: view.deployed_by_master(image),
+    };
+    view.choices().iter().map(rollback).collect()
 }
 
 impl Core {
@@ -85,6 +99,7 @@ impl Core {
         CacheStatus {
             store: self.health.state(),
             versions,
+            local: local_rollbacks(&view),
             waiting: self.waiting.shown(),
             warnings,
             fetched_bytes: self.fetched_bytes.load(Ordering::Relaxed),

@@ -1,8 +1,12 @@
 //! The images and versions that a cache shows: an immutable snapshot, swapped whole.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use icbd_image::{ImageName, ImageRecord, RepositoryId, Root, Serial, VersionId, VersionRecord};
+use icbd_image::{
+    ImageName, ImageRecord, RepositoryId, Root, Serial, Timestamp, VersionId, VersionNumber, VersionRecord,
+};
+
+use crate::local::Choices;
 
 /// What the mount shows at one moment. Images are sorted by name, versions by number.
 #[derive(Debug, Clone, Default)]
@@ -10,6 +14,10 @@ pub struct View {
     repository: Option<RepositoryId>,
     images: Vec<ImageRecord>,
     places: HashMap<Serial, Place>,
+    /// What administrators of this cache chose.
+    choices: Choices,
+    /// Of images for which something was chosen: what the master deploys, and when it last changed anything.
+    listed: BTreeMap<ImageName, (Option<VersionNumber>, Timestamp)>,
 }
 
 /// What a serial stands for.
@@ -36,7 +44,43 @@ impl View {
                 places.insert(version.serial(), Place { image: i, version: Some(v) });
             }
         }
-        View { repository, images, places }
+        View { repository, images, places, ..View::default() }
+    }
+
+    /// The same as its master lists it, without what was chosen here.
+    pub(crate) fn listed(&self) -> View {
+        let mut view = View { choices: Choices::new(), listed: BTreeMap::new(), ..self.clone() };
+        for (name, (deployed, changed)) in &self.listed {
+            if let Some(image) = view.image_mut(name) {
+                (image.deployed, image.changed) = (*deployed, *changed);
+            }
+        }
+        view
+    }
+
+    pub(crate) fn choices(&self) -> &Choices {
+        &self.choices
+    }
+
+    /// What the master deploys of an image, whatever is shown.
+    pub fn deployed_by_master(&self, image: &ImageName) -> Option<VersionNumber> {
+        match self.listed.get(image) {
+            Some((deployed, _)) => *deployed,
+            None => self.image(image)?.deployed,
+        }
+    }
+
+    pub(crate) fn set_choices(&mut self, choices: Choices) {
+        self.choices = choices;
+    }
+
+    pub(crate) fn note_listed(&mut self, image: &ImageName, listed: (Option<VersionNumber>, Timestamp)) {
+        self.listed.insert(image.clone(), listed);
+    }
+
+    pub(crate) fn image_mut(&mut self, name: &ImageName) -> Option<&mut ImageRecord> {
+        let at = self.images.binary_search_by(|image| image.name.cmp(name)).ok()?;
+        Some(&mut self.images[at])
     }
 
     /// The repository these images are of; `None` while no master was ever heard.

@@ -35,7 +35,15 @@ fn image(listing: &icbd_image::Listing, number: u64) -> ImageRecord {
         VersionRecord { state: VersionState::Ready, data_bytes: 1 << 30, note: "a note".to_owned(), statement }
     });
     let serial = Serial::new(number * 100 + 1).unwrap();
-    ImageRecord { name: name.clone(), serial, changed: time, deployed: None, versions: versions.collect() }
+    ImageRecord {
+        name: name.clone(),
+        serial,
+        changed: time,
+        deployed: None,
+        fallback: None,
+        versions: versions.collect(),
+        removed: Vec::new(),
+    }
 }
 
 /// A cache that knows 1,000 images of 10 versions each opens in well under two seconds.

@@ -1,5 +1,7 @@
 //! The command line as it is typed. [`crate::settings`] turns it, with the configuration file, into what is done.
 
+mod edits;
+mod moves;
 mod prefetch;
 mod store;
 
@@ -12,6 +14,8 @@ use icbd_storm::{CLIENTS_MAX, Target};
 use icbd_wire::Codec;
 use ipnet::IpNet;
 
+pub(crate) use edits::{EditArgs, NodeCommand, PruneArgs, SaveArgs};
+pub(crate) use moves::{DeployArgs, MadeArgs, RollbackArgs};
 pub(crate) use prefetch::{AddArgs, PrefetchCommand, TermArgs, WhatArgs};
 pub(crate) use store::StoreCommand;
 
@@ -61,6 +65,9 @@ pub(crate) enum Command {
     /// Images and their versions
     #[command(subcommand)]
     Image(ImageCommand),
+    /// The cache servers that a master was told of (on a master)
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Fetch before somebody reads (on a cache)
     #[command(subcommand)]
     Prefetch(PrefetchCommand),
@@ -79,8 +86,12 @@ pub(crate) enum Command {
     /// Measure what clients get, from icbd or anybody else
     #[command(subcommand)]
     Bench(BenchCommand),
-    /// Print the audit log: who changed what, when
-    Log,
+    /// Print the audit log: who changed what, when and why
+    Log {
+        /// Only what was done since: 2h, 3d, 08:45, 2026-03-01 or 2026-03-01T08:45
+        #[arg(long, value_name = "TIME", value_parser = moves::since)]
+        since: Option<icbd_image::Timestamp>,
+    },
     /// Write a tar file for those who help; works while something hangs
     SupportBundle {
         /// The file to write [default: icbd-support-TIME.tar here]
@@ -137,6 +148,14 @@ pub(crate) struct CacheArgs {
 pub(crate) enum ImageCommand {
     /// Publish a directory or a file as the next version of an image (on a master)
     Publish(PublishArgs),
+    /// Make a writable working copy of the newest version, and print where it is (on a master)
+    Edit(EditArgs),
+    /// Make the working copy the next version, ready; it costs what was changed (on a master)
+    Save(SaveArgs),
+    /// Throw the working copy away (on a master)
+    Discard(EditArgs),
+    /// Show which versions may go and why the others stay; with --yes, remove them (on a master)
+    Prune(PruneArgs),
     /// List images, or the versions of one
     List {
         /// List the versions of this one
@@ -153,11 +172,25 @@ pub(crate) enum ImageCommand {
         version: ImageRef,
     },
     /// Make a version the one that `current` means (on a master)
-    Deploy {
+    Deploy(DeployArgs),
+    /// Deploy the version that was deployed before, or another ready one (on a master)
+    Rollback(RollbackArgs),
+    /// Offer a version to nobody new; who uses it goes on (on a master)
+    Retire {
+        #[arg(value_name = "IMAGE@N")]
+        version: VersionId,
+        /// Also the deployed one, or the one to go back to
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        made: MadeArgs,
+    },
+    /// Make a retired version ready again (on a master)
+    Restore {
         #[arg(value_name = "IMAGE@N")]
         version: VersionId,
         #[command(flatten)]
-        repo: RepoArgs,
+        made: MadeArgs,
     },
 }
 
@@ -170,6 +203,9 @@ pub(crate) struct PublishArgs {
     /// A note about this version
     #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true)]
     pub message: String,
+    /// Convert disk images of other formats (qcow2, vmdk, vhdx) to raw ones, which iSCSI can serve
+    #[arg(long)]
+    pub raw: bool,
     /// Make it the version that `current` means
     #[arg(long)]
     pub deploy: bool,

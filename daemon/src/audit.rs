@@ -29,18 +29,41 @@ pub(crate) struct Entry {
     pub pid: i32,
     /// The verb and what it was done to: `image publish debian-lab`.
     pub what: String,
+    /// What the one who asked for it says about it; mostly nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
     /// `done`, or why not; `begun` where only a later line tells.
     pub result: String,
 }
 
+/// What is changed, and what the one who asked for it says about it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Change<'a> {
+    pub what: &'a str,
+    pub why: &'a str,
+}
+
+impl<'a> From<&'a str> for Change<'a> {
+    fn from(what: &'a str) -> Change<'a> {
+        Change { what, why: "" }
+    }
+}
+
+impl<'a> From<&'a String> for Change<'a> {
+    fn from(what: &'a String) -> Change<'a> {
+        Change { what, why: "" }
+    }
+}
+
 impl Entry {
-    fn new(peer: &Peer, what: &str, result: String) -> Entry {
+    fn new(peer: &Peer, Change { what, why }: Change<'_>, result: String) -> Entry {
         Entry {
             time: output::time(output::now()),
             user: peer.user.clone(),
             uid: peer.uid,
             pid: peer.pid,
             what: what.to_owned(),
+            why: why.to_owned(),
             result,
         }
     }
@@ -63,16 +86,17 @@ impl Audit {
     }
 
     /// Appends that `peer` begins a change: what a crash cuts short has a name, too. Nothing is changed without it.
-    pub(crate) fn begin(&self, peer: &Peer, what: &str) -> anyhow::Result<()> {
-        let begun = self.append(&Entry::new(peer, what, "begun".to_owned()));
+    pub(crate) fn begin<'a>(&self, peer: &Peer, change: impl Into<Change<'a>>) -> anyhow::Result<()> {
+        let begun = self.append(&Entry::new(peer, change.into(), "begun".to_owned()));
         begun.with_context(|| format!("nothing was changed: cannot write the audit log {}", self.path.display()))
     }
 
     /// Appends one change. A log that cannot be written is said loudly; the change has happened already.
-    pub(crate) fn record<T>(&self, peer: &Peer, what: &str, result: &anyhow::Result<T>) {
+    pub(crate) fn record<'a, T>(&self, peer: &Peer, change: impl Into<Change<'a>>, result: &anyhow::Result<T>) {
+        let change = change.into();
         let result = result.as_ref().map_or_else(|error| format!("{error:#}"), |_| "done".to_owned());
-        tracing::info!(user = %peer.user, pid = peer.pid, what, result, "change");
-        if let Err(error) = self.append(&Entry::new(peer, what, result)) {
+        tracing::info!(user = %peer.user, pid = peer.pid, what = change.what, result, "change");
+        if let Err(error) = self.append(&Entry::new(peer, change, result)) {
             tracing::error!(path = %self.path.display(), %error, "cannot write the audit log");
         }
     }
@@ -108,7 +132,7 @@ mod tests {
         let peer = Peer { uid: 0, user: "root".into(), pid: 7 };
         let audit = Audit::open(dir.path()).unwrap();
         audit.record(&peer, "image publish a", &Ok(()));
-        audit.record::<()>(&peer, "image deploy a@9", &Err(anyhow::anyhow!("no such version")));
+        audit.record(&peer, "image deploy a@9", &Err::<(), _>(anyhow::anyhow!("no such version")));
         drop(audit);
         let audit = Audit::open(dir.path()).unwrap();
         audit.record(&peer, "image deploy a@1", &Ok(()));

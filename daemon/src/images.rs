@@ -7,6 +7,7 @@ use icbd_image::{
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Exit, Failure};
+use crate::moves::PlanReport;
 use crate::near;
 
 /// An image.
@@ -14,6 +15,12 @@ use crate::near;
 pub(crate) struct ImageSummary {
     pub name: ImageName,
     pub deployed: Option<VersionNumber>,
+    /// Where a rollback leads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<VersionNumber>,
+    /// What is to be deployed, and when; only a master knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanReport>,
     pub changed: Timestamp,
     pub versions: Vec<VersionSummary>,
 }
@@ -38,8 +45,24 @@ impl From<&ImageRecord> for ImageSummary {
         ImageSummary {
             name: image.name.clone(),
             deployed: image.deployed,
+            fallback: image.fallback,
+            plan: None,
             changed: image.changed,
             versions: image.versions.iter().map(VersionSummary::from).collect(),
+        }
+    }
+}
+
+impl ImageSummary {
+    /// Where one of its versions stands, in words.
+    pub(crate) fn state(&self, version: &VersionSummary) -> String {
+        let number = version.version.number;
+        let is_fallback = version.state == VersionState::Ready && self.fallback == Some(number);
+        let state = if is_fallback { "fallback".to_owned() } else { version.state.to_string() };
+        match self.plan.as_ref().filter(|plan| plan.version.number == number) {
+            Some(PlanReport { at, failed: None, .. }) => format!("{state}, deployed at {at}"),
+            Some(PlanReport { at, .. }) => format!("{state}, was not deployed at {at}"),
+            None => state,
         }
     }
 }
@@ -107,6 +130,8 @@ mod tests {
         vec![ImageSummary {
             name: "debian-lab".parse().unwrap(),
             deployed: VersionNumber::new(1),
+            fallback: None,
+            plan: None,
             changed: Timestamp::default(),
             versions: vec![version(1), version(2)],
         }]

@@ -9,10 +9,12 @@ mod check;
 mod commands;
 mod connections;
 mod control;
+mod edits;
 mod failure;
 mod images;
 mod logging;
 mod metrics;
+mod moves;
 mod near;
 mod notify;
 mod orders;
@@ -84,13 +86,14 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Status { all } => block_on(commands::status::run(&settings, all))?,
         Command::Check => return Ok(commands::check::run(&settings)),
         Command::Image(command) => block_on(commands::image::run(&settings, command))?,
+        Command::Node(command) => block_on(commands::node::run(&settings, command))?,
         Command::Prefetch(command) => block_on(commands::prefetch::run(&settings, command))?,
         Command::Profile(command) => block_on(commands::profile::run(&settings, command))?,
         Command::Key(command) => commands::key::run(&settings, &command)?,
         Command::Config(command) => commands::config::run(&settings, command)?,
         Command::Store(command) => commands::store::run(&settings, command)?,
         Command::Bench(command) => commands::bench::run(&settings, command)?,
-        Command::Log => block_on(commands::log::run(&settings))?,
+        Command::Log { since } => block_on(commands::log::run(&settings, since))?,
         Command::SupportBundle { output } => commands::bundle::run(&settings, output)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -7,9 +7,11 @@ pub(crate) mod testing;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use icbd_image::{RepositoryId, VersionId, VersionState};
+use icbd_image::{RepositoryId, Timestamp, VersionId, VersionNumber, VersionState};
 use serde::{Deserialize, Serialize};
 
+use crate::edits::EditReport;
+use crate::moves::PlanReport;
 pub(crate) use show::show;
 
 /// How a daemon is.
@@ -39,6 +41,12 @@ pub(crate) struct MasterReport {
     pub listen: Vec<SocketAddr>,
     pub images: usize,
     pub versions: usize,
+    /// What is to be deployed, the next one first; and what should have been.
+    #[serde(default)]
+    pub plans: Vec<PlanReport>,
+    /// Working copies.
+    #[serde(default)]
+    pub editing: Vec<EditReport>,
     pub operations: Vec<OperationReport>,
     pub sent: SentReport,
     pub warnings: Vec<String>,
@@ -75,6 +83,9 @@ pub(crate) struct CacheReport {
     pub store: StoreReport,
     pub mount: MountReport,
     pub versions: Vec<VersionReport>,
+    /// Which images were rolled back here, whatever their master deploys.
+    #[serde(default)]
+    pub local: Vec<LocalReport>,
     pub waiting: Vec<WaitingReport>,
     pub warnings: Vec<String>,
     /// Bytes of blocks fetched since the start, decoded.
@@ -148,6 +159,17 @@ pub(crate) struct VersionReport {
     pub fetched_today_bytes: u64,
 }
 
+/// An image that was rolled back on a cache server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LocalReport {
+    /// What the image's bare name means there.
+    pub version: VersionId,
+    pub by: String,
+    pub since: Timestamp,
+    /// What the master deploys.
+    pub deployed: Option<VersionNumber>,
+}
+
 /// A read that has waited for more than a second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct WaitingReport {
@@ -161,7 +183,11 @@ pub(crate) struct WaitingReport {
 impl VersionReport {
     /// Whether it is in use or may soon be, or anything of it is here.
     pub(crate) fn is_of_interest(&self) -> bool {
-        self.state == VersionState::Deployed || self.fallback || self.resident_bytes > 0 || self.fetched_today_bytes > 0
+        self.state == VersionState::Deployed
+            || self.fallback
+            || self.open_handles > 0
+            || self.resident_bytes > 0
+            || self.fetched_today_bytes > 0
     }
 }
 

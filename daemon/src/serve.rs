@@ -14,6 +14,7 @@ mod metrics;
 mod offers;
 mod peers;
 mod range;
+mod reports;
 mod routes;
 mod tcp;
 
@@ -22,5 +23,6 @@ pub(crate) use cache::cache_router;
 pub(crate) use count::Sent;
 pub(crate) use metrics::metrics_router;
 pub(crate) use offers::Offers;
+pub(crate) use reports::Reports;
 pub(crate) use routes::router;
 pub(crate) use tcp::{listen, serve};

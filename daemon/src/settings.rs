@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use icbd_cache::Window;
 use icbd_image::Trust;
+use icbd_master::Retention;
 use icbd_wire::Codec;
 use ipnet::IpNet;
 
@@ -22,7 +23,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::Talk;
 use crate::trust;
 pub(crate) use file::{File, LogLevel, Role};
-pub(crate) use quantity::BitRate;
+pub(crate) use quantity::{BitRate, Span};
 pub(crate) use reload::{Reloaded, TRUST_KEYS};
 
 /// Where the configuration is when `--config` names no other place.
@@ -51,6 +52,7 @@ pub(crate) struct MasterSettings {
     pub listen: Vec<SocketAddr>,
     pub allow: Vec<IpNet>,
     pub sign_key: Option<PathBuf>,
+    pub retention: Retention,
     pub trust: TrustSettings,
     pub socket: PathBuf,
 }
@@ -163,11 +165,14 @@ impl Settings {
         file.master.allow = or_file(&args.allow, file.master.allow);
         let repo = require(file.master.repo, "--repo DIR", "master.repo")?;
         let file = File { master: file::Master { repo: Some(repo.clone()), ..file.master }, ..file }.with_defaults();
+        let younger_than = file.retain.younger_than.map_or(Duration::ZERO, |span| span.0);
+        let retention = Retention { last: file.retain.last.unwrap_or_default(), younger_than };
         Ok(MasterSettings {
             repo: absolute(&repo)?,
             listen: file.master.listen.unwrap_or_default(),
             allow: file.master.allow.unwrap_or_default(),
             sign_key: file.sign.key,
+            retention,
             trust: self.trust(),
             socket: self.socket.clone().unwrap_or_else(|| default_socket(Role::Master)),
         })

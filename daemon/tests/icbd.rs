@@ -5,8 +5,12 @@ mod lab;
 
 #[path = "icbd/bad_input.rs"]
 mod bad_input;
+#[path = "icbd/editing.rs"]
+mod editing;
 #[path = "icbd/keys.rs"]
 mod keys;
+#[path = "icbd/moves.rs"]
+mod moves;
 #[path = "icbd/publish.rs"]
 mod publish;
 #[path = "icbd/serve.rs"]

@@ -14,7 +14,9 @@ use futures_util::{StreamExt, stream};
 use http::StatusCode;
 use http::header::{ETAG, IF_NONE_MATCH};
 use icbd_image::{FileIndex, Hash, Head, Listing, PAGE_BLOCKS, Profile, Root};
-use icbd_wire::{Codec, FrameDecoder, FrameError, LISTING_BYTES_MAX, OFFER_HEADER, Offer, Resource, listing};
+use icbd_wire::{
+    Codec, FrameDecoder, FrameError, LISTING_BYTES_MAX, NODE_HEADER, NodeReport, OFFER_HEADER, Offer, Resource, listing,
+};
 use reqwest::{Client, RequestBuilder, Url, redirect};
 
 use crate::error::SourceError;
@@ -39,6 +41,7 @@ pub struct HttpSource {
     codec: Option<Codec>,
     /// Told with each request for the listing.
     offer: Mutex<Option<Offer>>,
+    report: Mutex<Option<NodeReport>>,
     /// Shared with the streams, which outlive a borrow of the source.
     received_bytes: Arc<AtomicU64>,
 }
@@ -94,6 +97,7 @@ impl HttpSource {
             time_outs,
             codec: None,
             offer: Mutex::default(),
+            report: Mutex::default(),
             received_bytes: Arc::default(),
         })
     }
@@ -106,6 +110,11 @@ impl HttpSource {
     /// Tells the source with each request for its listing what can be had here, until that is something else.
     pub fn offer(&self, offer: Option<Offer>) {
         *self.offer.lock().expect("no panic under this lock") = offer;
+    }
+
+    /// Tells the source with each request for its listing who asks and what is used here, until that is something else.
+    pub fn report(&self, report: Option<NodeReport>) {
+        *self.report.lock().expect("no panic under this lock") = report;
     }
 
     /// Asks for a resource; the answer's head has come and is that of an icbd.
@@ -121,6 +130,9 @@ impl HttpSource {
         }
         if let (Resource::Images, Some(offer)) = (resource, &*self.offer.lock().expect("no panic under this lock")) {
             request = request.header(OFFER_HEADER, offer.to_string());
+        }
+        if let (Resource::Images, Some(report)) = (resource, &*self.report.lock().expect("no panic under this lock")) {
+            request = request.header(NODE_HEADER, report.to_string());
         }
         self.send(request, content_type).await
     }

@@ -60,6 +60,7 @@ impl From<&CacheError> for Refusal {
             | CacheError::NoSuchFile { .. }
             | CacheError::UnknownOrder(_)
             | CacheError::OrderEnded { .. }
+            | CacheError::Refused(_)
             | CacheError::Reserve { .. }
             | CacheError::NotKept(_)
             | CacheError::Unavailable { .. }

@@ -8,9 +8,11 @@
 
 mod block;
 mod key;
+mod lifecycle;
 mod listing;
 mod manifest;
 mod name;
+mod node;
 mod node_id;
 mod profile;
 mod state;
@@ -21,12 +23,14 @@ pub use block::{
     BLOCK_BYTES, Hash, HashMismatch, HashTextError, Root, Run, VerifiedBlock, block_count, block_len, is_zero,
 };
 pub use key::{KeyError, KeyId, PublicKey, SecretKey};
+pub use lifecycle::{Editing, Force, Lifecycle, Move, Refusal, Stage};
 pub use listing::{ImageRecord, Listing, RepositoryId, VersionRecord};
 pub use manifest::{
     Entry, FileHashes, FileIndex, Head, HeadBuilder, HeadError, INLINE_BLOCKS_MAX, Kind, Metadata, Node, PAGE_BLOCKS,
     Page, PageError, PagesBuilder, Xattr,
 };
 pub use name::{ImageName, ImageRef, NameError, VersionId, VersionNumber};
+pub use node::NodeUuid;
 pub use node_id::{NodeId, Serial};
 pub use profile::{BootRun, Observation, Origin, Profile, ProfileError, SiteId, Touch};
 pub use state::VersionState;

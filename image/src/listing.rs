@@ -62,7 +62,11 @@ pub struct ImageRecord {
     pub changed: Timestamp,
     /// The version that `current` means.
     pub deployed: Option<VersionNumber>,
+    /// Where a rollback leads; it is ready, and kept so.
+    pub fallback: Option<VersionNumber>,
     pub versions: Vec<VersionRecord>,
+    /// Versions whose content was removed on purpose, in order; none of them is in `versions`.
+    pub removed: Vec<VersionNumber>,
 }
 
 /// One version as a listing shows it.

@@ -3,42 +3,22 @@
 //! Every change is one transaction, durable when it returns. The rest of the crate reads the
 //! listing that [`Catalogue::listing`] makes of it and never the tables.
 
+mod condemned;
+mod nodes;
+mod plans;
+mod schema;
+mod states;
+
 use std::path::{Path, PathBuf};
 
 use icbd_image::{
-    ImageName, ImageRecord, Listing, RepositoryId, Serial, SignedStatement, Timestamp, VersionId, VersionNumber,
+    ImageName, ImageRecord, Listing, Move, RepositoryId, Serial, SignedStatement, Timestamp, VersionId, VersionNumber,
     VersionRecord, VersionState,
 };
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use crate::MasterError;
-
-/// One step for each format; `PRAGMA user_version` counts the steps taken.
-const MIGRATIONS: [&str; 1] = ["
-    CREATE TABLE repository (
-        only INTEGER PRIMARY KEY CHECK (only = 1),
-        uuid BLOB NOT NULL,
-        last_serial INTEGER
-    ) STRICT;
-    CREATE TABLE images (
-        name TEXT PRIMARY KEY,
-        serial INTEGER NOT NULL UNIQUE,
-        changed_seconds INTEGER NOT NULL,
-        changed_nanoseconds INTEGER NOT NULL,
-        deployed INTEGER,
-        last_number INTEGER NOT NULL
-    ) STRICT;
-    CREATE TABLE versions (
-        image TEXT NOT NULL REFERENCES images (name),
-        number INTEGER NOT NULL,
-        state TEXT NOT NULL,
-        data_bytes INTEGER NOT NULL,
-        note TEXT NOT NULL,
-        statement BLOB NOT NULL,
-        damage TEXT,
-        PRIMARY KEY (image, number)
-    ) STRICT;
-"];
+pub use plans::Plan;
 
 /// What is known to be wrong with which version.
 pub(crate) type Damages = Vec<(VersionId, String)>;
@@ -60,6 +40,8 @@ pub(crate) struct NewVersion<'a> {
     /// The serial of its image, which may be new too.
     pub(crate) image_serial: Serial,
     pub(crate) deploy: bool,
+    /// Whether it was the working copy.
+    pub(crate) saved: bool,
 }
 
 impl Catalogue {
@@ -67,10 +49,10 @@ impl Catalogue {
     pub(crate) fn open(path: &Path, fresh: RepositoryId) -> Result<Catalogue, MasterError> {
         let failed = |source| MasterError::Catalogue { path: path.to_owned(), source };
         let mut db = Connection::open(path).map_err(failed)?;
-        let found = prepare(&mut db, fresh).map_err(failed)?;
-        if found > MIGRATIONS.len() as u32 {
+        let found = schema::prepare(&mut db, fresh).map_err(failed)?;
+        if found > schema::OURS {
             let repository = path.parent().unwrap_or(path).to_owned();
-            return Err(MasterError::Newer { path: repository, found, ours: MIGRATIONS.len() as u32 });
+            return Err(MasterError::Newer { path: repository, found, ours: schema::OURS });
         }
         Ok(Catalogue { db, path: path.to_owned() })
     }
@@ -97,6 +79,7 @@ impl Catalogue {
     /// The images whose names are between two, and what is wrong with their versions.
     fn images(&self, repository: RepositoryId, names: [&str; 2]) -> Result<(Vec<ImageRecord>, Damages), MasterError> {
         let (mut images, versions) = self.read_tables(names).map_err(|source| self.failed(source))?;
+        states::read_removed(&self.db, &mut images).map_err(|source| self.failed(source))?;
         let mut damages = Vec::new();
         for (image, number, record, damage) in versions {
             let said = record.statement.statement();
@@ -129,7 +112,8 @@ impl Catalogue {
         self.change(|tx| {
             tx.execute("UPDATE repository SET last_serial = ?1", [said.serial.get() as i64])?;
             tx.execute(
-                "INSERT INTO images VALUES (?1, ?2, ?3, ?4, NULL, ?5) ON CONFLICT (name) DO UPDATE SET last_number = ?5",
+                "INSERT INTO images (name, serial, changed_seconds, changed_nanoseconds, last_number)
+                 VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (name) DO UPDATE SET last_number = ?5",
                 params![
                     said.image.as_str(),
                     new.image_serial.get() as i64,
@@ -139,7 +123,7 @@ impl Catalogue {
                 ],
             )?;
             tx.execute(
-                "INSERT INTO versions VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL)",
+                "INSERT INTO versions (image, number, state, data_bytes, note, statement) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 params![
                     said.image.as_str(),
                     said.number.get(),
@@ -150,15 +134,23 @@ impl Catalogue {
                 ],
             )?;
             touch(tx, &said.image, said.time)?;
-            if new.deploy { deploy(tx, &said.version()) } else { Ok(()) }
+            if new.saved {
+                tx.execute("DELETE FROM editing WHERE image = ?1", [said.image.as_str()])?;
+                condemned::working_copy(tx, &said.image)?;
+            }
+            let deployed = new.deploy.then(|| states::then(tx, &said.version(), &Move::Deploy(said.number), said.time));
+            deployed.unwrap_or(Ok(()))
         })
     }
 
-    pub(crate) fn deploy(&mut self, version: &VersionId, now: Timestamp) -> Result<(), MasterError> {
-        self.change(|tx| {
-            touch(tx, &version.image, now)?;
-            deploy(tx, version)
-        })
+    /// What the trees of the repository are made of, as it was remembered.
+    pub(crate) fn trees(&self) -> Result<Option<String>, MasterError> {
+        let kind = self.db.query_row("SELECT trees FROM repository", [], |row| row.get(0));
+        kind.map_err(|source| self.failed(source))
+    }
+
+    pub(crate) fn set_trees(&mut self, kind: &str) -> Result<(), MasterError> {
+        self.change(|tx| tx.execute("UPDATE repository SET trees = ?1", [kind]).map(|_| ()))
     }
 
     /// Remembers what is wrong with a version; `None` when it was found whole.
@@ -177,12 +169,12 @@ impl Catalogue {
     }
 
     fn read_tables(&self, names: [&str; 2]) -> rusqlite::Result<(Vec<ImageRecord>, Vec<VersionRow>)> {
-        let images = "SELECT name, serial, changed_seconds, changed_nanoseconds, deployed FROM images
+        let images = "SELECT name, serial, changed_seconds, changed_nanoseconds, deployed, fallback FROM images
                       WHERE name BETWEEN ?1 AND ?2 ORDER BY name";
         let mut images = self.db.prepare_cached(images)?;
         let images = images.query_map(names, image_record)?.collect::<Result<_, _>>()?;
         let versions = "SELECT image, number, state, data_bytes, note, statement, damage FROM versions
-                        WHERE image BETWEEN ?1 AND ?2 ORDER BY image, number";
+                        WHERE image BETWEEN ?1 AND ?2 AND state != 'removed' ORDER BY image, number";
         let mut versions = self.db.prepare_cached(versions)?;
         let versions =
             versions.query_map(names, |row| Ok((row.get(0)?, row.get(1)?, version_record(row)?, row.get(6)?)))?;
@@ -198,27 +190,6 @@ impl Catalogue {
     }
 }
 
-/// Settings and migrations; the format that was found, which may be newer than ours.
-fn prepare(db: &mut Connection, fresh: RepositoryId) -> rusqlite::Result<u32> {
-    db.pragma_update(None, "journal_mode", "WAL")?;
-    // In WAL mode only FULL makes a commit durable before it returns.
-    db.pragma_update(None, "synchronous", "FULL")?;
-    db.pragma_update(None, "foreign_keys", true)?;
-    let tx = db.transaction()?;
-    let found: u32 = tx.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    for migration in MIGRATIONS.iter().skip(found as usize) {
-        tx.execute_batch(migration)?;
-    }
-    if found == 0 {
-        tx.execute("INSERT INTO repository VALUES (1, ?1, NULL)", [fresh.as_bytes().as_slice()])?;
-    }
-    if (found as usize) < MIGRATIONS.len() {
-        tx.pragma_update(None, "user_version", MIGRATIONS.len() as u32)?;
-    }
-    tx.commit()?;
-    Ok(found)
-}
-
 /// An image's time never runs backwards, whatever the clock does.
 fn touch(tx: &Transaction<'_>, image: &ImageName, now: Timestamp) -> rusqlite::Result<()> {
     let sql = "UPDATE images SET changed_seconds = ?2, changed_nanoseconds = ?3
@@ -226,36 +197,34 @@ fn touch(tx: &Transaction<'_>, image: &ImageName, now: Timestamp) -> rusqlite::R
     tx.execute(sql, params![image.as_str(), now.seconds, now.nanoseconds]).map(|_| ())
 }
 
-/// Makes `version` the deployed one; the one that was deployed stays ready, as the fallback.
-fn deploy(tx: &Transaction<'_>, version: &VersionId) -> rusqlite::Result<()> {
-    let (image, number) = (version.image.as_str(), version.number.get());
-    let [ready, deployed] = [VersionState::Ready, VersionState::Deployed].map(|state| state.to_string());
-    tx.execute("UPDATE versions SET state = ?2 WHERE image = ?1 AND state = ?3", params![image, ready, deployed])?;
-    tx.execute("UPDATE versions SET state = ?3 WHERE image = ?1 AND number = ?2", params![image, number, deployed])?;
-    tx.execute("UPDATE images SET deployed = ?2 WHERE name = ?1", params![image, number]).map(|_| ())
-}
-
 fn image_record(row: &rusqlite::Row<'_>) -> rusqlite::Result<ImageRecord> {
-    let (name, serial, deployed): (String, i64, Option<u32>) = (row.get(0)?, row.get(1)?, row.get(4)?);
+    let (name, serial): (String, i64) = (row.get(0)?, row.get(1)?);
+    let number = |column| row.get(column).map(|number: Option<u32>| number.and_then(VersionNumber::new));
     Ok(ImageRecord {
         name: name.parse().map_err(|error| invalid(0, error))?,
         serial: Serial::try_from(serial as u64).map_err(|error| invalid(1, error))?,
         changed: Timestamp { seconds: row.get(2)?, nanoseconds: row.get(3)? },
-        deployed: deployed.and_then(VersionNumber::new),
+        deployed: number(4)?,
+        fallback: number(5)?,
         versions: Vec::new(),
+        removed: Vec::new(),
     })
 }
 
 fn version_record(row: &rusqlite::Row<'_>) -> rusqlite::Result<VersionRecord> {
     let (state, statement): (String, Vec<u8>) = (row.get(2)?, row.get(5)?);
-    let states = [VersionState::Ready, VersionState::Deployed, VersionState::Retiring, VersionState::Archived];
-    let known = states.into_iter().find(|known| known.to_string() == state);
     Ok(VersionRecord {
-        state: known.ok_or_else(|| invalid(2, format!("{state:?} is no state of a version")))?,
+        state: state_of(&state)?,
         data_bytes: row.get::<_, i64>(3)? as u64,
         note: row.get(4)?,
         statement: SignedStatement::decode(&statement).map_err(|error| invalid(5, error))?,
     })
+}
+
+fn state_of(text: &str) -> rusqlite::Result<VersionState> {
+    let states = [VersionState::Ready, VersionState::Deployed, VersionState::Retiring, VersionState::Archived];
+    let known = states.into_iter().find(|known| known.to_string() == text);
+    known.ok_or_else(|| invalid(2, format!("{text:?} is no state of a version")))
 }
 
 /// A value that SQLite holds and we cannot take.

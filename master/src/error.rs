@@ -4,7 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use icbd_image::{FileIndex, HeadError, ImageName, PageError, Root, StatementError, VersionId, VersionState};
+use icbd_image::{FileIndex, HeadError, ImageName, PageError, Refusal, Root, StatementError, VersionId};
+use icbd_snapshot::SnapshotError;
 
 /// Why a repository refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,12 @@ pub enum MasterError {
     Attribute { path: PathBuf, what: String, source: io::Error },
     #[error("{} cannot be published: {source}", path.display())]
     Unfit { path: PathBuf, source: Box<HeadError> },
+    #[error("the disk image {} cannot be converted: {why}", path.display())]
+    Disk { path: PathBuf, why: String },
+    #[error(
+        "cannot run `{0}`: it is not installed; install the package qemu-utils (Debian, Ubuntu) or qemu-img (Fedora), or publish without --raw"
+    )]
+    NoProgram(&'static str),
     #[error("the note has {bytes} bytes; write at most {bytes_max}")]
     Note { bytes: usize, bytes_max: usize },
     #[error("publishing was cancelled")]
@@ -57,8 +64,14 @@ pub enum MasterError {
     NoVersion(VersionId),
     #[error("no version of {0} is deployed; deploy one with `icbd image deploy {0}@N`")]
     NotDeployed(ImageName),
-    #[error("{version} is {state} and cannot be deployed; restore it first with `icbd image restore {version}`")]
-    State { version: VersionId, state: VersionState },
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("{0} is the deployed version already")]
+    DeployedAlready(VersionId),
+    #[error(
+        "{version} is not what was published: {what}; `icbd image verify {version}` tells all of it, and only a good copy mends it"
+    )]
+    Unsound { version: VersionId, what: String },
     #[error("no version here has root {0}")]
     UnknownRoot(Root),
     #[error("version {} has no file {file}", root.short())]
@@ -81,6 +94,8 @@ pub enum MasterError {
     /// The error of a look-up that several readers waited for.
     #[error("{0}")]
     Shared(Arc<MasterError>),
+    #[error(transparent)]
+    Tree(Box<SnapshotError>),
     #[error("cannot {doing} {}: {source}", path.display())]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
 }
@@ -90,6 +105,8 @@ impl MasterError {
     pub fn is_permanent(&self) -> bool {
         match self {
             MasterError::Shared(error) => error.is_permanent(),
+            MasterError::Refused(refusal) => refusal.is_permanent(),
+            MasterError::Tree(error) => error.is_permanent(),
             MasterError::Locked { .. }
             | MasterError::Changed(_)
             | MasterError::Full(_)
@@ -108,13 +125,16 @@ impl MasterError {
             | MasterError::Deep { .. }
             | MasterError::Attribute { .. }
             | MasterError::Unfit { .. }
+            | MasterError::Disk { .. }
+            | MasterError::NoProgram(_)
             | MasterError::Note { .. }
             | MasterError::Numbers(_)
             | MasterError::Serials
             | MasterError::NoImage(_)
             | MasterError::NoVersion(_)
             | MasterError::NotDeployed(_)
-            | MasterError::State { .. }
+            | MasterError::DeployedAlready(_)
+            | MasterError::Unsound { .. }
             | MasterError::UnknownRoot(_)
             | MasterError::NoIndex { .. }
             | MasterError::NoBlocks { .. }
@@ -133,6 +153,7 @@ impl MasterError {
             MasterError::Shared(error) => error.is_absent(),
             MasterError::NoImage(_)
             | MasterError::NoVersion(_)
+            | MasterError::Refused(Refusal::Absent(_))
             | MasterError::NotDeployed(_)
             | MasterError::UnknownRoot(_)
             | MasterError::NoIndex { .. }

@@ -18,6 +18,9 @@ const VERSIONS: &str = "versions";
 const MANIFESTS: &str = "manifests";
 const PUBLISHING: &str = "publishing";
 const PROFILES: &str = "profiles";
+/// Of the trees: made when there are any.
+const EDITING: &str = "editing";
+const MAKING: &str = "making";
 
 /// Says that a repository is ours, until it is dropped or this process ends, by whatever end.
 #[derive(Debug)]
@@ -90,7 +93,7 @@ impl Layout {
     pub(crate) fn prepare(&self) -> Result<(), MasterError> {
         create_directory(&self.root)?;
         let entries = std::fs::read_dir(&self.root).map_err(MasterError::io("list", &self.root))?;
-        let ours = [LOCK, VERSIONS, MANIFESTS, PUBLISHING, PROFILES, "lost+found"];
+        let ours = [LOCK, VERSIONS, MANIFESTS, PUBLISHING, PROFILES, EDITING, MAKING, "lost+found"];
         for entry in entries {
             let name = entry.map_err(MasterError::io("list", &self.root))?.file_name();
             let name = name.to_string_lossy();

@@ -12,17 +12,27 @@
 //! left behind, never a version.
 
 mod catalog;
+mod edit;
 mod error;
 mod layout;
+mod moves;
 mod profiles;
+mod prune;
 mod publish;
 mod recover;
 mod repository;
 mod serve;
+mod trees;
+mod users;
 mod verify;
 
+pub use catalog::Plan;
+pub use edit::{SaveRequest, WorkingCopy};
 pub use error::MasterError;
+pub use moves::Advance;
+pub use prune::{Fate, Pruning, Retention, Verdict};
 pub use publish::{Phase, Progress, PublishRequest, Published, Skipped, SkippedKind};
 pub use repository::{Clock, Repository, Settings};
 pub use serve::{BlockReader, FileRead};
+pub use users::{Hold, NodeRecord};
 pub use verify::{Fault, FaultKind, VerifyProgress, VerifyReport};

@@ -5,9 +5,11 @@
 //! the moment at which the version exists; whatever a kill leaves before it, [`crate::recover`]
 //! removes, because the staging directory, with a note of what was intended, goes last.
 
+mod parent;
 mod piece;
 mod queue;
-mod staging;
+mod raw;
+pub(crate) mod staging;
 mod store;
 mod turn;
 mod walk;
@@ -20,14 +22,17 @@ use icbd_image::{
     Head, ImageName, Root, SecretKey, Serial, SignedStatement, Statement, VersionId, VersionNumber, VersionRecord,
     VersionState,
 };
+use icbd_snapshot::{Kind, Tree, Writable};
 
 use crate::catalog::NewVersion;
 use crate::{MasterError, Repository};
+use parent::Parent;
 pub(crate) use piece::{PIECE_BYTES, segments, touched_blocks};
 pub(crate) use staging::Intent;
 use staging::Staging;
 pub(crate) use store::threads;
 pub(crate) use turn::Turns;
+use walk::Source;
 
 /// Every cache asks for all notes every other second.
 const NOTE_BYTES_MAX: usize = 1000;
@@ -38,6 +43,8 @@ pub struct PublishRequest {
     pub image: ImageName,
     /// A directory, or one regular file, which then is the only file of the version.
     pub path: PathBuf,
+    /// Whether disk images of other formats are converted to raw ones.
+    pub raw: bool,
     /// What people shall read about the version; at most 1000 bytes.
     pub note: String,
     /// Whether it becomes the image's deployed version at once.
@@ -75,6 +82,8 @@ pub struct Published {
     pub version: VersionId,
     pub record: VersionRecord,
     pub files: u64,
+    /// Bytes that were read to hash them; all others are known to be those of the version before.
+    pub hashed_bytes: u64,
     /// What of the tree is not in the version; at most [`Published::SKIPPED_MAX`] are named.
     pub skipped: Vec<Skipped>,
     pub skipped_count: u64,
@@ -116,6 +125,22 @@ pub(crate) struct Watch<'a> {
     cancel: &'a AtomicBool,
 }
 
+/// A version that is to be.
+pub(crate) struct New<'a> {
+    pub(crate) request: &'a PublishRequest,
+    pub(crate) from: From,
+    /// The version it is compared with; the newest one, if none is named.
+    pub(crate) parent: Option<VersionNumber>,
+}
+
+/// Where a version's content comes from.
+pub(crate) enum From {
+    /// The request's path.
+    Outside,
+    /// The image's working copy, which ends with the version's beginning.
+    WorkingCopy(Writable),
+}
+
 impl Repository {
     /// Publishes a tree as the next version of its image; creates the image with its first version.
     ///
@@ -127,30 +152,48 @@ impl Repository {
         progress: &(dyn Fn(Progress) + Sync),
         cancel: &AtomicBool,
     ) -> Result<Published, MasterError> {
+        let version = New { request, from: From::Outside, parent: None };
+        self.publish_new(version, progress, cancel, |_| Ok(()))
+    }
+
+    /// Publishes in this publish's turn; `prepare` says more of what, when nobody else publishes.
+    pub(crate) fn publish_new(
+        &self,
+        mut new: New<'_>,
+        progress: &(dyn Fn(Progress) + Sync),
+        cancel: &AtomicBool,
+        prepare: impl FnOnce(&mut New<'_>) -> Result<(), MasterError>,
+    ) -> Result<Published, MasterError> {
+        let request = new.request;
         if request.note.len() > NOTE_BYTES_MAX {
             return Err(MasterError::Note { bytes: request.note.len(), bytes_max: NOTE_BYTES_MAX });
         }
         let watch = Watch { progress, cancel };
         let waiting = Progress { phase: Phase::Waiting, files: 0, done_bytes: 0, found_bytes: 0, walked: false };
         let _turn = self.publishing.take(cancel, || progress(waiting))?;
-        let staging = Staging::create(&self.layout)?;
-        let published = self.publish_staged(request, &staging, &watch);
+        prepare(&mut new)?;
+        let staging = Staging::create(&self.layout, &self.trees)?;
+        let published = self.publish_staged(&new, &staging, &watch);
         // After an error the catalogue is asked again: one of the commit does not say whether it took effect.
         let known = if published.is_ok() { Ok(self.snapshot()) } else { self.reload().map(Arc::new) };
         match known {
-            Ok(snapshot) => staging.settle(&self.layout, &snapshot),
+            Ok(snapshot) => staging.settle(&self.layout, &self.trees, &snapshot),
             Err(error) => tracing::warn!(%error, "the remains of a publish stay until the next start"),
         }
         published
     }
 
-    fn publish_staged(
-        &self,
-        request: &PublishRequest,
-        staging: &Staging,
-        watch: &Watch<'_>,
-    ) -> Result<Published, MasterError> {
-        let stored = store::store(&self.layout, &request.path, staging, watch)?;
+    fn publish_staged(&self, new: &New<'_>, staging: &Staging, watch: &Watch<'_>) -> Result<Published, MasterError> {
+        let request = new.request;
+        let source = match &new.from {
+            From::Outside => Source::open(&self.layout, &request.path)?,
+            From::WorkingCopy(copy) if self.trees.kind() == Kind::Btrfs => {
+                Source::within(&self.layout, &staging.freeze(&self.trees, copy)?)?
+            }
+            From::WorkingCopy(copy) => Source::within(&self.layout, copy.path())?,
+        };
+        let parent = Parent::of(self, &request.image, new.parent);
+        let stored = store::store(&self.layout, &source, staging, parent.as_ref(), request.raw, watch)?;
         let (statement, image_serial) = self.statement(&request.image, stored.head.root())?;
         let version = statement.version();
         (watch.progress)(stored.progress(Phase::Syncing));
@@ -159,17 +202,20 @@ impl Repository {
             return Err(MasterError::Cancelled);
         }
         let record = record(request, statement, &stored.head);
-        staging.place(&self.layout, &version, &stored.head.root())?;
+        staging.place(&self.layout, &self.trees, &version, &stored.head.root())?;
         // Before the commit: caches ask as soon as they hear of the version.
         self.carry_profile(record.statement.statement().parent, &stored.head);
+        let saved = matches!(new.from, From::WorkingCopy(_));
         self.change(&version.image, |catalogue| {
-            catalogue.add(&NewVersion { record: &record, image_serial, deploy: request.deploy })
+            catalogue.add(&NewVersion { record: &record, image_serial, deploy: request.deploy, saved })
         })?;
-        tracing::info!(%version, root = %stored.head.root().short(), files = stored.files, "version published");
+        let hashed_bytes = stored.hashed_bytes;
+        tracing::info!(%version, root = %stored.head.root().short(), files = stored.files, hashed_bytes, "version published");
         Ok(Published {
             record: self.version(&version)?,
             version,
             files: stored.files,
+            hashed_bytes,
             skipped: stored.skipped,
             skipped_count: stored.skipped_count,
         })

@@ -10,18 +10,20 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use icbd_image::{ImageName, VersionId, VersionNumber};
+use icbd_snapshot::Trees;
 
 use crate::MasterError;
 use crate::layout::{Layout, sync_directory};
-use crate::publish::Intent;
+use crate::publish::{Intent, staging};
 use crate::repository::Snapshot;
+use crate::trees;
 
 /// Settles every staging directory, then reports what is unknown. For a repository that nobody else uses.
-pub(crate) fn clean(layout: &Layout, snapshot: &Snapshot) -> Result<(), MasterError> {
+pub(crate) fn clean(layout: &Layout, trees: &Trees, snapshot: &Snapshot) -> Result<(), MasterError> {
     for name in list(&layout.publishing())? {
         let directory = layout.publishing().join(name);
         tracing::info!(directory = %directory.display(), "clearing away an interrupted publish");
-        settle(layout, &directory, snapshot)?;
+        settle(layout, trees, &directory, snapshot)?;
     }
     for (path, version) in stored_versions(layout)? {
         if version.is_none_or(|version| snapshot.record(&version).is_err()) {
@@ -32,11 +34,13 @@ pub(crate) fn clean(layout: &Layout, snapshot: &Snapshot) -> Result<(), MasterEr
 }
 
 /// Removes one staging directory after what it was meant to become, unless that is in the catalogue.
-pub(crate) fn settle(layout: &Layout, directory: &Path, snapshot: &Snapshot) -> Result<(), MasterError> {
+pub(crate) fn settle(layout: &Layout, trees: &Trees, directory: &Path, snapshot: &Snapshot) -> Result<(), MasterError> {
     if let Some(Intent { version, root }) = Intent::read(directory) {
-        // While its tree is still in the staging directory, the version's place is somebody else's.
-        if !directory.join("tree").exists() && snapshot.record(&version).is_err() {
-            remove_tree(&layout.version(&version))?;
+        // While its tree is still in the staging directory, the version's place is somebody else's, unless it is a
+        // snapshot of this very tree.
+        let is_ours = !directory.join("tree").exists() || staging::is_from(&layout.version(&version), directory);
+        if is_ours && snapshot.record(&version).is_err() {
+            trees::remove(trees, &trees::version(&version))?;
         }
         if !snapshot.has_root(&root) {
             for path in [layout.head(&root), layout.pages(&root), layout.profile(&root)] {
@@ -53,8 +57,10 @@ pub(crate) fn settle(layout: &Layout, directory: &Path, snapshot: &Snapshot) -> 
     }
     // The intent goes last: until then, being interrupted here means to start again.
     for name in list(directory)? {
-        if name != "intent" {
-            remove_tree(&directory.join(name))?;
+        let path = directory.join(&name);
+        match path.strip_prefix(layout.root()) {
+            Ok(at) if name != "intent" => trees::remove(trees, at)?,
+            _ => {}
         }
     }
     remove_tree(directory)
@@ -90,7 +96,7 @@ fn list(path: &Path) -> Result<Vec<std::ffi::OsString>, MasterError> {
 }
 
 /// Removes a file or a whole tree, also one with directories that refuse their own owner.
-fn remove_tree(path: &Path) -> Result<(), MasterError> {
+pub(crate) fn remove_tree(path: &Path) -> Result<(), MasterError> {
     let remove = |path: &Path| match path.symlink_metadata() {
         Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
         Ok(_) => std::fs::remove_file(path),

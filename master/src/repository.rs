@@ -11,15 +11,19 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
 
-use icbd_image::{ImageName, Listing, RepositoryId, Timestamp, VersionId, VersionNumber, VersionRecord, VersionState};
+use icbd_image::{ImageName, Listing, RepositoryId, Timestamp, VersionId, VersionNumber, VersionRecord};
+use icbd_snapshot::Trees;
 
 use crate::MasterError;
 use crate::catalog::Catalogue;
+use crate::edit;
 use crate::layout::{Layout, Lock};
 use crate::profiles::Learning;
 use crate::publish::Turns;
 use crate::recover;
 use crate::serve::Serving;
+use crate::trees;
+use crate::users::Users;
 pub(crate) use snapshot::Snapshot;
 
 /// Says what time it is.
@@ -45,10 +49,12 @@ impl Default for Settings {
 /// A directory of published versions that this process owns until it is dropped.
 pub struct Repository {
     pub(crate) layout: Layout,
+    pub(crate) trees: Trees,
     pub(crate) settings: Settings,
     pub(crate) serving: Serving,
-    catalogue: Mutex<Catalogue>,
+    pub(crate) catalogue: Mutex<Catalogue>,
     current: RwLock<Arc<Snapshot>>,
+    pub(crate) users: Users,
     /// Publishes take turns.
     pub(crate) publishing: Turns,
     pub(crate) learning: Learning,
@@ -85,15 +91,20 @@ impl Repository {
     fn take(layout: Layout, settings: Settings) -> Result<Repository, MasterError> {
         let lock = layout.lock()?;
         layout.create_directories()?;
-        let catalogue = Catalogue::open(&layout.catalogue(), RepositoryId::from_random(random()?))?;
+        let mut catalogue = Catalogue::open(&layout.catalogue(), RepositoryId::from_random(random()?))?;
+        let users = Users::new(catalogue.nodes()?);
         let snapshot = Snapshot::new(catalogue.listing()?, 0);
-        recover::clean(&layout, &snapshot)?;
+        let trees = trees::open(&layout, &mut catalogue)?;
+        edit::recover(&layout, &trees, &mut catalogue)?;
+        recover::clean(&layout, &trees, &snapshot)?;
         Ok(Repository {
             serving: Serving::new(&settings),
             layout,
+            trees,
             settings,
             catalogue: Mutex::new(catalogue),
             current: RwLock::new(Arc::new(snapshot)),
+            users,
             publishing: Turns::default(),
             learning: Learning::default(),
             _lock: lock,
@@ -137,19 +148,6 @@ impl Repository {
         snapshot.record(&version).map(|_| version)
     }
 
-    /// Makes `version` the one that its image's bare name means. The one before stays, ready.
-    pub fn deploy(&self, version: &VersionId) -> Result<VersionRecord, MasterError> {
-        let state = self.version(version)?.state;
-        if !matches!(state, VersionState::Ready | VersionState::Deployed) {
-            return Err(MasterError::State { version: version.clone(), state });
-        }
-        if state == VersionState::Ready {
-            let now = self.now();
-            self.change(&version.image, |catalogue| catalogue.deploy(version, now))?;
-        }
-        self.version(version)
-    }
-
     pub(crate) fn now(&self) -> Timestamp {
         (self.settings.clock)().into()
     }
@@ -179,6 +177,11 @@ impl Repository {
     ) -> Result<(), MasterError> {
         let mut catalogue = guard(&self.catalogue);
         make(&mut catalogue)?;
+        self.show(&catalogue, image)
+    }
+
+    /// Shows what the catalogue says of `image` now to everybody.
+    pub(crate) fn show(&self, catalogue: &Catalogue, image: &ImageName) -> Result<(), MasterError> {
         // This image alone: with thousands of versions, reading all of them would take longer than the publish.
         let (record, damages) = catalogue.image(self.id(), image)?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);

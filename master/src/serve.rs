@@ -20,6 +20,7 @@ use moka::sync::Cache;
 pub use file::FileRead;
 pub(crate) use version::OpenVersion;
 
+use crate::users::Hold;
 use crate::{MasterError, Repository, Settings};
 
 /// Hash pages kept in memory: those of 128 GiB of disk images.
@@ -65,6 +66,18 @@ impl Serving {
         self.heads.invalidate(root);
         self.versions.invalidate(root);
     }
+
+    /// Forgets everything of a version: its content is gone, and open files would keep its space.
+    pub(crate) fn forget_all(&self, root: &Root) {
+        self.forget(root);
+        let of_it: Vec<_> = self.files.iter().map(|(key, _)| *key).filter(|(of, _)| of == root).collect();
+        of_it.iter().for_each(|key| self.files.invalidate(key));
+        let runs: Vec<_> = self.encoded.iter().map(|(key, _)| *key).filter(|(run, _)| run.root == *root).collect();
+        runs.iter().for_each(|key| self.encoded.invalidate(key));
+        // Or they stay open until somebody reads something else.
+        self.versions.run_pending_tasks();
+        self.files.run_pending_tasks();
+    }
 }
 
 impl Repository {
@@ -98,8 +111,14 @@ impl Repository {
         })
     }
 
-    /// A reader for the blocks of `run`, all of which the file must have.
+    /// A reader for the blocks of `run`, all of which the file must have. It holds the version.
     pub fn blocks(&self, run: Run) -> Result<BlockReader<'_>, MasterError> {
+        let reader = self.own_blocks(run)?;
+        Ok(BlockReader { _hold: Some(Arc::new(self.hold(run.root))), ..reader })
+    }
+
+    /// The same for the repository itself, whose reading is nobody's use of the version.
+    pub(crate) fn own_blocks(&self, run: Run) -> Result<BlockReader<'_>, MasterError> {
         let version = self.open_version(run.root)?;
         let head = version.head();
         let node = head.node(run.file).filter(|node| node.kind() == icbd_image::Kind::File);
@@ -109,7 +128,7 @@ impl Repository {
             return Err(MasterError::NoBlocks { root: run.root, file: run.file, first, last });
         }
         let file_bytes = node.size();
-        Ok(BlockReader { repository: self, version, file: run.file, file_bytes })
+        Ok(BlockReader { repository: self, version, file: run.file, file_bytes, _hold: None })
     }
 
     /// All frames of `run` in one piece of memory, encoded once however many ask at the same time.
@@ -151,6 +170,7 @@ pub struct BlockReader<'r> {
     version: Arc<OpenVersion>,
     file: FileIndex,
     file_bytes: u64,
+    _hold: Option<Arc<Hold>>,
 }
 
 impl BlockReader<'_> {
@@ -199,7 +219,7 @@ impl BlockReader<'_> {
         Ok(())
     }
 
-    fn hashes(&self, blocks: Range<u64>) -> Result<Vec<Hash>, MasterError> {
+    pub(crate) fn hashes(&self, blocks: Range<u64>) -> Result<Vec<Hash>, MasterError> {
         blocks.map(|block| self.hash(block)).collect()
     }
 

@@ -65,7 +65,7 @@ pub enum FaultKind {
 
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let path = &self.path;
+        let path = if self.path.is_empty() { "the top directory" } else { &*self.path };
         match &self.kind {
             FaultKind::Block(block) => write!(f, "{path}, block {block}"),
             FaultKind::Missing => write!(f, "{path} is missing"),
@@ -126,6 +126,27 @@ impl Repository {
             None => self.clear_damage(version)?,
         }
         Ok(VerifyReport { version: version.clone(), root, blocks, bytes, signer, faults, fault_count })
+    }
+}
+
+impl Repository {
+    /// That a version looks as it was published: its manifest is there and right, and so are all names, sizes, times
+    /// and other attributes, and nobody who read it found anything wrong. No block is read.
+    pub(crate) fn check_soundness(&self, version: &VersionId) -> Result<(), MasterError> {
+        let unsound = |what: String| MasterError::Unsound { version: version.clone(), what };
+        let root = self.version(version)?.root();
+        if let Some(damage) = self.damages().get(version) {
+            return Err(unsound(damage.clone()));
+        }
+        self.serving.forget(&root);
+        let head = self.head(root).map_err(|error| unsound(error.to_string()))?;
+        let opened = OpenVersion::open_as(self, head, version.clone()).map_err(|error| unsound(error.to_string()))?;
+        let faults = Faults::default();
+        names::check(&opened, &faults)?;
+        let found = guard(&faults.0);
+        // What is gone says more than the time of the directory that it is gone from.
+        let worst = found.faults.iter().min_by_key(|fault| matches!(fault.kind, FaultKind::Differs(_)));
+        worst.map_or(Ok(()), |fault| Err(unsound(fault.to_string())))
     }
 }
 

@@ -135,7 +135,9 @@ fn with_bad_image(mut listing: Listing, like: &VersionRecord, cases: &[Case]) ->
         serial: serial(1)?,
         changed: like.statement.statement().time,
         deployed: None,
+        fallback: None,
         versions: Vec::new(),
+        removed: Vec::new(),
     };
     for (number, case) in (1..).zip(cases) {
         let statement = Statement {

@@ -9,6 +9,7 @@ mod answer;
 mod codec;
 mod frame;
 pub mod listing;
+mod node;
 mod offer;
 mod url;
 
@@ -16,5 +17,6 @@ pub use answer::{encode_run, raw_frames};
 pub use codec::{Codec, CodecError};
 pub use frame::{FRAME_BLOCKS_MAX, FrameDecoder, FrameEncoder, FrameError, HEADER_BYTES, frame_header};
 pub use listing::{LISTING_BYTES_MAX, ListingError};
+pub use node::{NODE_HEADER, NodeReport, NodeReportError};
 pub use offer::{OFFER_HEADER, Offer, OfferError};
 pub use url::{RUN_BLOCKS_MAX, Resource, UrlError};

@@ -37,6 +37,8 @@ pub enum ListingError {
     OtherRepository { shown: VersionId, ours: RepositoryId, found: RepositoryId },
     #[error("the listing says that {0} is deployed and does not have it")]
     Deployed(VersionId),
+    #[error("the listing says that {0} is the fallback and does not have it")]
+    Fallback(VersionId),
     #[error("the listing gives {0} a time that is not one")]
     Time(ImageName),
 }
@@ -67,7 +69,11 @@ struct JsonImage<'a> {
     serial: Serial,
     changed: Timestamp,
     deployed: Option<VersionNumber>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fallback: Option<VersionNumber>,
     versions: Vec<JsonVersion<'a>>,
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    removed: Cow<'a, [VersionNumber]>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -87,7 +93,9 @@ pub fn encode(listing: &Listing) -> Vec<u8> {
         serial: image.serial,
         changed: image.changed,
         deployed: image.deployed,
+        fallback: image.fallback,
         versions: image.versions.iter().map(JsonVersion::from).collect(),
+        removed: Cow::Borrowed(&image.removed),
     });
     to_json(&JsonListing { format: FORMAT, repository: listing.repository, images: images.collect() })
 }
@@ -139,13 +147,25 @@ fn check_image(json: JsonImage<'_>, repository: RepositoryId) -> Result<ImageRec
         }
         versions.push(check_version(version, shown, repository)?);
     }
-    let image = ImageRecord { name, serial: json.serial, changed: json.changed, deployed: json.deployed, versions };
-    match image.deployed {
-        Some(number) if image.version(number).is_none() => {
-            Err(ListingError::Deployed(VersionId { image: image.name, number }))
-        }
-        _ => Ok(image),
+    let removed = json.removed.into_owned();
+    let (serial, changed, deployed, fallback) = (json.serial, json.changed, json.deployed, json.fallback);
+    let image = ImageRecord { name, serial, changed, deployed, fallback, versions, removed };
+    let missing = |number: &VersionNumber| image.version(*number).is_none();
+    let named = |number| VersionId { image: image.name.clone(), number };
+    if let Some(number) = image.deployed.filter(missing) {
+        return Err(ListingError::Deployed(named(number)));
     }
+    if let Some(number) = image.fallback.filter(missing) {
+        return Err(ListingError::Fallback(named(number)));
+    }
+    let is_twice = |number: &&VersionNumber| !missing(number);
+    if let Some(number) = image.removed.iter().find(is_twice).copied() {
+        return Err(ListingError::Order(named(number).to_string()));
+    }
+    if let Some(pair) = image.removed.windows(2).find(|pair| pair[0] >= pair[1]) {
+        return Err(ListingError::Order(named(pair[1]).to_string()));
+    }
+    Ok(image)
 }
 
 fn check_version(json: JsonVersion<'_>, shown: VersionId, ours: RepositoryId) -> Result<VersionRecord, ListingError> {

@@ -127,7 +127,9 @@ fn listings() {
         serial: Serial::new(serial).unwrap(),
         changed: Timestamp { seconds: 1_790_000_000, nanoseconds: 1 },
         deployed: VersionNumber::new(deployed),
+        fallback: None,
         versions,
+        removed: Vec::new(),
     };
     let images = vec![image("debian-lab", 1000, 5, versions), image("win11-lab", 2000, 0, Vec::new())];
     let expected = Listing { repository: RepositoryId::from_bytes([0xab; 16]), images };

@@ -16,7 +16,7 @@ const IMAGE: &str = "user.icbd.image";
 /// Marks a new tree and its image.
 pub(crate) fn write(disk: &dyn Disk, version: &Version) -> io::Result<()> {
     disk.set_xattr(&layout::tree(version.id()), STATEMENT, &version.record().statement.encode())?;
-    match version.core().view().image(&version.id().image) {
+    match version.core().view().listed().image(&version.id().image) {
         Some(image) => write_image(disk, image),
         None => Ok(()),
     }
@@ -42,7 +42,15 @@ pub(super) fn read_image(disk: &dyn Disk, name: &ImageName) -> Option<ImageRecor
     let nanoseconds = words.next()?.parse().ok().filter(|nanoseconds| *nanoseconds < 1_000_000_000)?;
     let deployed = VersionNumber::new(words.next()?.parse().ok()?);
     let changed = Timestamp { seconds, nanoseconds };
-    Some(ImageRecord { name: name.clone(), serial, changed, deployed, versions: Vec::new() })
+    Some(ImageRecord {
+        name: name.clone(),
+        serial,
+        changed,
+        deployed,
+        fallback: None,
+        versions: Vec::new(),
+        removed: Vec::new(),
+    })
 }
 
 /// What a tree's mark says.

@@ -31,6 +31,8 @@ const ADDED: &str = "
         serial INTEGER PRIMARY KEY, complete_s INTEGER, day INTEGER NOT NULL, fetched INTEGER NOT NULL
     );
     CREATE TABLE IF NOT EXISTS fallbacks (image TEXT PRIMARY KEY, number INTEGER NOT NULL);
+    CREATE TABLE IF NOT EXISTS node (id BLOB NOT NULL);
+    CREATE TABLE IF NOT EXISTS local (image TEXT PRIMARY KEY, number INTEGER NOT NULL, since_s INTEGER NOT NULL, who TEXT NOT NULL);
 ";
 
 /// Opens the catalogue of the store at `store`; with a warning if it had to be rebuilt.
@@ -55,7 +57,7 @@ pub(crate) fn open(store: &Path, disk: &dyn Disk) -> Result<(Catalogue, Option<S
     let versions: usize = images.iter().map(|image| image.versions.len()).sum();
     let warning = format!(
         "the catalogue {was}; it was rebuilt from what the trees prove: {versions} versions of {} images. Prefetch orders \
-         in it are lost: add them again",
+         and local rollbacks in it are lost: add them again",
         images.len()
     );
     tracing::error!("{warning}");

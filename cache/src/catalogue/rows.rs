@@ -19,7 +19,10 @@ pub(super) fn images(db: &Connection) -> Result<Vec<ImageRecord>, CacheError> {
         let (Ok(name), Some(serial)) = (name.parse::<ImageName>(), Serial::new(serial as u64)) else { continue };
         let changed = Timestamp { seconds: row.get(2)?, nanoseconds: row.get(3)? };
         let deployed = row.get::<_, Option<u32>>(4)?.and_then(VersionNumber::new);
-        images.insert(name.clone(), ImageRecord { name, serial, changed, deployed, versions: Vec::new() });
+        images.insert(
+            name.clone(),
+            ImageRecord { name, serial, changed, deployed, fallback: None, versions: Vec::new(), removed: Vec::new() },
+        );
     }
     let mut query = db.prepare("SELECT state, data_bytes, note, statement FROM versions ORDER BY number")?;
     let mut rows = query.query([])?;

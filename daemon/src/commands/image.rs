@@ -1,13 +1,14 @@
 //! `icbd image`.
 
 use anyhow::Result;
-use icbd_image::{ImageName, ImageRef, VersionId};
+use icbd_image::{ImageName, ImageRef};
 
-use super::{follow, interrupted, publish};
-use crate::args::{ImageCommand, RepoArgs};
+use super::{edits, follow, interrupted, moves, publish};
+use crate::args::ImageCommand;
 use crate::control::Client;
 use crate::failure::{Exit, Failure};
 use crate::images::{ImageSummary, VersionSummary, find_image, find_version};
+use crate::moves::Verb;
 use crate::output::{bytes, plain, table, time};
 use crate::settings::{Role, Settings};
 use crate::verify::{VerifyResult, VersionBody};
@@ -18,7 +19,18 @@ pub(crate) async fn run(settings: &Settings, command: ImageCommand) -> Result<()
         ImageCommand::List { image } => list(settings, image).await,
         ImageCommand::Show { version } => show(settings, &version).await,
         ImageCommand::Verify { version } => verify(settings, version).await,
-        ImageCommand::Deploy { version, repo } => deploy(settings, version, &repo).await,
+        ImageCommand::Edit(args) => edits::edit(settings, args).await,
+        ImageCommand::Save(args) => edits::save(settings, args).await,
+        ImageCommand::Discard(args) => edits::discard(settings, args).await,
+        ImageCommand::Prune(args) => edits::prune(settings, args).await,
+        ImageCommand::Deploy(args) => moves::deploy(settings, args).await,
+        ImageCommand::Rollback(args) => moves::roll_back(settings, args).await,
+        ImageCommand::Retire { version, force, made } => {
+            moves::make(settings, Verb::Retire { version, force }, made, moves::name).await
+        }
+        ImageCommand::Restore { version, made } => {
+            moves::make(settings, Verb::Restore { version }, made, moves::name).await
+        }
     }
 }
 
@@ -37,8 +49,10 @@ async fn list(settings: &Settings, image: Option<ImageName>) -> Result<()> {
             table(&["IMAGE", "DEPLOYED", ">VERSIONS", "CHANGED"], images.iter().map(row))
         }),
         Some(name) => settings.talk().result(&find_image(&images, &name)?.versions, |versions| {
+            let image = images.iter().find(|image| image.name == name);
             let row = |version: &VersionSummary| {
-                let (state, size) = (version.state.to_string(), bytes(version.data_bytes));
+                let state = image.map_or_else(|| version.state.to_string(), |image| image.state(version));
+                let size = bytes(version.data_bytes);
                 vec![version.version.to_string(), state, size, time(version.published), version.note.clone()]
             };
             table(&["IMAGE@N", "STATE", ">SIZE", "PUBLISHED", "NOTE"], versions.iter().map(row))
@@ -48,11 +62,12 @@ async fn list(settings: &Settings, image: Option<ImageName>) -> Result<()> {
 
 async fn show(settings: &Settings, wanted: &ImageRef) -> Result<()> {
     let images = images(settings).await?;
+    let image = find_image(&images, &wanted.image)?;
     settings.talk().result(find_version(&images, wanted)?, |version| {
         let signers = if version.signers.is_empty() { "nobody".to_owned() } else { version.signers.join(", ") };
         let lines = [
             ("version", version.version.to_string()),
-            ("state", version.state.to_string()),
+            ("state", image.state(version)),
             ("published", time(version.published)),
             ("size", format!("{} ({} bytes)", bytes(version.data_bytes), version.data_bytes)),
             ("root", version.root.to_string()),
@@ -88,12 +103,4 @@ async fn verify(settings: &Settings, version: ImageRef) -> Result<()> {
             Err(Failure::new(Exit::Verification, message).into())
         }
     }
-}
-
-async fn deploy(settings: &Settings, version: VersionId, repo: &RepoArgs) -> Result<()> {
-    let done = match publish::daemon_for(settings, repo).await? {
-        Some(mut client) => client.call(http::Method::POST, "/v1/deploy", &VersionBody { version }).await?,
-        None => publish::deploy_directly(repo, &version)?,
-    };
-    settings.talk().result(&done, |done: &VersionSummary| done.version.to_string())
 }

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use icbd_image::{ImageRef, VersionId};
 use icbd_master::Repository;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -16,7 +15,7 @@ use crate::args::{PublishArgs, RepoArgs};
 use crate::audit::Audit;
 use crate::control::{Client, Peer};
 use crate::failure::Failure;
-use crate::images::{ImageSummary, VersionSummary, find_version};
+use crate::moves::{MoveResult, MoveSpec};
 use crate::output::{ProgressBar, plain};
 use crate::report::Report;
 use crate::roles::master::{self, PublishResult, PublishSpec};
@@ -32,6 +31,7 @@ pub(super) async fn publish(settings: &Settings, args: PublishArgs) -> Result<()
     let spec = PublishSpec {
         image: args.image,
         path: absolute(&args.path)?,
+        raw: args.raw,
         note: args.message,
         deploy: args.deploy,
         sign: args.sign.as_deref().map(absolute).transpose()?,
@@ -40,6 +40,12 @@ pub(super) async fn publish(settings: &Settings, args: PublishArgs) -> Result<()
         Some(client) => through_daemon(settings, client, spec).await?,
         None => directly(settings, &args.repo, spec).await?,
     };
+    tell_skipped(settings, &result);
+    settings.talk().result(&result, |result| result.version.to_string())
+}
+
+/// Says what is not in a version.
+pub(super) fn tell_skipped(settings: &Settings, result: &PublishResult) {
     for skipped in &result.skipped {
         settings.talk().say(format_args!("left out: {}", plain(skipped)));
     }
@@ -47,7 +53,6 @@ pub(super) async fn publish(settings: &Settings, args: PublishArgs) -> Result<()
     if unnamed > 0 {
         settings.talk().say(format_args!("left out: {unnamed} more"));
     }
-    settings.talk().result(&result, |result| result.version.to_string())
 }
 
 /// The daemon to go through; `None` when `--repo` names a repository that the daemon found does not serve.
@@ -121,18 +126,10 @@ async fn directly(settings: &Settings, repo: &RepoArgs, spec: PublishSpec) -> Re
     }
 }
 
-/// Deploys on a repository that no daemon serves.
-pub(super) fn deploy_directly(repo: &RepoArgs, version: &VersionId) -> Result<VersionSummary> {
+/// Makes a move on a repository that no daemon serves.
+pub(super) fn move_directly(repo: &RepoArgs, spec: &MoveSpec) -> Result<MoveResult> {
     let (repository, audit) = open(repo, false)?;
-    let images: Vec<ImageSummary> = repository.listing().images.iter().map(ImageSummary::from).collect();
-    let (peer, what) = (Peer::this_process(), format!("image deploy {version}"));
-    let wanted = ImageRef { image: version.image.clone(), number: Some(version.number) };
-    let done = find_version(&images, &wanted)
-        .map_err(anyhow::Error::from)
-        .and_then(|_| audit.begin(&peer, &what))
-        .and_then(|()| Ok(repository.deploy(version).map_err(Failure::from)?));
-    audit.record(&peer, &what, &done);
-    Ok(VersionSummary::from(&done?))
+    spec.make(&repository, &audit, &Peer::this_process())
 }
 
 fn open(repo: &RepoArgs, create: bool) -> Result<(Repository, Audit)> {
@@ -144,6 +141,6 @@ fn open(repo: &RepoArgs, create: bool) -> Result<(Repository, Audit)> {
     Ok((repository, audit))
 }
 
-fn absolute(path: &Path) -> Result<PathBuf> {
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()))
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use icbd_cache::{Deadline, Order, OrderChange, Priority, Weekdays, Zone};
 use jiff::Timestamp;
 use jiff::civil::{DateTime, Time};
+use jiff::tz::TimeZone;
 
 use super::Terms;
 use crate::failure::{Exit, Failure};
@@ -34,6 +35,43 @@ impl FromStr for When {
         }
         // The first says more about what is wrong with most times.
         text.parse().map(When::Exact).or_else(|error| text.parse().map(When::Local).map_err(|_| error))
+    }
+}
+
+impl When {
+    /// The next such time from now on.
+    pub(crate) fn next(self, zone: &TimeZone) -> anyhow::Result<Timestamp> {
+        let now = Timestamp::now();
+        let at = match self {
+            When::Exact(at) => at,
+            When::Local(local) => zone.to_ambiguous_timestamp(local).earlier()?,
+            When::Daily(time) => {
+                let today = now.to_zoned(zone.clone()).date();
+                let at = zone.to_ambiguous_timestamp(today.to_datetime(time)).earlier()?;
+                let tomorrow = || zone.to_ambiguous_timestamp(today.tomorrow()?.to_datetime(time)).earlier();
+                if at > now { at } else { tomorrow()? }
+            }
+        };
+        if at <= now {
+            let shown = now.to_zoned(zone.clone()).strftime("%F %H:%M");
+            return Err(usage(format!("this time is in the past (it is {shown}); name one to come")).into());
+        }
+        Ok(at)
+    }
+
+    /// The last such time before now.
+    pub(crate) fn last(self, zone: &TimeZone) -> anyhow::Result<Timestamp> {
+        let now = Timestamp::now();
+        Ok(match self {
+            When::Exact(at) => at,
+            When::Local(local) => zone.to_ambiguous_timestamp(local).earlier()?,
+            When::Daily(time) => {
+                let today = now.to_zoned(zone.clone()).date();
+                let at = zone.to_ambiguous_timestamp(today.to_datetime(time)).earlier()?;
+                let yesterday = || zone.to_ambiguous_timestamp(today.yesterday()?.to_datetime(time)).earlier();
+                if at <= now { at } else { yesterday()? }
+            }
+        })
     }
 }
 

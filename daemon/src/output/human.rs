@@ -48,24 +48,9 @@ pub(crate) fn seconds(seconds: u64) -> String {
     }
 }
 
-/// A time in UTC, to the second: `2026-03-01 08:50:12Z`. Far-off times too, for they come from outside.
+/// A time in UTC, to the second: `2026-03-01 08:50:12Z`.
 pub(crate) fn time(at: Timestamp) -> String {
-    let (days, second) = (at.seconds.div_euclid(86400), at.seconds.rem_euclid(86400));
-    let (year, month, day) = date(days);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
-}
-
-/// Year, month and day of a day counted from 1970-01-01 (Howard Hinnant's `civil_from_days`).
-fn date(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (year + era * 400 + i64::from(month <= 2), month, day)
+    at.to_string()
 }
 
 /// Now, for records and file names.
@@ -84,14 +69,5 @@ mod tests {
         assert_eq!([bit_rate(0), bit_rate(5_125_000), bit_rate(150_000_000)], ["0 bit/s", "41 Mbit/s", "1.2 Gbit/s"]);
         assert_eq!([percent(999, 1000), percent(0, 0), percent(u64::MAX, u64::MAX)], ["99 %", "100 %", "100 %"]);
         assert_eq!([seconds(9), seconds(540), seconds(86400 * 12)], ["9 s", "9 min", "12 d"]);
-    }
-
-    #[test]
-    fn times_are_utc() {
-        let check = |seconds, expected: &str| assert_eq!(time(Timestamp { seconds, nanoseconds: 0 }), expected);
-        check(0, "1970-01-01 00:00:00Z");
-        check(1_767_225_599, "2025-12-31 23:59:59Z");
-        check(1_709_208_000, "2024-02-29 12:00:00Z");
-        check(-1, "1969-12-31 23:59:59Z");
     }
 }

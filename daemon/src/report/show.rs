@@ -1,6 +1,10 @@
 //! `icbd status` for people.
 
-use super::{CacheReport, MasterReport, MountReport, Process, Report, SourceReport, VersionReport, WaitingReport};
+use super::{
+    CacheReport, LocalReport, MasterReport, MountReport, Process, Report, SourceReport, VersionReport, WaitingReport,
+};
+use crate::edits::EditReport;
+use crate::moves::PlanReport;
 use crate::output::{bytes, percent, plain, seconds, table, time};
 use icbd_image::{Timestamp, VersionState};
 
@@ -27,6 +31,8 @@ fn show_master(master: &MasterReport) -> String {
     ];
     let running =
         |op: &super::OperationReport| format!("running for {}: {} ({})", seconds(op.seconds), plain(&op.what), op.user);
+    lines.extend(master.editing.iter().map(EditReport::words));
+    lines.extend(master.plans.iter().map(PlanReport::words));
     lines.extend(master.operations.iter().map(running));
     lines.extend(master.warnings.iter().map(|warning| format!("! {}", plain(warning))));
     lines.join("\n")
@@ -64,6 +70,7 @@ fn show_cache(cache: &CacheReport, all: bool) -> String {
     if hidden > 0 {
         lines.push(format!("{hidden} more, of which nothing is here; --all lists them"));
     }
+    lines.extend(cache.local.iter().map(show_local));
     lines.extend(cache.waiting.iter().map(show_waiting));
     lines.extend(cache.warnings.iter().map(|warning| format!("! {}", plain(warning))));
     lines.join("\n")
@@ -123,6 +130,20 @@ fn ready(version: &VersionReport) -> String {
         (false, _, 0) => "no".to_owned(),
         (false, ..) => "in part".to_owned(),
     }
+}
+
+fn show_local(local: &LocalReport) -> String {
+    let LocalReport { version, by, since, deployed } = local;
+    let image = &version.image;
+    let master = match deployed {
+        Some(number) if *number == version.number => "the master deploys the same now".to_owned(),
+        Some(number) => format!("the master deploys {image}@{number}"),
+        None => "the master deploys none".to_owned(),
+    };
+    format!(
+        "! {image} is {version} here since {since} ({by}), and {master}; `icbd image rollback {image} --local --clear` \
+         follows the master again"
+    )
 }
 
 fn show_waiting(waiting: &WaitingReport) -> String {

@@ -8,6 +8,7 @@ mod boots;
 mod daemon;
 mod demand;
 mod handover;
+mod local;
 mod prefetch;
 mod refresh;
 mod space;
@@ -68,7 +69,10 @@ impl From<CacheError> for Failure {
             | CacheError::UnknownVersion(_)
             | CacheError::NoSuchFile { .. }
             | CacheError::UnknownOrder(_) => Exit::Absent,
-            CacheError::InUse { .. } | CacheError::NewerStore { .. } | CacheError::OrderEnded { .. } => Exit::Refused,
+            CacheError::InUse { .. }
+            | CacheError::NewerStore { .. }
+            | CacheError::OrderEnded { .. }
+            | CacheError::Refused(_) => Exit::Refused,
             CacheError::Unavailable { .. } | CacheError::Fetch(_) => Exit::Unreachable,
             // One that is newer than this icbd is as good as any; what is damaged is not.
             CacheError::Unusable { why: HeadError::Format(_), .. } => Exit::Refused,

@@ -1,8 +1,11 @@
 //! The master: a repository, served read-only over TCP and changed over the control socket.
 
 mod api;
+mod edits;
+mod hear;
 mod learn;
 mod operations;
+mod plans;
 mod publish;
 mod state;
 
@@ -24,7 +27,7 @@ use crate::failure::{Exit, Failure};
 use crate::logging;
 use crate::metrics;
 use crate::notify::{self, Told};
-use crate::serve::{self, Allow, Offers};
+use crate::serve::{self, Allow, Offers, Reports};
 use crate::settings::{MasterSettings, Role, Settings};
 pub(crate) use publish::{PublishResult, PublishSpec, publish};
 use state::{Believed, Master};
@@ -47,7 +50,7 @@ async fn serve(settings: MasterSettings, config: RunningConfig<MasterArgs>) -> a
     let listeners = serve::listen(&settings.listen, &allow).await?;
     let listen: Vec<SocketAddr> = listeners.iter().map(|(_, address)| *address).collect();
     let audit = Audit::open(&settings.repo)?;
-    let believed = Believed { sign_key: settings.sign_key, trust: settings.trust.load()? };
+    let believed = Believed::of(&settings)?;
     let master = Arc::new(Master::new(repository, audit, listen.clone(), believed, allow.clone(), config));
     let tasks = TaskTracker::new();
     let control = ControlServer::start(&settings.socket, api::router(master.clone(), tasks.clone()))?;
@@ -55,9 +58,12 @@ async fn serve(settings: MasterSettings, config: RunningConfig<MasterArgs>) -> a
     let mut servers = JoinSet::new();
     let (offers, offered) = Offers::channel();
     servers.spawn(learn::run(master.repository.clone(), offered, stop.clone()));
+    let (reports, reported) = Reports::channel();
+    servers.spawn(hear::run(master.repository.clone(), reported, stop.clone()));
+    servers.spawn(plans::run(master.clone(), stop.clone()));
     for (listener, _) in listeners {
         let told = master.clone();
-        let router = serve::router(master.repository.clone(), master.sent.clone(), offers.clone())
+        let router = serve::router(master.repository.clone(), master.sent.clone(), offers.clone(), reports.clone())
             .merge(serve::metrics_router(move || metrics::text(&told.report(), &[])));
         servers.spawn(serve::serve(listener, router, allow.clone(), stop.clone()));
     }
@@ -120,10 +126,12 @@ fn exit_of(error: &MasterError) -> Exit {
         | MasterError::NotEmpty(_)
         | MasterError::SourceOverlaps { .. }
         | MasterError::Changed(_)
-        | MasterError::State { .. } => Exit::Refused,
+        | MasterError::DeployedAlready(_)
+        | MasterError::Refused(_) => Exit::Refused,
         MasterError::Cancelled => Exit::Interrupted,
         MasterError::Altered { .. }
         | MasterError::Damaged { .. }
+        | MasterError::Unsound { .. }
         | MasterError::Head { .. }
         | MasterError::Page { .. }
         | MasterError::Statement(_) => Exit::Verification,

@@ -9,13 +9,13 @@ use axum::response::Response;
 use http::{Method, StatusCode};
 use icbd_image::VersionId;
 use icbd_master::{MasterError, Repository};
-use icbd_wire::{OFFER_HEADER, Resource};
+use icbd_wire::{NODE_HEADER, OFFER_HEADER, Resource};
 use tokio::task::JoinHandle;
 
 use super::answer::{self, Conditions, IMMUTABLE, Kind, OCTETS, REVALIDATE};
 use super::listing::ListingCache;
 use super::peers::Place;
-use super::{Offers, Sent, blocks, files};
+use super::{Offers, Reports, Sent, blocks, files};
 
 /// What is served, and how much it was.
 #[derive(Clone)]
@@ -24,11 +24,13 @@ pub(super) struct Shared {
     pub(super) sent: Arc<Sent>,
     listing: Arc<ListingCache>,
     offers: Offers,
+    reports: Reports,
 }
 
-/// Serves `repository`, counting in `sent`; what caches offer goes to `offers`.
-pub(crate) fn router(repository: Arc<Repository>, sent: Arc<Sent>, offers: Offers) -> Router {
-    let shared = Shared { repository, sent, listing: Arc::default(), offers };
+/// Serves `repository`, counting in `sent`; what caches offer goes to `offers`, and what they say of themselves to
+/// `reports`.
+pub(crate) fn router(repository: Arc<Repository>, sent: Arc<Sent>, offers: Offers, reports: Reports) -> Router {
+    let shared = Shared { repository, sent, listing: Arc::default(), offers, reports };
     Router::new().fallback(handle).with_state(shared)
 }
 
@@ -42,18 +44,22 @@ async fn handle(State(shared): State<Shared>, request: Request) -> Response {
         Err(error) => return answer::text(StatusCode::NOT_FOUND, &error.to_string()),
     };
     if resource == Resource::Images {
-        hear_offer(&shared, &request);
+        hear(&shared, &request);
     }
     let conditions = Conditions::of(&request);
     let answered = answer(&shared, resource, &conditions).await;
     answered.unwrap_or_else(|error| refuse(&error, request.uri().path()))
 }
 
-/// Passes on what a cache offers with its poll of the listing. Nonsense is as no offer.
-fn hear_offer(shared: &Shared, request: &Request) {
-    let offer = request.headers().get(OFFER_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
-    if let (Some(offer), Some(client)) = (offer, request.extensions().get::<Arc<Place>>()) {
+/// Passes on what a cache offers, and says of itself, with its poll of the listing. Nonsense is as nothing.
+fn hear(shared: &Shared, request: &Request) {
+    let Some(client) = request.extensions().get::<Arc<Place>>() else { return };
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    if let Some(offer) = header(OFFER_HEADER).and_then(|offer| offer.parse().ok()) {
         shared.offers.heard(client.address(), offer);
+    }
+    if let Some(report) = header(NODE_HEADER).and_then(|report| report.parse().ok()) {
+        shared.reports.heard(client.address(), report);
     }
 }
 

@@ -10,7 +10,10 @@ use crate::near;
 
 /// What this version reads, by section; the first are the keys outside any section.
 const KNOWN: &[(&str, &[&str])] = &[
-    ("", &["role", "source", "trust", "store", "mount", "window", "memory", "serve", "master", "sign", "log"]),
+    (
+        "",
+        &["role", "source", "trust", "store", "mount", "window", "memory", "serve", "master", "sign", "retain", "log"],
+    ),
     ("source", &["url", "codec"]),
     ("trust", &["keys", "require"]),
     ("store", &["path", "min_free"]),
@@ -20,12 +23,13 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("serve", &["listen", "allow"]),
     ("master", &["repo", "listen", "allow"]),
     ("sign", &["key"]),
+    ("retain", &["last", "younger_than"]),
     ("log", &["level"]),
 ];
 
 /// What the documentation of icbd names and this version cannot do yet: silence would be a broken promise.
 const LATER: &[(&str, &[&str])] = &[
-    ("", &["network", "export", "clone", "retain"]),
+    ("", &["network", "export", "clone"]),
     ("source", &["limit"]),
     ("store", &["quota", "seal_when"]),
     ("log", &["audit_keep", "boots_keep"]),

@@ -54,6 +54,7 @@ pub(crate) struct File {
     pub serve: Serve,
     pub master: Master,
     pub sign: Sign,
+    pub retain: Retain,
     pub log: Log,
 }
 
@@ -123,6 +124,14 @@ pub(crate) struct Sign {
     pub key: Option<PathBuf>,
 }
 
+/// What pruning leaves beside what is deployed, a fallback or used.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Retain {
+    pub last: Option<usize>,
+    pub younger_than: Option<Span>,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Log {
@@ -137,6 +146,9 @@ const IN_FLIGHT_BYTES: u64 = 64 << 20;
 /// them a fifth of a 100 Mbit/s line.
 const ALWAYS: Hours = Hours { from: Time::midnight(), to: Time::midnight() };
 const OUTSIDE: BitRate = BitRate::from_mbit(20);
+/// The defaults of `retain`: a month of weekly versions.
+const RETAIN_LAST: usize = 4;
+const RETAIN_YOUNGER_THAN: Duration = Duration::from_secs(30 * 86_400);
 const LISTEN_PORT: u16 = 7070;
 
 impl File {
@@ -158,6 +170,8 @@ impl File {
         self.serve.allow.get_or_insert_default();
         self.master.listen.get_or_insert_with(|| vec![([127, 0, 0, 1], LISTEN_PORT).into()]);
         self.master.allow.get_or_insert_default();
+        self.retain.last.get_or_insert(RETAIN_LAST);
+        self.retain.younger_than.get_or_insert(Span(RETAIN_YOUNGER_THAN));
         self.log.level.get_or_insert(LogLevel::Info);
         self
     }

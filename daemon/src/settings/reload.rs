@@ -10,12 +10,15 @@ use super::file::{File, Role};
 /// What each role takes over while it runs. The rest of its sections needs a restart.
 const AT_ONCE: &[(Role, &[&str])] = &[
     (Role::Cache, &["trust.keys", "trust.require", "mount.offline_wait", "serve.allow", "log.level"]),
-    (Role::Master, &["trust.keys", "trust.require", "master.allow", "sign.key", "log.level"]),
+    (
+        Role::Master,
+        &["trust.keys", "trust.require", "master.allow", "sign.key", "retain.last", "retain.younger_than", "log.level"],
+    ),
 ];
 /// What each role reads.
 const SECTIONS: &[(Role, &[&str])] = &[
     (Role::Cache, &["role", "source", "trust", "store", "mount", "window", "memory", "serve", "log"]),
-    (Role::Master, &["role", "trust", "master", "sign", "log"]),
+    (Role::Master, &["role", "trust", "master", "sign", "retain", "log"]),
 ];
 
 /// What is said when the content of trusted keys' files changed, and the configuration did not.

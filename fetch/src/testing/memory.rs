@@ -104,7 +104,15 @@ impl MemorySource {
             Ok(at) => at,
             Err(at) => {
                 let (serial, changed) = state.next_serial();
-                let image = ImageRecord { name: name.clone(), serial, changed, deployed: None, versions: Vec::new() };
+                let image = ImageRecord {
+                    name: name.clone(),
+                    serial,
+                    changed,
+                    deployed: None,
+                    fallback: None,
+                    versions: Vec::new(),
+                    removed: Vec::new(),
+                };
                 state.listing.images.insert(at, image);
                 at
             }

@@ -39,6 +39,8 @@ fn images() -> Vec<ImageRecord> {
         changed: Timestamp { seconds: serial as i64, nanoseconds: 7 },
         deployed: versions.first().map(|first| number(*first)),
         versions: versions.iter().map(|at| version(name, *at, serial * 100 + u64::from(*at))).collect(),
+        fallback: None,
+        removed: Vec::new(),
     };
     vec![image("apple", 30, &[2, 3, 9]), image("berry", 10, &[1]), image("cherry", 20, &[])]
 }

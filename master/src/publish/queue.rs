@@ -4,6 +4,7 @@
 //! and a worker opens a new file only when no piece of an open one is left.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use icbd_image::{FileHashes, FileIndex};
@@ -24,8 +25,10 @@ const JOBS_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct FileJob {
     pub(super) index: FileIndex,
-    /// Its path in the source and in the version.
+    /// Its path in the version, and in the source unless it was converted.
     pub(super) inside: Vec<u8>,
+    /// What is stored in place of the source's file.
+    pub(super) converted: Option<File>,
     pub(super) size: u64,
     pub(super) stamp: Stamp,
     pub(super) attributes: Attributes,

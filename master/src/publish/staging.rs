@@ -7,13 +7,15 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use icbd_image::{Hash, Head, Root, VersionId};
-use rustix::fs::{CWD, RenameFlags};
+use icbd_snapshot::{SnapshotError, Tree, Trees, Writable};
+use rustix::fs::XattrFlags;
 
 use crate::layout::{Layout, create_directory, sync_directory};
-use crate::repository::{Snapshot, random};
-use crate::{MasterError, recover};
+use crate::repository::{Snapshot, guard, random};
+use crate::{MasterError, recover, trees};
 
 const INTENT: &str = "intent";
 
@@ -33,24 +35,49 @@ impl Intent {
     }
 }
 
+/// On the top directory of a tree: which staging directory it was put together in.
+const FROM: &str = "user.icbd.staging";
+
 /// One publish's directory.
 #[derive(Debug)]
 pub(crate) struct Staging {
     directory: PathBuf,
+    /// The same, below the repository.
+    at: PathBuf,
+    /// Until it is the version's.
+    tree: Mutex<Option<Writable>>,
+}
+
+/// Whether the tree at `path` was put together in this staging directory.
+pub(crate) fn is_from(path: &Path, staging: &Path) -> bool {
+    let (mut value, name) = ([0; 64], staging.file_name().unwrap_or_default().as_encoded_bytes());
+    rustix::fs::lgetxattr(path, FROM, &mut value).is_ok_and(|bytes| value[..bytes] == *name)
 }
 
 impl Staging {
-    pub(super) fn create(layout: &Layout) -> Result<Staging, MasterError> {
+    pub(super) fn create(layout: &Layout, trees: &Trees) -> Result<Staging, MasterError> {
         let name: String = random()?.iter().map(|byte| format!("{byte:02x}")).collect();
-        let directory = layout.publishing().join(name);
+        let directory = layout.publishing().join(&name);
         create_directory(&directory).map_err(|error| full_or(error, layout))?;
-        let staging = Staging { directory };
-        create_directory(&staging.tree()).map_err(|error| full_or(error, layout))?;
-        Ok(staging)
+        let at = Path::new("publishing").join(&name);
+        let tree = trees.create(&at.join("tree")).map_err(|error| full_or(error.into(), layout))?;
+        rustix::fs::fsetxattr(tree.directory(), FROM, name.as_bytes(), XattrFlags::empty())
+            .map_err(MasterError::io("mark", tree.path()))?;
+        Ok(Staging { directory, at, tree: Mutex::new(Some(tree)) })
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where the tree is put together.
     pub(super) fn tree(&self) -> PathBuf {
         self.directory.join("tree")
+    }
+
+    /// Makes a copy of a working copy as it is now, and returns where it is.
+    pub(super) fn freeze(&self, trees: &Trees, from: &Writable) -> Result<PathBuf, MasterError> {
+        Ok(trees.seal(from, &self.at.join("frozen"))?.path().to_owned())
     }
 
     /// The file that takes the hash pages; made when it is first asked for.
@@ -79,16 +106,21 @@ impl Staging {
     }
 
     /// Moves everything to where the version will have it. Nothing of it exists for anybody before the commit.
-    pub(super) fn place(&self, layout: &Layout, version: &VersionId, root: &Root) -> Result<(), MasterError> {
+    pub(super) fn place(
+        &self,
+        layout: &Layout,
+        trees: &Trees,
+        version: &VersionId,
+        root: &Root,
+    ) -> Result<(), MasterError> {
         let place = || {
-            create_directory(&layout.image(&version.image))?;
             // The same root may be there already, from a version of the same content: the same bytes.
             for (from, to) in [("head", layout.head(root)), ("pages", layout.pages(root))] {
                 std::fs::rename(self.directory.join(from), &to).map_err(MasterError::io("move the manifest to", to))?;
             }
-            let to = layout.version(version);
-            rustix::fs::renameat_with(CWD, self.tree(), CWD, &to, RenameFlags::NOREPLACE)
-                .map_err(MasterError::io("move the version to", &to))?;
+            if let Some(tree) = guard(&self.tree).take() {
+                trees.finish(tree, &trees::version(version))?;
+            }
             [layout.image(&version.image), layout.versions(), layout.manifests()]
                 .iter()
                 .try_for_each(|path| sync_directory(path))
@@ -97,8 +129,8 @@ impl Staging {
     }
 
     /// Clears away this directory and, unless `snapshot` has the version, everything that left it.
-    pub(super) fn settle(&self, layout: &Layout, snapshot: &Snapshot) {
-        if let Err(error) = recover::settle(layout, &self.directory, snapshot) {
+    pub(super) fn settle(&self, layout: &Layout, trees: &Trees, snapshot: &Snapshot) {
+        if let Err(error) = recover::settle(layout, trees, &self.directory, snapshot) {
             // The next start tries again.
             tracing::warn!(%error, "the remains of a publish could not be removed");
         }
@@ -108,6 +140,9 @@ impl Staging {
 /// A full file system gets its own error, wherever it showed.
 pub(super) fn full_or(error: MasterError, layout: &Layout) -> MasterError {
     match &error {
+        MasterError::Tree(error) if matches!(**error, SnapshotError::Full { .. }) => {
+            MasterError::Full(layout.root().to_owned())
+        }
         MasterError::Io { source, .. } | MasterError::Attribute { source, .. } if is_full(source) => {
             MasterError::Full(layout.root().to_owned())
         }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use icbd_image::Head;
 use icbd_snapshot::beneath::Beneath;
 
+use super::parent::Parent;
 use super::queue::Queue;
 use super::staging::{Staging, full_or};
 use super::walk::{Source, Walk};
@@ -28,6 +29,7 @@ pub(super) struct Stored {
     pub(super) files: u64,
     pub(super) skipped: Vec<Skipped>,
     pub(super) skipped_count: u64,
+    pub(super) hashed_bytes: u64,
     bytes: u64,
 }
 
@@ -41,6 +43,10 @@ impl Stored {
 pub(super) struct Shared<'a> {
     pub(super) source: &'a Beneath,
     pub(super) stage: &'a Beneath,
+    /// What need not be hashed again is in here.
+    pub(super) parent: Option<&'a Parent<'a>>,
+    /// Where disk images are converted to raw ones, if they are.
+    pub(super) raw: Option<&'a Path>,
     /// Takes the hashes of files that are too large to have them in the head.
     pub(super) pages: &'a File,
     pub(super) tally: Tally<'a>,
@@ -52,6 +58,7 @@ pub(super) struct Tally<'a> {
     files: AtomicU64,
     done_bytes: AtomicU64,
     found_bytes: AtomicU64,
+    hashed_bytes: AtomicU64,
     walked: AtomicBool,
     told: Mutex<Option<Instant>>,
 }
@@ -59,13 +66,25 @@ pub(super) struct Tally<'a> {
 impl<'a> Tally<'a> {
     fn new(watch: &'a Watch<'a>) -> Tally<'a> {
         let zero = || AtomicU64::new(0);
-        let (files, done_bytes, found_bytes) = (zero(), zero(), zero());
-        Tally { watch, files, done_bytes, found_bytes, walked: AtomicBool::new(false), told: Mutex::new(None) }
+        let (files, done_bytes, found_bytes, hashed_bytes) = (zero(), zero(), zero(), zero());
+        Tally {
+            watch,
+            files,
+            done_bytes,
+            found_bytes,
+            hashed_bytes,
+            walked: AtomicBool::new(false),
+            told: Mutex::new(None),
+        }
     }
 
     pub(super) fn found(&self, bytes: u64) {
         self.files.fetch_add(1, Ordering::Relaxed);
         self.found_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn hashed(&self, bytes: u64) {
+        self.hashed_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn walked(&self) {
@@ -96,13 +115,20 @@ impl<'a> Tally<'a> {
     }
 }
 
-/// Copies the source at `path` into `staging` and hashes what lies there then.
-pub(super) fn store(layout: &Layout, path: &Path, staging: &Staging, watch: &Watch<'_>) -> Result<Stored, MasterError> {
-    let source = Source::open(layout, path)?;
+/// Copies the source into `staging` and hashes what lies there then.
+pub(super) fn store(
+    layout: &Layout,
+    source: &Source,
+    staging: &Staging,
+    parent: Option<&Parent<'_>>,
+    raw: bool,
+    watch: &Watch<'_>,
+) -> Result<Stored, MasterError> {
     let stage = Beneath::open(&staging.tree()).map_err(MasterError::io("open", staging.tree()))?;
     let pages = staging.pages()?;
-    let shared = Shared { source: &source.tree, stage: &stage, pages: &pages, tally: Tally::new(watch) };
-    store_all(&source, &shared).map_err(|error| full_or(error, layout))
+    let raw = raw.then(|| staging.path());
+    let shared = Shared { source: &source.tree, stage: &stage, parent, raw, pages: &pages, tally: Tally::new(watch) };
+    store_all(source, &shared).map_err(|error| full_or(error, layout))
 }
 
 fn store_all(source: &Source, shared: &Shared<'_>) -> Result<Stored, MasterError> {
@@ -131,7 +157,8 @@ fn store_all(source: &Source, shared: &Shared<'_>) -> Result<Stored, MasterError
     }
     let (skipped, skipped_count) = (walk.skipped, walk.skipped_count);
     debug_assert!(skipped.len() <= Published::SKIPPED_MAX);
-    Ok(Stored { head, files: progress.files, skipped, skipped_count, bytes: progress.found_bytes })
+    let hashed_bytes = shared.tally.hashed_bytes.load(Ordering::Relaxed);
+    Ok(Stored { head, files: progress.files, skipped, skipped_count, hashed_bytes, bytes: progress.found_bytes })
 }
 
 /// How many threads share the work on a version's files.

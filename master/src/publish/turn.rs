@@ -19,11 +19,11 @@ pub(crate) struct Turns {
 
 /// A turn, which ends when it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn<'t>(&'t Turns);
+pub(crate) struct Turn<'t>(&'t Turns);
 
 impl Turns {
     /// Waits for a turn, unless `cancel` is set; `on_wait` is called once if there is something to wait for.
-    pub(super) fn take(&self, cancel: &AtomicBool, on_wait: impl FnOnce()) -> Result<Turn<'_>, MasterError> {
+    pub(crate) fn take(&self, cancel: &AtomicBool, on_wait: impl FnOnce()) -> Result<Turn<'_>, MasterError> {
         let mut taken = guard(&self.taken);
         if *taken {
             drop(taken);

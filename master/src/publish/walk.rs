@@ -4,7 +4,9 @@
 //! is followed: no symbolic link, no mount. Directories get their attributes, and files their
 //! further names, when everything is in them.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
@@ -13,9 +15,10 @@ use icbd_image::{
 };
 use icbd_snapshot::attributes::{Attributes, Keep};
 use icbd_snapshot::beneath::{Beneath, Identity, Stamp, Stat, device_number, join, names};
-use rustix::fs::{AtFlags, FileType, Mode};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::queue::{FileJob, Queue};
+use super::raw::{self, Format};
 use super::store::Shared;
 use super::{Published, Skipped, SkippedKind};
 use crate::MasterError;
@@ -46,10 +49,20 @@ impl Source {
         if real.starts_with(&repository) || repository.starts_with(&real) {
             return Err(MasterError::SourceOverlaps { path: path.to_owned(), repository });
         }
+        Source::at(layout, path, &real)
+    }
+
+    /// A tree in the repository itself.
+    pub(super) fn within(layout: &Layout, path: &Path) -> Result<Source, MasterError> {
+        Source::at(layout, path, path)
+    }
+
+    fn at(layout: &Layout, path: &Path, real: &Path) -> Result<Source, MasterError> {
+        let repository = std::fs::canonicalize(layout.root()).map_err(MasterError::io("open", layout.root()))?;
         let kind = real.metadata().map_err(MasterError::io("open", path))?.file_type();
         let what = |what| MasterError::SourceKind { path: path.to_owned(), what };
         let (directory, only) = match (real.parent(), real.file_name()) {
-            _ if kind.is_dir() => (&*real, None),
+            _ if kind.is_dir() => (real, None),
             (Some(parent), Some(name)) if kind.is_file() => (parent, Some(name.as_encoded_bytes().to_vec())),
             _ if std::os::unix::fs::FileTypeExt::is_block_device(&kind) => {
                 return Err(what("a block device; copy it into a file first"));
@@ -78,6 +91,8 @@ pub(super) struct Walk<'a> {
     links: Vec<(Vec<u8>, Vec<u8>)>,
     /// Blocks of all paged files so far.
     paged_blocks: u64,
+    /// Disk images that were converted.
+    converted: usize,
     pub(super) skipped: Vec<Skipped>,
     pub(super) skipped_count: u64,
 }
@@ -117,6 +132,7 @@ impl<'a> Walk<'a> {
             linked: HashMap::new(),
             links: Vec::new(),
             paged_blocks: 0,
+            converted: 0,
             skipped: Vec::new(),
             skipped_count: 0,
         })
@@ -194,6 +210,15 @@ impl<'a> Walk<'a> {
         }
         let attributes = Attributes::read(place.source, name, &stat, Keep::Meaning);
         let attributes = attributes.map_err(self.shared.source_error("read the attributes of", &inside))?;
+        let converted = if kind == FileType::RegularFile { self.convert(place, name, &stat)? } else { None };
+        let (name, inside, stat, converted) = match converted {
+            Some(Converted { name, file, stat }) => {
+                let inside = join(&place.inside, &name);
+                (Cow::Owned(name), inside, stat, Some(file))
+            }
+            None => (Cow::Borrowed(name), inside, stat, None),
+        };
+        let name = &*name;
         let index = self.add(place, name, &inside, &stat, &attributes)?;
         set_xattrs(&mut self.builder, index, &attributes);
         if kind != FileType::Directory && stat.links() > 1 {
@@ -208,7 +233,7 @@ impl<'a> Walk<'a> {
                 self.directories.push((inside, attributes, stamp));
                 Ok(())
             }
-            FileType::RegularFile => self.enqueue(index, inside, &stat, attributes),
+            FileType::RegularFile => self.enqueue(index, inside, &stat, attributes, converted),
             other => {
                 let applied = attributes.apply(place.stage, name, other == FileType::Symlink);
                 applied.map_err(self.shared.refused(&inside))
@@ -277,6 +302,7 @@ impl<'a> Walk<'a> {
         inside: Vec<u8>,
         stat: &Stat,
         attributes: Attributes,
+        converted: Option<File>,
     ) -> Result<(), MasterError> {
         let (size, stamp) = (stat.size(), stat.stamp());
         let pages_at = self.paged_blocks * Hash::BYTES as u64;
@@ -284,7 +310,28 @@ impl<'a> Walk<'a> {
             self.paged_blocks += block_count(size);
         }
         self.shared.tally.found(size);
-        self.queue.push(FileJob { index, inside, size, stamp, attributes, pages_at })
+        self.queue.push(FileJob { index, inside, converted, size, stamp, attributes, pages_at })
+    }
+
+    /// Makes a raw disk image of one of another format, if such are to be converted.
+    fn convert(&mut self, place: &Place<'_>, name: &[u8], stat: &Stat) -> Result<Option<Converted>, MasterError> {
+        let Some(directory) = self.shared.raw else { return Ok(None) };
+        let inside = join(&place.inside, name);
+        let file = self.source.tree.open_at(&inside, OFlags::RDONLY, Mode::empty());
+        let file = file.map_err(self.shared.source_error("read", &inside))?;
+        let Some(format) = Format::of(&File::from(file)) else { return Ok(None) };
+        let (from, to) = (self.source.tree.shown(&inside), raw::place(directory, self.converted));
+        self.converted += 1;
+        format.convert(&from, &to, || self.shared.tally.is_cancelled())?;
+        let after = Stat::at(place.source, name).map_err(self.shared.source_error("read", &inside))?;
+        if after.stamp() != stat.stamp() {
+            return Err(MasterError::Changed(from));
+        }
+        let file = File::open(&to).map_err(MasterError::io("read", &to))?;
+        // Its space is free again when it was stored.
+        std::fs::remove_file(&to).map_err(MasterError::io("remove", &to))?;
+        let stat = Stat::at(file.as_fd(), b"").map_err(MasterError::io("read", &to))?;
+        Ok(Some(Converted { name: format.converted_name(name), file, stat }))
     }
 
     fn skip(&mut self, inside: &[u8], kind: SkippedKind) {
@@ -293,6 +340,13 @@ impl<'a> Walk<'a> {
             self.skipped.push(Skipped { path: self.source.tree.shown(inside), kind });
         }
     }
+}
+
+/// A file that is stored in place of the source's.
+struct Converted {
+    name: Vec<u8>,
+    file: File,
+    stat: Stat,
 }
 
 /// The directory that is being walked: its node, its path, and itself in the source and the stored tree.

@@ -15,17 +15,24 @@ use icbd_master::{MasterError, Progress, PublishRequest, Published, Repository, 
 /// A directory of its own with room for a repository and a source.
 pub(crate) struct Area {
     pub(crate) directory: tempfile::TempDir,
+    /// Where in it everything is.
+    within: PathBuf,
 }
 
 impl Area {
     pub(crate) fn new() -> Area {
-        let area = Area { directory: tempfile::tempdir().unwrap() };
+        Area::within(tempfile::tempdir().unwrap(), "")
+    }
+
+    /// One below `within`, which is there.
+    pub(crate) fn within(directory: tempfile::TempDir, within: &str) -> Area {
+        let area = Area { directory, within: within.into() };
         std::fs::create_dir(area.source()).unwrap();
         area
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.directory.path().join(&self.within).join(name)
     }
 
     pub(crate) fn repository(&self) -> PathBuf {
@@ -46,7 +53,14 @@ pub(crate) fn image(name: &str) -> ImageName {
 }
 
 pub(crate) fn request(name: &str, path: &Path) -> PublishRequest {
-    PublishRequest { image: image(name), path: path.to_owned(), note: String::new(), deploy: false, sign: None }
+    PublishRequest {
+        image: image(name),
+        path: path.to_owned(),
+        raw: false,
+        note: String::new(),
+        deploy: false,
+        sign: None,
+    }
 }
 
 pub(crate) fn no_progress(_: Progress) {}

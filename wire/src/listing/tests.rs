@@ -30,7 +30,9 @@ fn image(name: &str, serial: u64, numbers: &[u32], note: &str) -> ImageRecord {
         serial: Serial::new(serial).unwrap(),
         changed: Timestamp { seconds: -1, nanoseconds: 999_999_999 },
         deployed: numbers.last().and_then(|number| VersionNumber::new(*number)),
+        fallback: numbers.first().and_then(|number| VersionNumber::new(*number)),
         versions: versions.collect(),
+        removed: Vec::new(),
         name,
     }
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
+use super::local;
 use super::prefetch::{self, Verb};
 use super::state::CacheServer;
 use crate::audit;
@@ -19,6 +20,7 @@ use crate::control::events::{self, Teller};
 use crate::control::{Event, Peer, fail};
 use crate::failure::{Exit, Failure};
 use crate::images::{ImageSummary, find_version};
+use crate::moves::LocalSpec;
 use crate::orders::{OrderBody, Subject, Terms};
 use crate::output::Progress;
 use crate::profiles::ImportBody;
@@ -54,7 +56,15 @@ pub(super) fn router(server: Arc<CacheServer>, tasks: TaskTracker) -> Router {
         // A profile of 4 MiB as digits.
         .route("/v1/profile/import", post(import_profile).layer(DefaultBodyLimit::max(IMPORT_BYTES_MAX)))
         .route("/v1/publish", any(not_here))
-        .route("/v1/deploy", any(not_here))
+        .route("/v1/local", post(roll_back))
+        .route("/v1/move", any(not_here))
+        .route("/v1/plan", any(not_here))
+        .route("/v1/edit", any(not_here))
+        .route("/v1/save", any(not_here))
+        .route("/v1/discard", any(not_here))
+        .route("/v1/prune", any(not_here))
+        .route("/v1/nodes", any(not_here))
+        .route("/v1/nodes/{name}/release", any(not_here))
         .with_state(Api { server, runtime: Handle::current(), tasks })
 }
 
@@ -88,6 +98,10 @@ async fn alter_order(State(api): State<Api>, peer: Peer, Path((id, verb)): Path<
 
 async fn explain(State(api): State<Api>, Json(subject): Json<Subject>) -> Response {
     on_daemon(&api, prefetch::explain(api.server.clone(), subject)).await
+}
+
+async fn roll_back(State(api): State<Api>, peer: Peer, Json(spec): Json<LocalSpec>) -> Response {
+    on_daemon(&api, local::roll_back(api.server.clone(), peer, spec)).await
 }
 
 async fn not_here(State(api): State<Api>) -> Response {

@@ -16,6 +16,7 @@ const JITTER: Duration = Duration::from_millis(500);
 pub(super) async fn run(server: std::sync::Arc<CacheServer>, asked: watch::Sender<bool>, stop: CancellationToken) {
     for turn in 0.. {
         server.offer_profiles(turn);
+        server.report_uses();
         tokio::select! {
             () = stop.cancelled() => return,
             refreshed = server.cache.refresh() => match refreshed {

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Instant, SystemTime};
 
-use icbd_cache::{Cache, CacheStatus, StoreState, VersionStatus, Waiting};
+use icbd_cache::{Cache, CacheStatus, LocalRollback, StoreState, VersionStatus, Waiting};
 use icbd_fetch::{HttpSource, SourceHealth, SourceState, Sources};
 use icbd_fs::Mounted;
 use icbd_image::{BLOCK_BYTES, Serial, Timestamp, Trust, VersionRecord};
-use icbd_wire::Offer;
+use icbd_wire::{NodeReport, Offer};
 
 use super::space::Space;
 use crate::args::CacheArgs;
@@ -19,7 +19,7 @@ use crate::images::ImageSummary;
 use crate::metrics;
 use crate::orders;
 use crate::report::{
-    CacheReport, MountReport, Process, Report, SourceReport, StoreReport, VersionReport, WaitingReport,
+    CacheReport, LocalReport, MountReport, Process, Report, SourceReport, StoreReport, VersionReport, WaitingReport,
 };
 use crate::roles::config::RunningConfig;
 use crate::serve::Allow;
@@ -95,6 +95,21 @@ impl CacheServer {
         self.masters.iter().for_each(|master| master.offer(offer.clone()));
     }
 
+    /// Tells masters with their next poll who this is and which versions are used here.
+    pub(super) fn report_uses(&self) {
+        // As long as nobody knows what is open, nothing is let go of.
+        let is_mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let mut uses: BTreeMap<Serial, u32> = BTreeMap::new();
+        for (serial, count) in self.open_by_version() {
+            uses.insert(serial, u32::try_from(count).unwrap_or(u32::MAX));
+        }
+        self.cache.needed().into_iter().for_each(|serial| _ = uses.entry(serial).or_default());
+        let name = NodeReport::name_of(&Process::this(self.started).name);
+        let report =
+            NodeReport { node: self.cache.node(), name, uses: uses.into_iter().collect(), is_whole: is_mounted };
+        self.masters.iter().for_each(|master| master.report(Some(report.clone())));
+    }
+
     /// Has the mount show what is new.
     pub(super) fn view_changed(&self) {
         if let Some(mounted) = &*self.mounted.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -120,6 +135,7 @@ impl CacheServer {
             store: self.store(&status),
             mount,
             versions: versions.map(shown).collect(),
+            local: status.local.iter().map(local).collect(),
             waiting: status.waiting.iter().map(waiting).collect(),
             warnings: status.warnings,
             fetched_bytes: status.fetched_bytes,
@@ -150,6 +166,11 @@ impl CacheServer {
             state: state.to_owned(),
             reason,
         }
+    }
+
+    /// Open handles by version.
+    pub(super) fn open_by_version(&self) -> BTreeMap<Serial, u64> {
+        self.mount().1
     }
 
     /// How the mount is, and open handles by version.
@@ -208,6 +229,11 @@ fn version(record: &VersionRecord, held: Option<&VersionStatus>, open_handles: u
         open_handles,
         fetched_today_bytes: held.map_or(0, |held| held.fetched_today_bytes),
     }
+}
+
+fn local(local: &LocalRollback) -> LocalReport {
+    let LocalRollback { version, by, since, listed } = local.clone();
+    LocalReport { version, by, since, deployed: listed }
 }
 
 fn waiting(waiting: &Waiting) -> WaitingReport {

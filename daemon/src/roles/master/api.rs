@@ -6,25 +6,27 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
-use icbd_image::{ImageRef, VersionId};
+use icbd_image::ImageRef;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
+use super::edits;
 use super::publish::{self, PublishSpec};
 use super::state::Master;
 use crate::control::events::{self, Event};
 use crate::control::{Peer, fail};
 use crate::failure::{Exit, Failure};
-use crate::images::{self, ImageSummary, VersionSummary};
+use crate::images::{self, ImageSummary};
+use crate::moves::{MoveSpec, PlanSpec};
 use crate::report::Report;
 use crate::verify::{VerifyResult, VersionBody};
 
 /// What the handlers share: the master, and the runtime that its long operations are watched on.
 #[derive(Clone)]
-struct Api {
-    master: Arc<Master>,
-    runtime: Handle,
-    tasks: TaskTracker,
+pub(super) struct Api {
+    pub(super) master: Arc<Master>,
+    pub(super) runtime: Handle,
+    pub(super) tasks: TaskTracker,
 }
 
 /// The routes. Called on the daemon's own runtime; what outlives a request is in `tasks`.
@@ -35,11 +37,14 @@ pub(super) fn router(master: Arc<Master>, tasks: TaskTracker) -> Router {
         .route("/v1/audit", get(audit))
         .route("/v1/publish", post(start_publish))
         .route("/v1/reload", post(reload))
-        .route("/v1/deploy", post(deploy))
+        .route("/v1/move", post(make_move))
+        .route("/v1/plan", post(make_plan))
+        .route("/v1/local", any(not_here))
         .route("/v1/verify", post(start_verify))
         .route("/v1/profile/{verb}", any(not_here))
         .route("/v1/prefetch", any(not_here))
         .route("/v1/prefetch/{job}", any(not_here))
+        .merge(edits::routes())
         .with_state(Api { master, runtime: Handle::current(), tasks })
 }
 
@@ -72,7 +77,7 @@ async fn reload(State(api): State<Api>, peer: Peer) -> Response {
 }
 
 async fn not_here() -> Response {
-    let message = "this is a master: prefetching and profiles are a cache server's; run the command there, or name the \
+    let message = "this is a master: prefetching, profiles and local rollbacks are a cache server's; run the command there, or name the \
         cache's socket with --socket";
     Failure::new(Exit::Usage, message).into_response()
 }
@@ -99,25 +104,25 @@ async fn start_publish(State(api): State<Api>, peer: Peer, Json(spec): Json<Publ
     response
 }
 
-async fn deploy(
-    State(api): State<Api>,
-    peer: Peer,
-    Json(VersionBody { version }): Json<VersionBody<VersionId>>,
-) -> Response {
+async fn make_move(State(api): State<Api>, peer: Peer, Json(spec): Json<MoveSpec>) -> Response {
+    let master = api.master;
+    let done = api.runtime.spawn_blocking(move || spec.make(&master.repository, &master.audit, &peer));
+    match done.await.unwrap_or_else(|error| Err(error.into())) {
+        Ok(result) => Json(result).into_response(),
+        Err(error) => fail(&error),
+    }
+}
+
+async fn make_plan(State(api): State<Api>, peer: Peer, Json(spec): Json<PlanSpec>) -> Response {
     let master = api.master;
     let done = api.runtime.spawn_blocking(move || {
-        let what = format!("image deploy {version}");
-        let deployed = images::find_version(&master.images(), &to_ref(&version))
-            .map_err(anyhow::Error::from)
-            .and_then(|_| master.audit.begin(&peer, &what))
-            .and_then(|()| Ok(VersionSummary::from(&master.repository.deploy(&version).map_err(Failure::from)?)));
-        master.audit.record(&peer, &what, &deployed);
-        deployed
+        let done = spec.make(&master.repository, &master.audit, &peer);
+        master.planned.notify_one();
+        done
     });
-    match done.await {
-        Ok(Ok(summary)) => Json(summary).into_response(),
-        Ok(Err(error)) => fail(&error),
-        Err(error) => fail(&error.into()),
+    match done.await.unwrap_or_else(|error| Err(error.into())) {
+        Ok(result) => Json(result).into_response(),
+        Err(error) => fail(&error),
     }
 }
 
@@ -145,8 +150,4 @@ async fn verify(
         crate::verify::on_master(&repository, &version, &trust, &|now| progress.tell(Event::Progress(now)), cancel)
     };
     master.operations.run(peer, &what, teller.cancelled(), work).await
-}
-
-fn to_ref(version: &VersionId) -> ImageRef {
-    ImageRef { image: version.image.clone(), number: Some(version.number) }
 }

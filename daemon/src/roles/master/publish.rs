@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use icbd_image::{ImageName, Root, SecretKey, Serial, VersionId};
-use icbd_master::{Phase, PublishRequest, Repository};
+use icbd_master::{Phase, PublishRequest, Published, Repository};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Exit, Failure};
@@ -19,6 +19,9 @@ pub(crate) struct PublishSpec {
     /// Absolute.
     #[serde(with = "sent_path")]
     pub path: PathBuf,
+    /// Whether disk images of other formats are converted to raw ones.
+    #[serde(default)]
+    pub raw: bool,
     pub note: String,
     pub deploy: bool,
     /// The file of the key to sign with, absolute; the daemon's own key if there is none.
@@ -34,6 +37,9 @@ pub(crate) struct PublishResult {
     pub deployed: bool,
     pub files: u64,
     pub data_bytes: u64,
+    /// Bytes that were read to hash them; all others are those of the version before.
+    #[serde(default)]
+    pub hashed_bytes: u64,
     /// What of the tree is not in the version, each with its reason.
     pub skipped: Vec<String>,
     pub skipped_count: u64,
@@ -84,31 +90,40 @@ pub(crate) fn publish(
         return Err(Failure::new(Exit::Usage, message).into());
     }
     let sign = spec.sign.as_deref().map(read_secret_key).transpose()?.map(Arc::new);
-    let PublishSpec { image, path, note, deploy, .. } = spec;
-    let request = PublishRequest { image, path, note, deploy, sign };
-    let tell = |p: icbd_master::Progress| {
-        let what = match (p.phase, p.walked) {
-            (Phase::Waiting, _) => "waiting for another publish",
-            (Phase::Storing, _) => "storing",
-            (Phase::Syncing, _) => "syncing",
-        };
-        let total_bytes = if p.walked { p.found_bytes } else { 0 };
-        progress(Progress { what: what.to_owned(), done_bytes: p.done_bytes, total_bytes });
-    };
-    let published = repository.publish(&request, &tell, cancel).map_err(Failure::from)?;
-    Ok(PublishResult {
-        version: published.version,
-        root: published.record.root(),
-        serial: published.record.serial(),
-        deployed: deploy,
-        files: published.files,
-        data_bytes: published.record.data_bytes,
-        skipped: published.skipped.iter().take(SKIPPED_SHOWN_MAX).map(ToString::to_string).collect(),
-        skipped_count: published.skipped_count,
-    })
+    let PublishSpec { image, path, raw, note, deploy, .. } = spec;
+    let request = PublishRequest { image, path, raw, note, deploy, sign };
+    let published = repository.publish(&request, &|now| progress(self::progress(now)), cancel);
+    Ok(PublishResult::new(published.map_err(Failure::from)?, deploy))
 }
 
-fn read_secret_key(path: &Path) -> anyhow::Result<SecretKey> {
+/// How far a publish is, in words.
+pub(super) fn progress(now: icbd_master::Progress) -> Progress {
+    let what = match (now.phase, now.walked) {
+        (Phase::Waiting, _) => "waiting for another publish",
+        (Phase::Storing, _) => "storing",
+        (Phase::Syncing, _) => "syncing",
+    };
+    let total_bytes = if now.walked { now.found_bytes } else { 0 };
+    Progress { what: what.to_owned(), done_bytes: now.done_bytes, total_bytes }
+}
+
+impl PublishResult {
+    pub(super) fn new(published: Published, deployed: bool) -> PublishResult {
+        PublishResult {
+            version: published.version,
+            root: published.record.root(),
+            serial: published.record.serial(),
+            deployed,
+            files: published.files,
+            data_bytes: published.record.data_bytes,
+            hashed_bytes: published.hashed_bytes,
+            skipped: published.skipped.iter().take(SKIPPED_SHOWN_MAX).map(ToString::to_string).collect(),
+            skipped_count: published.skipped_count,
+        }
+    }
+}
+
+pub(super) fn read_secret_key(path: &Path) -> anyhow::Result<SecretKey> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::new(Exit::Absent, error.to_string()))

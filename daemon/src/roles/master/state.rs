@@ -5,18 +5,20 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
-use icbd_image::Trust;
-use icbd_master::Repository;
+use icbd_image::{ImageRecord, Trust};
+use icbd_master::{Repository, Retention};
 use ipnet::IpNet;
+use tokio::sync::Notify;
 
 use super::operations::Operations;
 use crate::args::MasterArgs;
 use crate::audit::Audit;
 use crate::images::ImageSummary;
+use crate::moves::PlanReport;
 use crate::report::{MasterReport, Process, Report, SentReport};
 use crate::roles::config::RunningConfig;
 use crate::serve::{Allow, Sent};
-use crate::settings::{Reloaded, Settings, TRUST_KEYS};
+use crate::settings::{MasterSettings, Reloaded, Settings, TRUST_KEYS};
 
 /// A running master. Everything that is asked of it from memory is answered from here.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub(super) struct Master {
     pub(super) audit: Audit,
     pub(super) operations: Operations,
     pub(super) sent: Arc<Sent>,
+    /// Told when what is planned changes.
+    pub(super) planned: Notify,
     believed: RwLock<Believed>,
     allow: Allow,
     config: RunningConfig<MasterArgs>,
@@ -32,12 +36,21 @@ pub(super) struct Master {
     started: Instant,
 }
 
-/// Keys.
+/// Keys, and what is kept.
 #[derive(Debug, Clone)]
 pub(super) struct Believed {
     /// Signs what is published without a key of its own.
     pub(super) sign_key: Option<PathBuf>,
     pub(super) trust: Trust,
+    pub(super) retention: Retention,
+}
+
+impl Believed {
+    /// What the settings say. Blocks.
+    pub(super) fn of(settings: &MasterSettings) -> anyhow::Result<Believed> {
+        let (trust, sign_key) = (settings.trust.load()?, settings.sign_key.clone());
+        Ok(Believed { trust, sign_key, retention: settings.retention })
+    }
 }
 
 impl Master {
@@ -50,7 +63,8 @@ impl Master {
         config: RunningConfig<MasterArgs>,
     ) -> Master {
         let (operations, sent, believed) = (Operations::default(), Arc::default(), RwLock::new(believed));
-        Master { repository, audit, operations, sent, believed, allow, config, listen, started: Instant::now() }
+        let (planned, started) = (Notify::new(), Instant::now());
+        Master { repository, audit, operations, sent, planned, believed, allow, config, listen, started }
     }
 
     /// The keys that count now.
@@ -62,7 +76,7 @@ impl Master {
     pub(super) fn reload(&self) -> anyhow::Result<Reloaded> {
         let check = |settings: &Settings, args: &MasterArgs| -> anyhow::Result<(Believed, Vec<IpNet>)> {
             let master = settings.master(args)?;
-            Ok((Believed { trust: master.trust.load()?, sign_key: master.sign_key }, master.allow))
+            Ok((Believed::of(&master)?, master.allow))
         };
         self.config.reload(check, |(believed, allow), reloaded| {
             self.allow.set(&allow);
@@ -75,7 +89,22 @@ impl Master {
     }
 
     pub(super) fn images(&self) -> Vec<ImageSummary> {
-        self.repository.listing().images.iter().map(ImageSummary::from).collect()
+        let plans = self.plans();
+        let summary = |image: &ImageRecord| ImageSummary {
+            plan: plans.iter().find(|plan| plan.version.image == image.name).cloned(),
+            ..ImageSummary::from(image)
+        };
+        self.repository.listing().images.iter().map(summary).collect()
+    }
+
+    /// What pruning leaves, by the configuration as it is now.
+    pub(super) fn retention(&self) -> Retention {
+        self.believed().retention
+    }
+
+    fn plans(&self) -> Vec<PlanReport> {
+        // What cannot be read now is not shown, and is no reason to show nothing.
+        self.repository.plans().unwrap_or_default().into_iter().map(PlanReport::from).collect()
     }
 
     pub(super) fn report(&self) -> Report {
@@ -89,6 +118,8 @@ impl Master {
             listen: self.listen.clone(),
             images: listing.images.len(),
             versions: listing.images.iter().map(|image| image.versions.len()).sum(),
+            editing: super::edits::all(self),
+            plans: self.plans(),
             operations: self.operations.list(),
             sent: SentReport { requests, blocks, bytes },
             warnings: damages.iter().map(|(version, what)| format!("{version} is damaged: {what}")).collect(),

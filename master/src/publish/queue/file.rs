@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 
@@ -17,6 +17,7 @@ use icbd_image::{BLOCK_BYTES, FileHashes, FileIndex, Hash, HeadError, PAGE_BLOCK
 use icbd_snapshot::beneath::Stat;
 use rustix::fs::{Mode, OFlags};
 
+use super::super::parent::Common;
 use super::super::piece::{PIECE_BYTES, next_piece, segments, touched_blocks};
 use super::super::store::Shared;
 use super::FileJob;
@@ -33,6 +34,8 @@ pub(super) struct StoredFile {
     stored: File,
     /// Whether the copy shares the source's extents and needs no copying.
     reflinked: bool,
+    /// What of it need not be hashed.
+    common: Option<Common>,
     assembly: Mutex<Assembly>,
 }
 
@@ -50,9 +53,14 @@ struct Assembly {
 
 impl StoredFile {
     /// Opens both files, and reflinks if that is possible.
-    pub(super) fn begin(job: FileJob, shared: &Shared<'_>) -> Result<StoredFile, MasterError> {
-        let source = shared.source.open_at(&job.inside, OFlags::RDONLY, Mode::empty());
-        let source = source.map_err(shared.source_error("read", &job.inside))?;
+    pub(super) fn begin(mut job: FileJob, shared: &Shared<'_>) -> Result<StoredFile, MasterError> {
+        let source = match job.converted.take() {
+            Some(converted) => OwnedFd::from(converted),
+            None => {
+                let source = shared.source.open_at(&job.inside, OFlags::RDONLY, Mode::empty());
+                source.map_err(shared.source_error("read", &job.inside))?
+            }
+        };
         let create = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         let stored = shared.stage.open_at(&job.inside, create, Mode::RUSR | Mode::WUSR);
         let stored = File::from(stored.map_err(shared.stage_error("create", &job.inside))?);
@@ -64,11 +72,13 @@ impl StoredFile {
         if !reflinked {
             stored.set_len(job.size).map_err(MasterError::io("write", shared.stage.shown(&job.inside)))?;
         }
+        let parent = shared.parent.filter(|_| reflinked);
+        let common = parent.and_then(|parent| parent.compare(&job.inside, &stored, job.size));
         let unfit =
             |source: HeadError| MasterError::Unfit { path: shared.source.shown(&job.inside), source: source.into() };
         let builder = Some(PagesBuilder::new(job.size).map_err(unfit)?);
         let assembly = Assembly { offset: 0, handed: VecDeque::new(), early: BTreeMap::new(), builder };
-        Ok(StoredFile { job, source: source.into(), stored, reflinked, assembly: Mutex::new(assembly) })
+        Ok(StoredFile { job, source: source.into(), stored, reflinked, common, assembly: Mutex::new(assembly) })
     }
 
     /// Whether other workers can help with it.
@@ -107,8 +117,7 @@ impl StoredFile {
         // Outside of its segments the copy is a hole: nothing was ever written there.
         let mut hashes = vec![Hash::ZERO; block_count(piece.end - piece.start) as usize];
         for run in touched_blocks(piece.start, &segments) {
-            self.hash(piece.start, run, &mut hashes, buffer)
-                .map_err(MasterError::io("read", shared.stage.shown(&self.job.inside)))?;
+            self.hash_run(piece.start / BLOCK_BYTES, run, &mut hashes, shared, buffer)?;
         }
         let mut assembly = guard(&self.assembly);
         assembly.early.insert(piece.start / BLOCK_BYTES, hashes);
@@ -153,6 +162,38 @@ impl StoredFile {
                 .write_all_at(&buffer[..read], segment.start)
                 .map_err(MasterError::io("write", shared.stage.shown(&self.job.inside)))?;
             segment.start += read as u64;
+        }
+        Ok(())
+    }
+
+    /// Finds the hashes of the blocks `run` of the piece that begins with block `first`: what may differ from the
+    /// parent's is read, of all else it is known.
+    fn hash_run(
+        &self,
+        first: u64,
+        run: Range<u64>,
+        hashes: &mut [Hash],
+        shared: &Shared<'_>,
+        buffer: &mut [u8],
+    ) -> Result<(), MasterError> {
+        let blocks = first + run.start..first + run.end;
+        let parts = match &self.common {
+            Some(common) => common.parts(blocks),
+            None => vec![(blocks, true)],
+        };
+        for (part, may_differ) in parts {
+            let run = part.start - first..part.end - first;
+            match (&self.common, shared.parent) {
+                (Some(common), Some(parent)) if !may_differ => {
+                    let known = parent.hashes(common, part)?;
+                    hashes[run.start as usize..run.end as usize].copy_from_slice(&known);
+                }
+                _ => {
+                    shared.tally.hashed((run.end - run.start) * BLOCK_BYTES);
+                    self.hash(first * BLOCK_BYTES, run, hashes, buffer)
+                        .map_err(MasterError::io("read", shared.stage.shown(&self.job.inside)))?;
+                }
+            }
         }
         Ok(())
     }

@@ -1,0 +1,69 @@
+//! The life of versions as a cache server shows it: what the master deploys, and what is rolled back here alone.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use icbd_tests::{CacheServer, Lab, MIB, Master, fill, icbd, wait_for};
+
+const USAGE: i32 = 2;
+const ABSENT: i32 = 3;
+const REFUSED: i32 = 4;
+
+fn current(cache: &CacheServer) -> Result<String> {
+    Ok(fs::read_link(cache.path("lab/current"))?.to_string_lossy().into_owned())
+}
+
+fn wait_current(cache: &CacheServer, number: &str) -> Result<()> {
+    wait_for("what is current", || Ok((current(cache).ok().as_deref() == Some(number)).then_some(())))
+}
+
+/// A local rollback stands until it is cleared, whatever the master deploys, and through restarts.
+///
+/// A local rollback works with the master away, outlives restarts, listings and what the master deploys meanwhile, and
+/// ends when it is cleared.
+#[test]
+fn a_local_rollback_stands_until_it_is_cleared() -> Result<()> {
+    let lab = Lab::new()?;
+    let (tree, repo) = (lab.folder("tree")?, lab.path("repo"));
+    for seed in 1..=3 {
+        fill(&tree.join("disk"), seed, 2 * MIB)?;
+        Master::publish_offline(&repo, "lab", &tree, &["--deploy"])?;
+    }
+    icbd(["image", "rollback", "lab", "--to", "2", "--repo", repo.to_str().unwrap_or_default()])?.ok()?;
+    let mut master = Master::start(&lab, &repo)?;
+    let mut cache = CacheServer::start(&lab, &master.url())?;
+    cache.daemon.allow_log("source is offline");
+    wait_current(&cache, "2")?;
+    // The master says what it keeps to go back to, whatever this cache saw.
+    ensure!(cache.command(&["image", "list", "lab"])?.ok()?.contains("lab@3    fallback"), "no fallback");
+    cache.command(&["image", "rollback", "lab"])?.failed_with(USAGE)?.says(&["on their master"])?;
+    cache.prefetch_all("lab@1")?;
+    master.daemon.stop()?;
+
+    let local = |args: &[&str]| cache.command(&[&["image", "rollback", "lab", "--local"], args].concat());
+    local(&["--to", "9"])?.failed_with(ABSENT)?.says(&["lab@9"])?;
+    local(&["--to", "2"])?.failed_with(REFUSED)?.says(&["lab@2 is what lab means here already"])?;
+    local(&["--clear"])?.failed_with(REFUSED)?.says(&["nothing to clear"])?;
+    local(&["--to", "1", "-m", "3 has no sound"])?.prints(&["lab@2 → lab@1 here"])?;
+    wait_current(&cache, "1")?;
+    fs::read(cache.path("lab/current/disk"))?;
+    cache.command(&["image", "show", "lab"])?.prints(&["lab@1"])?;
+    let status = cache.command(&["status"])?.ok()?;
+    ensure!(status.contains("! lab is lab@1 here since") && status.contains("the master deploys lab@2"), "{status}");
+    cache.command(&["log"])?.prints(&["image rollback lab --local --to 1", "3 has no sound"])?;
+
+    cache.daemon.stop()?;
+    cache.start_again(&lab)?;
+    cache.daemon.allow_log("source is offline");
+    ensure!(current(&cache)? == "1", "a restart undid it: {}", current(&cache)?);
+    let master = Master::start_at(&lab, &repo, master.address(), &[])?;
+    icbd(["image", "deploy", "lab@3", "--socket", master.socket()])?.ok()?;
+    wait_for("what the master deploys", || {
+        Ok(cache.command(&["status"])?.ok()?.contains("the master deploys lab@3").then_some(()))
+    })?;
+    ensure!(current(&cache)? == "1", "the master undid it");
+    cache.command(&["image", "rollback", "lab", "--local", "--clear"])?.prints(&["lab@1 → lab@3 here"])?;
+    wait_current(&cache, "3")?;
+    ensure!(!cache.command(&["status"])?.ok()?.contains("here since"), "cleared, and still shown");
+    cache.daemon.stop()
+}
