@@ -1,6 +1,7 @@
 //! A daemon of the binary under test: started until it says it is ready, its log watched, ended by process id.
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -9,8 +10,10 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::{Lab, icbd_path};
 
@@ -134,9 +137,17 @@ impl Daemon {
     /// Kills it and all it started, as a power cut would, and waits.
     pub fn kill_all(&mut self) -> Result<()> {
         if !self.is_over {
+            // The worker is not this process's child: its end, with which its locks are free, is awaited by itself.
+            let worker =
+                self.worker().ok().and_then(rustix_pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
             killpg(self.pid(), Signal::SIGKILL).context("killing the daemon's process group")?;
             self.child.wait()?;
             self.is_over = true;
+            if let Some(worker) = worker {
+                let mut ended = [PollFd::new(worker.as_fd(), PollFlags::POLLIN)];
+                let count = poll(&mut ended, PollTimeout::try_from(DEADLINE)?).context("awaiting the worker's end")?;
+                ensure!(count == 1, "the worker outlived its kill by {DEADLINE:?}");
+            }
         }
         Ok(())
     }
@@ -163,6 +174,10 @@ impl Daemon {
             .map(str::to_owned)
             .collect()
     }
+}
+
+fn rustix_pid(pid: Pid) -> Option<rustix::process::Pid> {
+    rustix::process::Pid::from_raw(pid.as_raw())
 }
 
 impl Drop for Daemon {
