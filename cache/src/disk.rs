@@ -5,6 +5,7 @@
 //! *sync* that succeeded covers; of everything else any part may be there or not.
 
 mod clone;
+mod direct;
 #[cfg(test)]
 pub(crate) mod memory;
 mod nowait;
@@ -90,7 +91,8 @@ pub(crate) trait DiskFile: Send + Sync + fmt::Debug {
     /// Reads until `out` is full or the file ends; the number of bytes read.
     fn read(&self, offset: u64, out: &mut [u8], wait: Wait) -> io::Result<usize>;
 
-    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Writes what lies side by side from `offset` on, whatever pieces of memory it is in.
+    fn write(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()>;
 
     /// Turns a range into a hole; the size stays.
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;

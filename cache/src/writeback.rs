@@ -7,6 +7,7 @@
 //! had it before it came here.
 
 mod batch;
+mod gather;
 mod sync;
 
 use std::ops::Range;
@@ -22,6 +23,7 @@ use crate::disk::Disk;
 use crate::file::File;
 use crate::health::Health;
 use batch::Batch;
+use gather::Landed;
 
 /// One fdatasync for so much: [16 MiB, 826–924 MB/s; each block by itself, 65 MB/s].
 const BATCH_BYTES: u64 = 16 << 20;
@@ -38,11 +40,7 @@ pub(crate) struct Writeback {
 }
 
 enum Job {
-    Write {
-        file: Arc<File>,
-        block: VerifiedBlock,
-        share: OwnedSemaphorePermit,
-    },
+    Write(Landed),
     /// Zero blocks: holes, or to be made such.
     Mark {
         file: Arc<File>,
@@ -70,7 +68,7 @@ impl Writeback {
 
     /// Takes a block that landed; its slot is settled when it is written or dropped.
     pub(crate) fn write(&self, file: Arc<File>, block: VerifiedBlock, share: OwnedSemaphorePermit) {
-        self.push(Job::Write { file, block, share });
+        self.push(Job::Write(Landed { file, block, share }));
     }
 
     /// Has zero blocks of one hash page called resident. A file asks once for each of its pages.
@@ -100,7 +98,7 @@ impl Writeback {
     /// After `stop` what comes is dropped, as at a power cut.
     fn push(&self, job: Job) {
         if let Err(error) = self.jobs.send(job)
-            && let Job::Write { file, block, .. } = error.0
+            && let Job::Write(Landed { file, block, .. }) = error.0
         {
             file.slots().settle(block.index());
         }
@@ -111,22 +109,24 @@ impl Writeback {
 fn write(queue: &Receiver<Job>, batches: &SyncSender<Batch>, health: &Health) {
     let mut batch = Batch::default();
     let mut due = None;
+    // Taken out of the queue already.
+    let mut next = None;
     loop {
-        let job = match due {
-            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(due) => queue.recv_timeout(Instant::saturating_duration_since(&due, Instant::now())),
+        let job = match (next.take(), due) {
+            (Some(next), _) => Ok(next),
+            (None, None) => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            (None, Some(due)) => queue.recv_timeout(Instant::saturating_duration_since(&due, Instant::now())),
         };
         let mut stop = false;
         let mut submit = false;
         match job {
-            Ok(Job::Write { file, block, share }) => {
+            Ok(Job::Write(first)) => {
                 batch.begin(health);
-                if write_block(&file, &block, health) {
-                    batch.add(&file, block.index()..block.index() + 1);
-                    batch.written_blocks += 1;
+                let (landed, other) = gather::gather(first, queue);
+                next = other;
+                for run in gather::runs(&landed) {
+                    write_run(run, &mut batch, health);
                 }
-                file.slots().settle(block.index());
-                drop(share);
             }
             Ok(Job::Mark { file, page, runs }) => {
                 batch.begin(health);
@@ -155,20 +155,29 @@ fn write(queue: &Receiver<Job>, batches: &SyncSender<Batch>, health: &Health) {
     }
 }
 
-/// Puts a block into its backing file; whether that went well.
-fn write_block(file: &Arc<File>, block: &VerifiedBlock, health: &Health) -> bool {
-    if !health.may_write() {
-        return false;
+/// Puts blocks that lie side by side into their backing file, and notes those for which that went well.
+fn write_run(run: &[Landed], batch: &mut Batch, health: &Health) {
+    let (file, first) = (&run[0].file, run[0].block.index());
+    let blocks = first..first + run.len() as u64;
+    if health.may_write() && try_write(file, blocks.clone(), run, health) {
+        batch.add(file, blocks.clone());
+        batch.written_blocks += run.len() as u64;
     }
+    blocks.for_each(|block| file.slots().settle(block));
+}
+
+fn try_write(file: &Arc<File>, blocks: Range<u64>, run: &[Landed], health: &Health) -> bool {
     let Some(filling) = file.version().filling() else { return false };
+    let parts: Vec<&[u8]> = run.iter().map(|landed| &landed.block.bytes()[..]).collect();
     let written = file.backing().and_then(|backing| {
         let _guard = file.guard().read().expect("no panic under this lock");
-        backing.write(block.index() * BLOCK_BYTES, block.bytes())?;
-        filling.resident.set_readable(file.index(), block.index()..block.index() + 1);
+        backing.write(blocks.start * BLOCK_BYTES, &parts)?;
+        filling.resident.set_readable(file.index(), blocks.clone());
         Ok(())
     });
     if let Err(error) = &written {
-        health.failed(&format!("writing block {} of {}", block.index(), file.shown()), error);
+        let last = blocks.end - 1;
+        health.failed(&format!("writing blocks {} to {last} of {}", blocks.start, file.shown()), error);
     }
     written.is_ok()
 }

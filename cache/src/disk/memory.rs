@@ -319,10 +319,14 @@ impl DiskFile for MemoryFile {
         Ok(end - start)
     }
 
-    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    fn write(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
         let mut state = self.disk.lock();
         state.may_change()?;
-        state.content(self.node).write(offset as usize, bytes);
+        let mut offset = offset as usize;
+        for part in parts {
+            state.content(self.node).write(offset, part);
+            offset += part.len();
+        }
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{fdatasync, fsync, syncfs};
 
+use super::direct::{Direct, Staging};
 use super::{Barrier, Disk, DiskFile, Missing, Space, Tree, Wait};
 
 /// A store's directory on a Linux file system.
@@ -20,16 +21,20 @@ use super::{Barrier, Disk, DiskFile, Missing, Space, Tree, Wait};
 pub(crate) struct RealDisk {
     path: PathBuf,
     directory: OwnedFd,
+    staging: Arc<Staging>,
 }
 
 #[derive(Debug)]
-struct RealFile(fs::File);
+struct RealFile {
+    file: fs::File,
+    direct: Direct,
+}
 
 impl RealDisk {
     /// The store at `path`, which is there.
     pub(crate) fn open(path: &Path) -> io::Result<RealDisk> {
         let directory = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(path)?;
-        Ok(RealDisk { path: path.to_owned(), directory: directory.into() })
+        Ok(RealDisk { path: path.to_owned(), directory: directory.into(), staging: Arc::default() })
     }
 
     /// Opens a path that may not leave the store, nor go through a symbolic link: the names in it come
@@ -76,7 +81,7 @@ impl Disk for RealDisk {
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("it is not a regular file"));
         }
-        Ok(Arc::new(RealFile(file)))
+        Ok(Arc::new(RealFile { file, direct: Direct::new(self.staging.clone()) }))
     }
 
     fn make_tree(&self, path: &Path, tree: &Tree) -> io::Result<()> {
@@ -152,8 +157,8 @@ impl DiskFile for RealFile {
         while done < out.len() {
             let (at, rest) = (offset + done as u64, &mut out[done..]);
             let read = match wait {
-                Wait::Yes => self.0.read_at(rest, at),
-                Wait::No => super::nowait::read(self.0.as_fd(), at, rest).map_err(io::Error::from),
+                Wait::Yes => self.file.read_at(rest, at),
+                Wait::No => super::nowait::read(self.file.as_fd(), at, rest).map_err(io::Error::from),
             };
             match read {
                 Ok(0) => break,
@@ -165,28 +170,35 @@ impl DiskFile for RealFile {
         Ok(done)
     }
 
-    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+    fn write(&self, mut offset: u64, parts: &[&[u8]]) -> io::Result<()> {
+        if self.direct.write(&self.file, offset, parts)? {
+            return Ok(());
+        }
+        for part in parts {
+            self.file.write_all_at(part, offset)?;
+            offset += part.len() as u64;
+        }
+        Ok(())
     }
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        Ok(fallocate(&self.0, flags, offset as i64, len as i64)?)
+        Ok(fallocate(&self.file, flags, offset as i64, len as i64)?)
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn set_size(&self, size: u64) -> io::Result<()> {
-        self.0.set_len(size)
+        self.file.set_len(size)
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(fdatasync(&self.0)?)
+        Ok(fdatasync(&self.file)?)
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.0.as_fd())
+        Some(self.file.as_fd())
     }
 }

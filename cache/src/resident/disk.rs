@@ -36,11 +36,11 @@ fn header(root: Root, incarnation: &Incarnation, words: usize) -> [u8; PAGE_BYTE
 pub(super) fn write_new(file: &dyn DiskFile, root: Root, incarnation: &Incarnation, bits: &Bits) -> io::Result<()> {
     file.set_size(0)?;
     file.set_size((PAGE_BYTES + bits.words() * 8) as u64)?;
-    file.write(0, &header(root, incarnation, bits.words()))?;
+    file.write(0, &[&header(root, incarnation, bits.words())])?;
     for page in 0..bits.words().div_ceil(PAGE_WORDS) {
         let bytes = page_bytes(bits, page, &BTreeMap::new());
         if bytes.iter().any(|byte| *byte != 0) {
-            file.write(page_offset(page), &bytes)?;
+            file.write(page_offset(page), &[&bytes])?;
         }
     }
     file.sync()
@@ -79,7 +79,7 @@ pub(super) fn write_words(file: &dyn DiskFile, bits: &Bits, more: &BTreeMap<usiz
     for page in more.keys().map(|word| word / PAGE_WORDS) {
         if last != Some(page) {
             last = Some(page);
-            file.write(page_offset(page), &page_bytes(bits, page, more))?;
+            file.write(page_offset(page), &[&page_bytes(bits, page, more)])?;
         }
     }
     file.sync()

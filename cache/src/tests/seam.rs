@@ -6,7 +6,7 @@ use std::path::Path;
 use icbd_image::{FileHashes, FileIndex, Hash, HeadBuilder, Metadata, PagesBuilder};
 
 use crate::disk::memory::MemoryDisk;
-use crate::disk::{Barrier, Disk, Missing, RealDisk, Tree, Wait};
+use crate::disk::{Barrier, Disk, DiskFile, Missing, RealDisk, Tree, Wait};
 
 fn hashes(blocks: u64) -> FileHashes {
     let mut builder = PagesBuilder::new(blocks * 65536).unwrap();
@@ -31,7 +31,7 @@ fn conforms(disk: &dyn Disk) {
     let missing = disk.open(Path::new("x/y"), Missing::Fail).unwrap_err();
     assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     let file = disk.open(Path::new("x/y"), Missing::Create).unwrap();
-    file.write(100, b"hello").unwrap();
+    file.write(100, &[b"hel", b"lo"]).unwrap();
     let mut out = [7; 10];
     assert_eq!(file.read(98, &mut out, Wait::Yes).unwrap(), 7);
     assert_eq!(&out[..7], b"\0\0hello");
@@ -41,11 +41,12 @@ fn conforms(disk: &dyn Disk) {
         Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
     }
     file.set_size(8192).unwrap();
-    file.write(4096, &[1; 4096]).unwrap();
+    file.write(4096, &[&[1; 4096]]).unwrap();
     file.punch(4096, 4096).unwrap();
     assert_eq!(file.size().unwrap(), 8192);
     assert_eq!(file.read(4096, &mut out, Wait::Yes).unwrap(), 10);
     assert_eq!(out, [0; 10]);
+    long_writes_conform(&*file);
     file.sync().unwrap();
     disk.sync(Barrier::Names(Path::new("x"))).unwrap();
     assert_eq!(disk.sync(Barrier::Names(Path::new("nowhere"))).unwrap_err().kind(), io::ErrorKind::NotFound);
@@ -62,7 +63,7 @@ fn conforms(disk: &dyn Disk) {
     disk.set_xattr(root, "user.icbd.test", b"\0value").unwrap();
     assert_eq!(disk.xattr(root, "user.icbd.test").unwrap().unwrap(), b"\0value");
     assert_eq!(disk.xattr(Path::new("nowhere"), "user.x").unwrap_err().kind(), io::ErrorKind::NotFound);
-    disk.open(&paths[0].0, Missing::Fail).unwrap().write(65536, b"shared").unwrap();
+    disk.open(&paths[0].0, Missing::Fail).unwrap().write(65536, &[b"shared"]).unwrap();
     match disk.reflink(&paths[0].0, &paths[1].0) {
         Ok(()) => {
             let mut out = [0; 6];
@@ -79,6 +80,21 @@ fn conforms(disk: &dyn Disk) {
     assert!(disk.open(&paths[0].0, Missing::Fail).is_err());
 }
 
+/// However much comes at once, in whatever pieces, over what is there already or past the end.
+fn long_writes_conform(file: &dyn DiskFile) {
+    let bytes: Vec<u8> = (0..(2 << 20) + 8192u32).map(|at| (at / 3 % 251) as u8).collect();
+    for (offset, len) in [(4096, bytes.len()), (0, 300 << 10), (8192, (1 << 20) + 4096), (100, 1 << 20), (4096, 999_999)] {
+        let (first, rest) = bytes[..len].split_at(70_001);
+        file.write(offset, &[first, &[], rest]).unwrap();
+        let mut out = vec![7; len];
+        assert_eq!(file.read(offset, &mut out, Wait::Yes).unwrap(), len);
+        assert!(out == bytes[..len], "{len} bytes from {offset} on");
+    }
+    let mut before = [7; 100];
+    file.read(0, &mut before, Wait::Yes).unwrap();
+    assert!(before == bytes[..100]);
+}
+
 #[test]
 fn the_disk_in_memory_conforms() {
     conforms(&MemoryDisk::new(1));
@@ -87,7 +103,7 @@ fn the_disk_in_memory_conforms() {
 #[test]
 fn a_disk_after_a_crash_conforms() {
     let disk = MemoryDisk::new(1);
-    disk.open(Path::new("old"), Missing::Create).unwrap().write(0, b"x").unwrap();
+    disk.open(Path::new("old"), Missing::Create).unwrap().write(0, &[b"x"]).unwrap();
     conforms(&disk.crash());
 }
 

@@ -79,7 +79,7 @@ impl Version {
         let Some(offset) = self.head.node(file).and_then(|node| node.page_offset(page)) else { return };
         let hashes = (0..content.blocks()).filter_map(|at| content.hash(at));
         let bytes: Vec<u8> = hashes.flat_map(|hash| *hash.as_bytes()).collect();
-        match self.pages_file().and_then(|pages| pages.write(offset, &bytes)) {
+        match self.pages_file().and_then(|pages| pages.write(offset, &[&bytes])) {
             Ok(()) => self.pages_unsynced.store(true, Ordering::Release),
             Err(error) => self.core.health.failed(&format!("writing hash pages of {}", self.id), &error),
         }

@@ -175,7 +175,7 @@ impl Core {
         let path = layout::head(head.root());
         let kept = self.disk.open(&path, Missing::Create).and_then(|file| {
             file.set_size(head.bytes().len() as u64)?;
-            file.write(0, head.bytes())
+            file.write(0, &[head.bytes()])
         });
         if let Err(error) = kept {
             self.health.failed(&format!("writing {}", path.display()), &error);
