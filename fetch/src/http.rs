@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::StatusCode;
-use http::header::{ETAG, IF_NONE_MATCH};
+use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH};
 use icbd_image::{FileIndex, Hash, Head, Listing, PAGE_BLOCKS, Profile, Root};
 use icbd_wire::{
     Codec, FrameDecoder, FrameError, LISTING_BYTES_MAX, NODE_HEADER, NodeReport, OFFER_HEADER, Offer, Resource, listing,
@@ -196,10 +196,14 @@ impl Source for HttpSource {
     }
 
     async fn blocks(&self, request: &BlockRequest) -> Result<BlockStream, SourceError> {
-        let BlockRequest { run, file_bytes, codec, urgency } = *request;
+        let BlockRequest { run, file_bytes, codec, urgency, check } = *request;
         let codec = self.codec.unwrap_or(codec);
         let client = if urgency.is_awaited() { &self.demand_client } else { &self.client };
-        let answer = self.send(client.get(self.url(&Resource::Blocks { run, codec })), OCTETS).await?;
+        let mut request = client.get(self.url(&Resource::Blocks { run, codec }));
+        if let Some(wanted) = check.cache_control() {
+            request = request.header(CACHE_CONTROL, wanted);
+        }
+        let answer = self.send(request, OCTETS).await?;
         let decoder = FrameDecoder::new(run.first, run.count, file_bytes);
         let blocks = stream::try_unfold((answer, decoder), |(mut answer, mut decoder)| async move {
             loop {

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use icbd_image::{FileIndex, Hash, Listing, Root, Run};
-use icbd_wire::Codec;
+use icbd_wire::{Check, Codec};
 
 use crate::error::SourceError;
 
@@ -67,6 +67,8 @@ pub struct BlockRequest {
     pub file_bytes: u64,
     pub codec: Codec,
     pub urgency: Urgency,
+    /// Whether the source is to compare them with their hashes before it answers.
+    pub check: Check,
 }
 
 /// A run to be had from whichever source can give it.

@@ -4,8 +4,8 @@
 //! A [`Repository`] is a directory that one process owns. It stores every version as a plain tree
 //! of files, byte for byte the publisher's, beside the manifest that describes it (FORMAT.md,
 //! "Repository on disk"). A version is whole or absent: the commit to the catalogue is the one
-//! moment at which it comes into being. What is read for somebody else is checked against the
-//! manifest first, so a stored file that was altered is noticed and never served.
+//! moment at which it comes into being. What is read for somebody who
+//! has not the hashes is checked against the manifest first; who has them, checks, and has the repository look.
 //!
 //! This crate knows nothing of sockets or async: its calls block, from any number of threads, and
 //! the daemon composes serving from them. It removes only what an interrupted publish of its own

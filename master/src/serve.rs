@@ -1,10 +1,12 @@
 //! Reading versions for somebody else: heads, hash pages, blocks, encoded runs, files.
 //!
-//! Every block is compared with its manifest after it was read and before it is handed out, each
-//! time: a stored file may be altered at any moment, and BLAKE3 is faster than any network. What
-//! does not match is an error that names the block, and the version is noted as damaged. Blocks
-//! that are all zeros by the manifest are answered without reading.
+//! A stored file may be altered at any moment. So what goes to somebody who may not have the hashes, and what
+//! is packed and kept, is compared with the manifest each time it is read; what goes to a fetcher as it is
+//! stored is compared there, and here as well once it was wrong (`icbd_wire::Check`). What does not match is an
+//! error that names the block, and the version is noted as damaged. Blocks that are all zeros by the manifest
+//! are answered without reading.
 
+mod buffers;
 mod file;
 mod raw;
 mod version;
@@ -14,9 +16,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, PAGE_BLOCKS, Page, Root, Run, block_len};
-use icbd_wire::Codec;
+use icbd_wire::{Check, Codec};
 use moka::sync::Cache;
 
+use buffers::Buffers;
 pub use file::FileRead;
 pub(crate) use version::OpenVersion;
 
@@ -38,12 +41,14 @@ pub(crate) struct Serving {
     versions: Cache<Root, Arc<OpenVersion>>,
     files: Cache<(Root, FileIndex), Arc<std::fs::File>>,
     encoded: Cache<(Run, Codec), Bytes>,
+    buffers: Buffers,
 }
 
 impl Serving {
     pub(crate) fn new(settings: &Settings) -> Serving {
         let weight = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
         Serving {
+            buffers: Buffers::default(),
             heads: Cache::builder()
                 .max_capacity(settings.head_bytes_max)
                 .weigher(move |_, head: &Head| weight(head.bytes().len()))
@@ -132,7 +137,9 @@ impl Repository {
     }
 
     /// All frames of `run` in one piece of memory, encoded once however many ask at the same time.
-    pub fn encoded_run(&self, run: Run, codec: Codec) -> Result<Bytes, MasterError> {
+    ///
+    /// Without a codec they are compared with the manifest only if `check` says so.
+    pub fn encoded_run(&self, run: Run, codec: Codec, check: Check) -> Result<Bytes, MasterError> {
         let encode = || {
             let reader = self.blocks(run)?;
             let mut body = Vec::new();
@@ -150,7 +157,7 @@ impl Repository {
         };
         // Without a codec there is nothing to save: the kernel already keeps these bytes.
         if codec == Codec::None {
-            self.raw_run(run)
+            self.raw_run(run, check)
         } else {
             self.serving.encoded.try_get_with((run, codec), encode).map_err(shared)
         }
@@ -197,13 +204,14 @@ impl BlockReader<'_> {
         let (first, end) = (range.start / BLOCK_BYTES, range.end.div_ceil(BLOCK_BYTES));
         let start = first * BLOCK_BYTES;
         // Whole blocks, since only those can be verified; what was not asked for is cut off again.
-        let mut bytes = vec![0; ((end * BLOCK_BYTES).min(self.file_bytes) - start) as usize];
-        self.read_into(first, &self.hashes(first..end)?, &mut bytes)?;
-        Ok(Bytes::from(bytes).slice((range.start - start) as usize..(range.end - start) as usize))
+        let mut buffer =
+            self.repository.serving.buffers.take(((end * BLOCK_BYTES).min(self.file_bytes) - start) as usize);
+        self.read_into(first, &self.hashes(first..end)?, buffer.bytes_mut(), Check::Both)?;
+        Ok(buffer.freeze().slice((range.start - start) as usize..(range.end - start) as usize))
     }
 
-    /// Fills `bytes` with the file's, from block `first` on: whole blocks, or to the file's end. Zeros when it begins.
-    fn read_into(&self, first: u64, hashes: &[Hash], bytes: &mut [u8]) -> Result<(), MasterError> {
+    /// Fills `bytes` with the file's, from block `first` on: whole blocks, or to the file's end.
+    fn read_into(&self, first: u64, hashes: &[Hash], bytes: &mut [u8], check: Check) -> Result<(), MasterError> {
         let mut rest = bytes;
         let mut at = 0;
         for like in hashes.chunk_by(|a, b| a.is_zero() == b.is_zero()) {
@@ -212,8 +220,9 @@ impl BlockReader<'_> {
             let len = rest.len().min(like.len() * BLOCK_BYTES as usize);
             let (part, others) = rest.split_at_mut(len);
             rest = others;
-            if !like[0].is_zero() {
-                self.version.blocks_into(self.repository, self.file, block, like, part)?;
+            match like[0].is_zero() {
+                true => part.fill(0),
+                false => self.version.blocks_into(self.repository, self.file, block, like, part, check)?,
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use common::{Area, image, publish};
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, Page, Root, Run, Trust};
 use icbd_master::{FaultKind, MasterError};
-use icbd_wire::{Codec, FrameDecoder};
+use icbd_wire::{Check, Codec, FrameDecoder};
 
 /// 140 MiB, so that there are two hash pages, with zeros in between; and a small file.
 fn content() -> Vec<u8> {
@@ -64,7 +64,7 @@ fn heads_pages_and_runs_are_what_was_published() {
         for codec in Codec::ALL.into_iter().chain(Codec::ALL) {
             let run = Run { root, file, first, count };
             let mut decoder = FrameDecoder::new(run.first, run.count, node.size());
-            let body = repository.encoded_run(run, codec).unwrap();
+            let body = repository.encoded_run(run, codec, Check::Both).unwrap();
             decoder.push(body);
             let mut decoded = Vec::new();
             while let Some((_, bytes)) = decoder.next().unwrap() {
@@ -88,7 +88,7 @@ fn what_is_not_there_is_absent() {
     absent(repository.page_bytes(root, file, 2).unwrap_err());
     absent(repository.page_bytes(root, FileIndex::ROOT, 0).unwrap_err());
     for (file, first, count) in [(file, 2241, 1), (file, 0, 0), (file, u64::MAX, 2), (FileIndex::ROOT, 0, 1)] {
-        absent(repository.encoded_run(Run { root, file, first, count }, Codec::Lz4).unwrap_err());
+        absent(repository.encoded_run(Run { root, file, first, count }, Codec::Lz4, Check::Both).unwrap_err());
     }
     let number = Some("1".parse().unwrap());
     for path in ["missing", "boot", "", "boot/vmlinuz-6/x", "loop", "../lab/1/disk.raw/.."] {
@@ -125,9 +125,16 @@ fn an_altered_block_is_noticed_and_never_served() {
     let (root, content) = lab(&area);
     let repository = area.open();
     let file = repository.head(root).unwrap().resolve(b"disk.raw").unwrap();
-    let block = |block| repository.encoded_run(Run { root, file, first: block, count: 1 }, Codec::None);
+    let block = |block| repository.encoded_run(Run { root, file, first: block, count: 1 }, Codec::None, Check::Both);
     block(3).unwrap();
     alter(&area, 3 * BLOCK_BYTES + 5);
+    // Who has the hashes finds it out alone, and has the master look then.
+    let run = Run { root, file, first: 3, count: 1 };
+    let unchecked = repository.encoded_run(run, Codec::None, Check::Receiver).unwrap();
+    assert_ne!(unchecked[8..], content[3 * BLOCK_BYTES as usize..4 * BLOCK_BYTES as usize]);
+    assert!(repository.damages().is_empty());
+    // What is packed is kept, so it is never packed unseen.
+    assert!(repository.encoded_run(run, Codec::Lz4, Check::Receiver).is_err());
     let altered = block(3).unwrap_err();
     assert!(altered.to_string().contains("version altered on disk: lab@1: disk.raw, block 3"), "{altered}");
     let number = Some("1".parse().unwrap());
@@ -141,11 +148,11 @@ fn an_altered_block_is_noticed_and_never_served() {
     let repository = area.open();
     assert_eq!(repository.damages()[&version], "disk.raw, block 3");
     assert_eq!(repository.listing().images[0].versions.len(), 1);
-    assert!(repository.encoded_run(Run { root, file, first: 3, count: 1 }, Codec::None).is_err());
+    assert!(repository.encoded_run(Run { root, file, first: 3, count: 1 }, Codec::None, Check::Both).is_err());
     // A good copy of the same content takes over.
     let copy = publish(&repository, "copy", &area.source()).unwrap();
     assert_eq!(copy.record.root(), root);
-    let served = repository.encoded_run(Run { root, file, first: 3, count: 1 }, Codec::None).unwrap();
+    let served = repository.encoded_run(Run { root, file, first: 3, count: 1 }, Codec::None, Check::Both).unwrap();
     assert_eq!(served[8..], content[3 * BLOCK_BYTES as usize..4 * BLOCK_BYTES as usize]);
     // Put back as it was, it is whole again.
     let stored = std::fs::OpenOptions::new().write(true).open(stored_disk(&area)).unwrap();
@@ -193,7 +200,7 @@ fn a_file_of_another_size_is_noticed_when_the_version_is_opened() {
     std::fs::write(area.repository().join("versions/lab/1/boot/vmlinuz-6"), b"kern").unwrap();
     let repository = area.open();
     let file = repository.head(root).unwrap().resolve(b"disk.raw").unwrap();
-    repository.encoded_run(Run { root, file, first: 0, count: 1 }, Codec::None).unwrap();
+    repository.encoded_run(Run { root, file, first: 0, count: 1 }, Codec::None, Check::Both).unwrap();
     assert!(repository.damages()[&"lab@1".parse().unwrap()].contains("boot/vmlinuz-6"));
 }
 

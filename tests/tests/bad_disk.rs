@@ -115,8 +115,6 @@ fn a_repository_that_was_altered() -> Result<()> {
     drop(Command::new("chattr").arg("-i").arg(&file).output());
     File::options().write(true).open(&file)?.write_all_at(b"damage", 2 * MIB + 5)?;
     master.daemon.allow_log("altered");
-    icbd(["image", "verify", "lab@1", "--socket", master.socket()])?.failed_with(VERIFICATION)?.prints(&["disk"])?;
-
     let config = "[mount]\noffline_wait = \"1s\"\n".to_owned();
     let cache = CacheServer::start_with(&lab, &[&master.url()], &CacheSettings { config, ..Default::default() })?;
     cache.daemon.allow_log("");
@@ -125,5 +123,8 @@ fn a_repository_that_was_altered() -> Result<()> {
     file.read_exact_at(&mut bytes, 0)?;
     ensure!(bytes == pattern(1, 0, 1000), "wrong bytes");
     ensure!(file.read_exact_at(&mut bytes, 2 * MIB).is_err(), "a damaged block was read");
+    // The cache had the master look: it knows without having been told to verify.
+    ensure!(master.daemon.log().contains("altered on disk: lab@1: disk, block 32"), "{}", master.daemon.log());
+    icbd(["image", "verify", "lab@1", "--socket", master.socket()])?.failed_with(VERIFICATION)?.prints(&["disk"])?;
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! right one, its hash says (`icbd_image::VerifiedBlock`). FORMAT.md describes every byte.
 
 mod answer;
+mod check;
 mod codec;
 mod frame;
 pub mod listing;
@@ -14,6 +15,7 @@ mod offer;
 mod url;
 
 pub use answer::{encode_run, raw_frames};
+pub use check::Check;
 pub use codec::{Codec, CodecError};
 pub use frame::{FRAME_BLOCKS_MAX, FrameDecoder, FrameEncoder, FrameError, HEADER_BYTES, frame_header};
 pub use listing::{LISTING_BYTES_MAX, ListingError};

@@ -106,7 +106,7 @@ impl Rig {
     /// The runs of blocks that the master was asked for since the last call, as (first, count).
     pub(super) fn asked(&self) -> Vec<(u64, u32)> {
         let runs = self.master.take_asked().into_iter().filter_map(|asked| match asked {
-            Asked::Blocks(run) => Some((run.first, run.count)),
+            Asked::Blocks(run) | Asked::CheckedBlocks(run) => Some((run.first, run.count)),
             _ => None,
         });
         runs.collect()

@@ -83,7 +83,9 @@ fn conforms(disk: &dyn Disk) {
 /// However much comes at once, in whatever pieces, over what is there already or past the end.
 fn long_writes_conform(file: &dyn DiskFile) {
     let bytes: Vec<u8> = (0..(2 << 20) + 8192u32).map(|at| (at / 3 % 251) as u8).collect();
-    for (offset, len) in [(4096, bytes.len()), (0, 300 << 10), (8192, (1 << 20) + 4096), (100, 1 << 20), (4096, 999_999)] {
+    for (offset, len) in
+        [(4096, bytes.len()), (0, 300 << 10), (8192, (1 << 20) + 4096), (100, 1 << 20), (4096, 999_999)]
+    {
         let (first, rest) = bytes[..len].split_at(70_001);
         file.write(offset, &[first, &[], rest]).unwrap();
         let mut out = vec![7; len];

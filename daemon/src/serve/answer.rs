@@ -6,6 +6,7 @@ use axum::response::Response;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use icbd_image::{Hash, Profile};
+use icbd_wire::Check;
 
 /// For what a path names for ever. `no-transform`: a proxy that recompresses would break hashes and ranges.
 pub(super) const IMMUTABLE: &str = "public, max-age=31536000, immutable, no-transform";
@@ -32,6 +33,11 @@ pub(super) struct Conditions {
 impl Conditions {
     pub(super) fn of(request: &Request) -> Conditions {
         Conditions { is_head: request.method() == Method::HEAD, headers: request.headers().clone() }
+    }
+
+    /// Who is to compare what is answered with its hashes.
+    pub(super) fn check(&self) -> Check {
+        Check::asked(self.headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok()))
     }
 
     /// Whether the client has what `tag` names already (`If-None-Match`, which compares weakly).

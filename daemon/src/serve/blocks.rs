@@ -10,9 +10,9 @@ use bytes::Bytes;
 use futures_util::stream;
 use icbd_image::Run;
 use icbd_master::{MasterError, Repository};
-use icbd_wire::{Codec, FRAME_BLOCKS_MAX};
+use icbd_wire::{Check, Codec, FRAME_BLOCKS_MAX};
 
-use super::answer::{self, OCTETS};
+use super::answer::{self, Conditions, OCTETS};
 use super::routes::{Reading, Shared, begin, read};
 
 /// The answer to a request for `run`. Its first piece is read before it begins, so that what is not
@@ -22,13 +22,14 @@ pub(super) async fn answer(
     run: Run,
     codec: Codec,
     tag: &str,
-    is_head: bool,
+    conditions: &Conditions,
 ) -> Result<Response, MasterError> {
     let (first, rest) = split(run);
+    let (is_head, check) = (conditions.is_head, conditions.check());
     let encode = move |repository: &Arc<Repository>| {
         // All of the run must be there before any of it is sent.
         repository.blocks(run)?;
-        if is_head { Ok(Bytes::new()) } else { repository.encoded_run(first, codec) }
+        if is_head { Ok(Bytes::new()) } else { repository.encoded_run(first, codec, check) }
     };
     let bytes = read(shared, encode).await?;
     if is_head {
@@ -38,7 +39,8 @@ pub(super) async fn answer(
     let Some(rest) = rest else {
         return Ok(answer::ok(Body::from(bytes), tag, OCTETS));
     };
-    let mut pieces = Pieces { shared: shared.clone(), codec, ready: Some(bytes), under_way: None, rest: Some(rest) };
+    let mut pieces =
+        Pieces { shared: shared.clone(), codec, check, ready: Some(bytes), under_way: None, rest: Some(rest) };
     pieces.begin_next();
     Ok(answer::ok(Body::from_stream(stream::unfold(pieces, Pieces::next)), tag, OCTETS))
 }
@@ -47,6 +49,7 @@ pub(super) async fn answer(
 struct Pieces {
     shared: Shared,
     codec: Codec,
+    check: Check,
     ready: Option<Bytes>,
     under_way: Option<(Run, Reading<Bytes>)>,
     rest: Option<Run>,
@@ -74,9 +77,9 @@ impl Pieces {
     fn begin_next(&mut self) {
         let Some(rest) = self.rest.take() else { return };
         let (run, rest) = split_on_grid(rest);
-        let codec = self.codec;
+        let (codec, check) = (self.codec, self.check);
         self.rest = rest;
-        self.under_way = Some((run, begin(&self.shared, move |repository| repository.encoded_run(run, codec))));
+        self.under_way = Some((run, begin(&self.shared, move |repository| repository.encoded_run(run, codec, check))));
     }
 }
 

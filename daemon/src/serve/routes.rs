@@ -73,7 +73,7 @@ async fn answer(shared: &Shared, resource: Resource, conditions: &Conditions) ->
         }
         Resource::Version(version) => one_version(shared, &version, conditions),
         Resource::Blocks { run, codec } if !conditions.matches(&tag) => {
-            blocks::answer(shared, run, codec, &tag, conditions.is_head).await
+            blocks::answer(shared, run, codec, &tag, conditions).await
         }
         Resource::Profile(root) => {
             let profile = read(shared, move |repository| repository.profile(root)).await?;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use icbd_image::{Hash, Run, VerifiedBlock, block_len};
-use icbd_wire::RUN_BLOCKS_MAX;
+use icbd_wire::{Check, RUN_BLOCKS_MAX};
 use tokio::time::Instant;
 
 use super::Sources;
@@ -24,7 +24,16 @@ pub(super) fn stream(
 ) -> BoxStream<'static, Result<VerifiedBlock, FetchError>> {
     assert_eq!(hashes.len(), request.run.count as usize, "one hash for each block");
     let round = Round::default();
-    let progress = Progress { sources, request, hashes, next: request.run.first, round, leave, open: None };
+    let progress = Progress {
+        sources,
+        request,
+        hashes,
+        next: request.run.first,
+        round,
+        leave,
+        check: Check::Receiver,
+        open: None,
+    };
     stream::try_unfold(progress, async |mut progress| {
         let block = progress.block().await?;
         Ok(block.map(|block| (block, progress)))
@@ -42,6 +51,8 @@ struct Progress {
     round: Round,
     /// For the next request.
     leave: Option<Leave>,
+    /// Of the next request: once a block was wrong, its source looks as well.
+    check: Check,
     open: Option<Open>,
 }
 
@@ -81,6 +92,7 @@ impl Progress {
             match checked {
                 Ok(block) => {
                     self.next += 1;
+                    self.check = Check::Receiver;
                     self.round.progressed();
                     return Ok(Some(block));
                 }
@@ -112,7 +124,7 @@ impl Progress {
         let run = Run { count, ..wanted };
         let started = Instant::now();
         let travel = member.travel(run.count);
-        let request = BlockRequest { run, file_bytes, codec: travel.codec(), urgency };
+        let request = BlockRequest { run, file_bytes, codec: travel.codec(), urgency, check: self.check };
         match member.source.blocks(&request).await {
             Ok(blocks) => {
                 if let Some(place) = self.round.place() {
@@ -158,6 +170,9 @@ impl Progress {
     async fn fail(&mut self, error: SourceError) {
         let open = self.open.take();
         let wrong = matches!(error, SourceError::WrongContent(_) | SourceError::Malformed(_));
+        if matches!(error, SourceError::WrongContent(_)) {
+            self.check = Check::Both;
+        }
         if wrong && let Some(open) = &open {
             let Run { root, file, .. } = open.run;
             let (source, file, block) = (open.member.name(), file.get(), self.next);

@@ -12,6 +12,7 @@ use icbd_image::{
     RepositoryId, Root, Run, Serial, SignedStatement, Statement, Timestamp, VersionNumber, VersionRecord, VersionState,
     block_len,
 };
+use icbd_wire::Check;
 
 use crate::error::SourceError;
 use crate::source::{BlockRequest, BlockStream, ListingTag, ProfileAnswer, Source};
@@ -31,6 +32,8 @@ pub enum Asked {
     Head(Root),
     Page(Root, FileIndex, u64),
     Blocks(Run),
+    /// Blocks that the source was to compare with their hashes first.
+    CheckedBlocks(Run),
 }
 
 #[derive(Debug)]
@@ -246,7 +249,10 @@ impl Source for MemorySource {
 
     async fn blocks(&self, request: &BlockRequest) -> Result<BlockStream, SourceError> {
         let run = request.run;
-        let state = self.asked(Asked::Blocks(run));
+        let state = self.asked(match request.check {
+            Check::Receiver => Asked::Blocks(run),
+            Check::Both => Asked::CheckedBlocks(run),
+        });
         let version = state.versions.get(&run.root).ok_or(SourceError::Absent)?;
         let file = version.files.get(&run.file).ok_or(SourceError::Absent)?;
         if file.len() as u64 != request.file_bytes || block_len(request.file_bytes, run.end() - 1) == 0 {

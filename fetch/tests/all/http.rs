@@ -43,6 +43,7 @@ async fn blocks(source: &dyn Source) -> Result<usize, SourceError> {
         file_bytes: 100_000,
         codec: icbd_wire::Codec::None,
         urgency: icbd_fetch::Urgency::Readahead,
+        check: icbd_wire::Check::Receiver,
     };
     let blocks: Vec<_> = source.blocks(&request).await?.try_collect().await?;
     Ok(blocks.len())

@@ -49,7 +49,7 @@ impl Pair {
     /// The runs that each source was asked for since the last call, as first block and number.
     fn asked(&self) -> [Vec<(u64, u32)>; 2] {
         let run = |asked| match asked {
-            Asked::Blocks(Run { first, count, .. }) => (first, count),
+            Asked::Blocks(Run { first, count, .. }) | Asked::CheckedBlocks(Run { first, count, .. }) => (first, count),
             other => panic!("{other:?}"),
         };
         [0, 1].map(|place: usize| self.memories[place].take_asked().into_iter().map(run).collect())
@@ -91,6 +91,22 @@ async fn a_source_that_goes_down_during_a_run_is_left() {
     blocks.extend(stream.try_collect::<Vec<_>>().await.unwrap());
     pair.compare(0, 40, &blocks);
     assert_eq!(pair.asked(), [vec![(0, 40)], vec![(1, 39)]]);
+}
+
+/// A master that is never told would go on to give what its disk spoilt.
+#[tokio::test(start_paused = true)]
+async fn who_gave_a_wrong_block_is_asked_to_look_until_one_is_right() {
+    let pair = Pair::new();
+    let (root, file) = (pair.fixture.root(), pair.fixture.disk_index);
+    let mut disk = Vec::from(pair.fixture.disk.clone());
+    disk[7 << 16] ^= 1;
+    pair.memories[0].corrupt(root, file, disk.into());
+    pair.check(5, 4).await;
+    let run = |first, count| Run { root, file, first, count };
+    assert_eq!(pair.memories[0].take_asked(), [Asked::Blocks(run(5, 4)), Asked::CheckedBlocks(run(7, 2))]);
+    assert_eq!(pair.memories[1].take_asked(), [Asked::CheckedBlocks(run(7, 2))]);
+    pair.check(0, 3).await;
+    assert_eq!(pair.memories[0].take_asked(), [Asked::Blocks(run(0, 3))]);
 }
 
 #[tokio::test(start_paused = true)]

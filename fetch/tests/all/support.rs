@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use icbd_fetch::testing::MemorySource;
 use icbd_fetch::{BlockRequest, ProfileAnswer, RunRequest, Source, Urgency};
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, Page, Root, Run, block_len, is_zero};
-use icbd_wire::{Codec, Resource, encode_run, listing};
+use icbd_wire::{Check, Codec, Resource, encode_run, listing};
 use tokio::task::JoinHandle;
 
 /// A version with a paged disk of 2100 blocks (zeros in the middle, a short one at the end), a kernel
@@ -61,7 +61,13 @@ impl Fixture {
 
     pub(crate) fn request_in(&self, first: u64, count: u32, codec: Codec) -> BlockRequest {
         let run = Run { root: self.root(), file: self.disk_index, first, count };
-        BlockRequest { run, file_bytes: self.disk.len() as u64, codec, urgency: Urgency::Demand }
+        BlockRequest {
+            run,
+            file_bytes: self.disk.len() as u64,
+            codec,
+            urgency: Urgency::Demand,
+            check: Check::Receiver,
+        }
     }
 
     /// A block of the disk.
@@ -180,7 +186,9 @@ async fn blocks(memory: &MemorySource, run: Run, codec: Codec) -> Result<Respons
     memory.head(run.root).await?;
     let head = memory.head_of(run.root);
     let file_bytes = head.node(run.file).map_or(0, |node| node.size());
-    let blocks = memory.blocks(&BlockRequest { run, file_bytes, codec, urgency: Urgency::Demand }).await?;
+    let blocks = memory
+        .blocks(&BlockRequest { run, file_bytes, codec, urgency: Urgency::Demand, check: Check::Receiver })
+        .await?;
     let blocks: Vec<Bytes> = blocks.map(|block| block.unwrap().1).collect().await;
     // Raw blocks cost no time to frame; packed ones do, but in a test that is nobody's trouble.
     let mut frames = Vec::new();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use icbd_fetch::{BlockRequest, HttpSource, RunRequest, Settings, Source, Sources, TimeOuts, Urgency};
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Root, Run};
-use icbd_wire::{Codec, encode_run};
+use icbd_wire::{Check, Codec, encode_run};
 use tokio::runtime::Builder;
 
 use crate::parrot::{OCTETS, Parrot, response};
@@ -28,7 +28,13 @@ fn throughput_of_one_stream() {
     let here = Builder::new_current_thread().enable_all().build().unwrap();
     for codec in Codec::ALL {
         let run = Run { root: Root::from_bytes([1; 32]), file: FileIndex::ROOT, first: 0, count: BLOCKS };
-        let request = BlockRequest { run, file_bytes: disk.len() as u64, codec, urgency: Urgency::Demand };
+        let request = BlockRequest {
+            run,
+            file_bytes: disk.len() as u64,
+            codec,
+            urgency: Urgency::Demand,
+            check: Check::Receiver,
+        };
         // Packed beforehand.
         let parrot = there.block_on(Parrot::start(response("200 OK", OCTETS, &pack(&run, codec, &disk)), false));
         let http: Arc<dyn Source> =
