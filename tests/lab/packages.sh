@@ -9,7 +9,7 @@ packages=(
     # building (SQLite, zstd and BLAKE3 bring C code)
     ca-certificates curl gcc libc6-dev make
     # the mount and the local file systems that a store may live on
-    fuse3 e2fsprogs btrfs-progs xfsprogs util-linux mount attr
+    fuse3 e2fsprogs btrfs-progs xfsprogs util-linux mount attr acl libcap2-bin
     # the Debian images
     mmdebstrap fdisk extlinux syslinux-common zstd
     # the machines that boot from them; nbdkit counts what a boot reads
