@@ -46,8 +46,8 @@ fail() {
 
 echo "installing ${missing[*]}"
 apt update || echo "packages.sh: apt-get update failed, going on with the lists that are here" >&2
-if ! apt install --yes --no-install-recommends "${missing[@]}"; then
-    # A machine may carry a qemu-utils from backports, which refuses the release's other QEMU packages.
+if ! apt install --yes --no-remove --no-install-recommends "${missing[@]}"; then
+    # A machine may carry a qemu-utils from backports: the release's other QEMU packages need it gone, or replaced.
     release=$(. /etc/os-release && echo "$VERSION_CODENAME")
     qemu=()
     for package in "${packages[@]}"; do
