@@ -15,6 +15,9 @@ pub(crate) const PROFILES: &str = "profiles";
 pub(crate) const SITE: &str = "site";
 pub(crate) const LOCK: &str = "lock";
 pub(crate) const FORMAT: &str = "format";
+/// All that is at the top of a store, but for the catalogue and what SQLite puts beside it. The audit log is the
+/// daemon's.
+pub(crate) const TOP: [&str; 7] = [MANIFESTS, FILLING, PROFILES, SITE, LOCK, FORMAT, "audit.jsonl"];
 
 pub(crate) fn head(root: Root) -> PathBuf {
     PathBuf::from(format!("{MANIFESTS}/{root}.head"))
