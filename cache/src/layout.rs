@@ -13,6 +13,8 @@ pub(crate) const CATALOGUE: &str = "catalog.db";
 pub(crate) const PROFILES: &str = "profiles";
 /// Who the store is in its profiles.
 pub(crate) const SITE: &str = "site";
+/// Written and removed again to see whether there is room.
+pub(crate) const PROBE: &str = "room";
 pub(crate) const LOCK: &str = "lock";
 pub(crate) const FORMAT: &str = "format";
 
