@@ -30,6 +30,9 @@ pub(crate) struct Flight {
     error: Option<Arc<FetchError>>,
 }
 
+/// A flight under way; it ends with whether all came, or nothing when the cache stops.
+pub(crate) type Landing = JoinHandle<Option<Result<(), Arc<FetchError>>>>;
+
 impl Flight {
     /// For blocks that were just claimed in the file's slots because somebody waits for them.
     pub(crate) fn awaited(file: &Arc<File>, blocks: Range<u64>, hashes: Vec<Hash>, urgency: Urgency) -> Flight {
@@ -55,7 +58,7 @@ impl Flight {
     }
 
     /// Fetches in a task of the cache's own; the task says whether all came.
-    pub(crate) fn start(self) -> JoinHandle<Option<Result<(), Arc<FetchError>>>> {
+    pub(crate) fn start(self) -> Landing {
         let core = self.file.version().core().clone();
         core.spawn_for(self.urgency, self.fly())
     }

@@ -13,11 +13,13 @@ pub(crate) const CATALOGUE: &str = "catalog.db";
 pub(crate) const PROFILES: &str = "profiles";
 /// Who the store is in its profiles.
 pub(crate) const SITE: &str = "site";
+/// Written and removed again to see whether there is room.
+pub(crate) const PROBE: &str = "room";
 pub(crate) const LOCK: &str = "lock";
 pub(crate) const FORMAT: &str = "format";
 /// All that is at the top of a store, but for the catalogue and what SQLite puts beside it. The audit log is the
 /// daemon's.
-pub(crate) const TOP: [&str; 7] = [MANIFESTS, FILLING, PROFILES, SITE, LOCK, FORMAT, "audit.jsonl"];
+pub(crate) const TOP: [&str; 8] = [MANIFESTS, FILLING, PROFILES, SITE, LOCK, FORMAT, PROBE, "audit.jsonl"];
 
 pub(crate) fn head(root: Root) -> PathBuf {
     PathBuf::from(format!("{MANIFESTS}/{root}.head"))

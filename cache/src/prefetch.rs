@@ -36,6 +36,8 @@ use bucket::Bucket;
 pub(crate) use clock::Clock;
 pub use explain::{Explanation, Leg as ExplainedVersion};
 pub(crate) use fill::Filler;
+#[cfg(test)]
+pub(crate) use fill::Flying;
 use line::Line;
 pub use line::Rate;
 pub use order::{Order, OrderChange, OrderId, OrderState, OrderStatus, Priority, Verdict, What};

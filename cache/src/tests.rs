@@ -3,6 +3,7 @@
 mod boots;
 mod crash;
 mod damage;
+mod full;
 mod master;
 mod model;
 mod orders;

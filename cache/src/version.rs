@@ -18,7 +18,7 @@ use icbd_image::{FileIndex, Head, Kind, Page, Root, Serial, VersionId, VersionRe
 use crate::CacheError;
 use crate::boot::Recorder;
 use crate::core::Core;
-use crate::disk::{DiskFile, Tree};
+use crate::disk::{DiskFile, Tree, is_full};
 use crate::file::File;
 use crate::filling::Filling;
 use crate::flights::{Flights, Landing};
@@ -127,6 +127,12 @@ impl Version {
         if let Some((when, error)) = &*self.refused.lock().expect("no panic under this lock")
             && when.elapsed() < PREPARE_RETRY
         {
+            // What is read now is not kept either.
+            if let CacheError::Disk { error: why, .. } = error
+                && is_full(why)
+            {
+                self.core.health.failed(&format!("making the tree of {}", self.id), why);
+            }
             return Err(error.clone());
         }
         let start = |landing: Landing<(), ()>| {

@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::disk::Disk;
 use crate::file::File;
-use crate::health::Health;
+use crate::health::{Health, PROBE_INTERVAL};
 use batch::Batch;
 use gather::Landed;
 
@@ -58,11 +58,12 @@ impl Writeback {
         // One batch waits while another is synced; then the writer waits, and the budget stops the rest.
         let (batches, synced) = sync_channel(1);
         let writer_health = health.clone();
+        let probed = disk.clone();
         let syncer =
             std::thread::Builder::new().name("icbd-sync".into()).spawn(move || sync::run(synced, &*disk, &health))?;
         let writer = std::thread::Builder::new()
             .name("icbd-write".into())
-            .spawn(move || write(&queue, &batches, &writer_health))?;
+            .spawn(move || write(&queue, &batches, &*probed, &writer_health))?;
         Ok(Writeback { jobs, threads: Mutex::new(vec![writer, syncer]) })
     }
 
@@ -106,7 +107,7 @@ impl Writeback {
 }
 
 /// The writer's loop.
-fn write(queue: &Receiver<Job>, batches: &SyncSender<Batch>, health: &Health) {
+fn write(queue: &Receiver<Job>, batches: &SyncSender<Batch>, disk: &dyn Disk, health: &Health) {
     let mut batch = Batch::default();
     let mut due = None;
     // Taken out of the queue already.
@@ -114,7 +115,8 @@ fn write(queue: &Receiver<Job>, batches: &SyncSender<Batch>, health: &Health) {
     loop {
         let job = match (next.take(), due) {
             (Some(next), _) => Ok(next),
-            (None, None) => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            // Whoever finds the store full tells nobody: it is looked at from here, at intervals.
+            (None, None) => queue.recv_timeout(PROBE_INTERVAL),
             (None, Some(due)) => queue.recv_timeout(Instant::saturating_duration_since(&due, Instant::now())),
         };
         let mut stop = false;
@@ -140,6 +142,7 @@ fn write(queue: &Receiver<Job>, batches: &SyncSender<Batch>, health: &Health) {
                 submit = true;
             }
             Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => (stop, submit) = (true, true),
+            Err(RecvTimeoutError::Timeout) if due.is_none() => health.probe(disk),
             Err(RecvTimeoutError::Timeout) => submit = true,
         }
         due = due.or_else(|| (!batch.is_empty()).then(|| Instant::now() + IDLE));

@@ -42,6 +42,8 @@ pub(crate) struct Faults {
     pub(crate) reads: bool,
     /// Writes fail so.
     pub(crate) writes: Option<io::ErrorKind>,
+    /// There is room for small things, and none for a block.
+    pub(crate) no_room: bool,
     /// So much room there is; unset, plenty.
     pub(crate) free_bytes: Option<u64>,
     /// So many of the next syncs fail.
@@ -322,6 +324,9 @@ impl DiskFile for MemoryFile {
     fn write(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
         let mut state = self.disk.lock();
         state.may_change()?;
+        if state.faults.no_room && parts.iter().map(|part| part.len()).sum::<usize>() > 4096 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let mut offset = offset as usize;
         for part in parts {
             state.content(self.node).write(offset, part);

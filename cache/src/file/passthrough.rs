@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 
 use super::File;
 use crate::disk::DiskFile;
-use crate::health::StoreState;
 
 /// Files smaller than this gain nothing.
 const BYTES_MIN: u64 = 1 << 20;
@@ -22,7 +21,7 @@ impl File {
     /// Lends the backing file, if every block is durable, the store is not suspect and the file is at least
     /// 1 MiB. Opens it: may wait for the disk a little.
     pub fn passthrough(self: &Arc<Self>) -> Option<Passthrough> {
-        if self.size < BYTES_MIN || matches!(self.version.core().health.state(), StoreState::Suspect { .. }) {
+        if self.size < BYTES_MIN || self.version.core().health.is_suspect() {
             return None;
         }
         let backing = self.backing().ok()?.clone();

@@ -63,7 +63,7 @@ impl Orders {
         let now = self.clock.now();
         let mut entry = Entry::new(order, OrderState::Active, Promise::new(now));
         entry.retarget(&self.core.view(), &self.core);
-        let flying = Mutex::new(Flying::new());
+        let flying = Mutex::new(Flying::default());
         // Somebody waits for the answer.
         let filler = Filler { core: &self.core, urgency: Urgency::Readahead, toll: None, flying: &flying };
         // Together, not each: somebody waits for the answer.

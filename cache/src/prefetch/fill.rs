@@ -7,7 +7,6 @@ use std::sync::Arc;
 use icbd_fetch::{FetchError, Urgency};
 use icbd_image::{BLOCK_BYTES, PAGE_BLOCKS};
 use tokio::sync::Mutex;
-use tokio::task::JoinHandle;
 
 use super::bucket::Bucket;
 use super::line::Line;
@@ -17,6 +16,7 @@ use crate::CacheError;
 use crate::budget::RUN_BLOCKS_MAX;
 use crate::core::Core;
 use crate::file::File;
+use crate::flight::Landing;
 use crate::version::Version;
 
 /// Requests at once; many small files reach this first. How much they ask for is the sources' window.
@@ -24,8 +24,14 @@ const RUNS_AT_ONCE: usize = 16;
 /// After so much the disk's free space is looked at again.
 const ROOM_BYTES: u64 = 64 << 20;
 
-/// Runs under way. They go on when whoever started them is interrupted.
-pub(crate) type Flying = VecDeque<JoinHandle<Option<Result<(), Arc<FetchError>>>>>;
+/// Runs under way. They go on when whoever started them is interrupted, or gives up because one of them failed.
+#[derive(Debug, Default)]
+pub(crate) struct Flying {
+    flights: VecDeque<Landing>,
+    /// The first so many were started by an earlier [`Filler::fetch`]: they take their places on the line, but
+    /// what became of them says nothing of how the sources are now. What they did not bring is missing still.
+    earlier: usize,
+}
 
 /// Fetches what is on a list.
 pub(crate) struct Filler<'a> {
@@ -52,6 +58,7 @@ impl Filler<'_> {
         pieces: impl Iterator<Item = Piece> + Send,
     ) -> Result<(), CacheError> {
         let mut flying = self.flying.lock().await;
+        flying.earlier = flying.flights.len();
         let mut unlooked_bytes = ROOM_BYTES;
         for piece in pieces {
             let file = version.file(piece.file)?;
@@ -62,7 +69,7 @@ impl Filler<'_> {
                 block = end;
             }
         }
-        land_all(&mut flying, 0).await?;
+        flying.land(0).await?;
         self.core.writeback.flush().await;
         Ok(())
     }
@@ -85,7 +92,7 @@ impl Filler<'_> {
                 room::check(self.core).await?;
                 *unlooked_bytes = 0;
             }
-            land_all(flying, RUNS_AT_ONCE - 1).await?;
+            flying.land(RUNS_AT_ONCE - 1).await?;
             let most = self.toll.as_ref().map_or(RUN_BLOCKS_MAX, Toll::run_blocks_max);
             let left = u32::try_from(blocks.end - start).unwrap_or(most);
             let leave = self.core.sources.leave(self.urgency, most.min(left)).await;
@@ -94,7 +101,7 @@ impl Filler<'_> {
             start = flight.blocks().end;
             let bytes = (flight.blocks().end - flight.blocks().start) * BLOCK_BYTES;
             *unlooked_bytes += bytes;
-            flying.push_back(flight.start());
+            flying.flights.push_back(flight.start());
             if let Some(toll) = &self.toll {
                 toll.pay(bytes).await;
             }
@@ -118,17 +125,22 @@ impl Toll<'_> {
     }
 }
 
-/// Waits until at most so many runs are under way.
-async fn land_all(flying: &mut Flying, runs: usize) -> Result<(), CacheError> {
-    while flying.len() > runs {
-        let Some(flight) = flying.front_mut() else { break };
-        let landed = flight.await;
-        flying.pop_front();
-        match landed {
-            Ok(Some(Ok(()))) => {}
-            Ok(Some(Err(error))) => return Err(CacheError::Fetch(error)),
-            Ok(None) | Err(_) => return Err(CacheError::Closed),
+impl Flying {
+    /// Waits until at most so many runs are under way. An error of one that this call has started ends it.
+    async fn land(&mut self, runs: usize) -> Result<(), CacheError> {
+        while self.flights.len() > runs {
+            let Some(flight) = self.flights.front_mut() else { break };
+            let landed = flight.await;
+            self.flights.pop_front();
+            let is_earlier = self.earlier > 0;
+            self.earlier = self.earlier.saturating_sub(1);
+            match landed {
+                Ok(Some(Ok(()))) => {}
+                Ok(Some(Err(_))) if is_earlier => {}
+                Ok(Some(Err(error))) => return Err(CacheError::Fetch(error)),
+                Ok(None) | Err(_) => return Err(CacheError::Closed),
+            }
         }
+        Ok(())
     }
-    Ok(())
 }

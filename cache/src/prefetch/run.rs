@@ -1,6 +1,7 @@
 //! The one task that fetches for orders, one after the other.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use icbd_fetch::Urgency;
@@ -23,6 +24,16 @@ const TICK: Duration = Duration::from_secs(1);
 /// While nothing is: a clock that was set is noticed after this.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
+/// Whether the sources were all right in this turn: the next failure is a new one then, not one more.
+fn went_on(outcome: Option<&Result<(), CacheError>>, fetched_bytes: u64) -> bool {
+    match outcome {
+        None | Some(Ok(())) => true,
+        Some(Err(CacheError::Fetch(_))) => fetched_bytes > 0,
+        // What came and could not be kept is not to be asked for ever faster.
+        Some(Err(_)) => false,
+    }
+}
+
 /// What to do for which order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Task {
@@ -42,17 +53,21 @@ impl Orders {
     /// Fetches for orders until the cache stops.
     pub(crate) async fn run(self: Arc<Self>) {
         let mut changes = self.changes.subscribe();
-        let flying = Mutex::new(Flying::new());
+        let flying = Mutex::new(Flying::default());
         let mut failures: u32 = 0;
         loop {
             self.evaluate(&mut changes).await;
             if let Some(task) = self.next() {
+                let fetched_before = self.core.fetched_bytes.load(Ordering::Relaxed);
                 let outcome = tokio::select! {
                     biased;
                     outcome = self.turn(task, &flying) => Some(outcome),
                     () = self.displaced(task, &mut changes) => None,
                 };
-                failures = if outcome.as_ref().is_none_or(Result::is_ok) { 0 } else { failures };
+                let fetched = self.core.fetched_bytes.load(Ordering::Relaxed) - fetched_before;
+                if went_on(outcome.as_ref(), fetched) {
+                    failures = 0;
+                }
                 self.ended(task, outcome).await;
                 continue;
             }
@@ -168,7 +183,14 @@ impl Orders {
         ticks.reset();
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.measure(task),
+                _ = ticks.tick() => {
+                    if self.measure(task)
+                        && let Some(entry) = self.lock().get_mut(&task.id)
+                    {
+                        // It goes on: what kept it from that is over.
+                        entry.trouble = None;
+                    }
+                }
                 _ = changes.changed() => {}
             }
             self.evaluate(changes).await;
@@ -178,18 +200,20 @@ impl Orders {
         }
     }
 
-    fn measure(&self, task: Task) {
+    /// Whether more is here than at the last measurement.
+    fn measure(&self, task: Task) -> bool {
         if task.step == Step::Look {
-            return;
+            return false;
         }
         self.line.sample(&self.core);
-        if let Some(entry) = self.lock().get_mut(&task.id) {
-            entry.look(&self.core);
-            let resident_bytes = entry.held().resident_bytes;
-            if let Some(running) = &mut entry.running {
-                running.sample(resident_bytes);
-            }
-        }
+        let mut book = self.lock();
+        let Some(entry) = book.get_mut(&task.id) else { return false };
+        entry.look(&self.core);
+        let resident_bytes = entry.held().resident_bytes;
+        let Some(running) = &mut entry.running else { return false };
+        let before = running.resident_bytes;
+        running.sample(resident_bytes);
+        resident_bytes > before
     }
 
     async fn turn(&self, task: Task, flying: &Mutex<Flying>) -> Result<(), CacheError> {

@@ -4,12 +4,14 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use bytes::Bytes;
+use icbd_fetch::Urgency;
 use icbd_fetch::testing::Fault;
 use icbd_image::{ImageRef, VersionRecord, VersionState};
 use jiff::{SignedDuration, Timestamp};
 
 use super::rig::{BLOCK, PATIENCE, Rig, content};
 use crate::disk::memory::MemoryDisk;
+use crate::prefetch::{Filler, Flying, Piece};
 use crate::{CacheError, Deadline, Order, OrderChange, OrderId, OrderState, OrderStatus, Priority, Verdict, What};
 
 fn blocks(count: u64) -> Bytes {
@@ -119,6 +121,33 @@ async fn a_line_that_slows_down_makes_late_and_back_in_time() {
     rig.line.set(None);
     let status = rig.waited(id).await;
     assert!(matches!(status.verdict, Verdict::Kept { .. }), "{status:?}");
+    rig.cache.close().await;
+}
+
+/// What was under way when the master went away failed once: when it is back the first try brings all.
+///
+/// Each of those failures was found by a try of its own, and taken for one of the master that was back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_in_an_outage_fails_nothing_after_it() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let record = rig.publish(&[("a", blocks(400))]).await;
+    let version = rig.version(&record).await;
+    version.prepare().await.unwrap();
+    let file = rig.file(&record, "a").await;
+    file.hashes(0..400).await.unwrap();
+    let flying = tokio::sync::Mutex::new(Flying::default());
+    let filler = Filler { core: rig.cache.core(), urgency: Urgency::Prefetch, toll: None, flying: &flying };
+    let all = || std::iter::once(Piece { file: file.index(), blocks: 0..400 });
+    rig.offline();
+    for _ in 0..3 {
+        let failed = filler.fetch(&version, all()).await;
+        assert!(matches!(failed, Err(CacheError::Fetch(_))), "{failed:?}");
+    }
+    rig.online().await;
+    filler.fetch(&version, all()).await.unwrap();
+    // A run that failed late is missing still, and the next pass of an order has it.
+    filler.fetch(&version, all()).await.unwrap();
+    assert!(version.is_complete());
     rig.cache.close().await;
 }
 

@@ -19,6 +19,8 @@ pub(super) struct Batch {
     /// How many syncs had failed when it began: one that fails later may have lost some of it, also if
     /// the batch's own sync succeeds. Linux tells of a lost page once.
     pub(super) failed_syncs: u64,
+    /// How many writes had found no room by then.
+    pub(super) refusals: u64,
     /// Told when the batch is settled.
     pub(super) waiters: Vec<oneshot::Sender<()>>,
 }
@@ -34,7 +36,7 @@ impl Batch {
     /// To be called before something is written for it.
     pub(super) fn begin(&mut self, health: &Health) {
         if self.files.is_empty() {
-            self.failed_syncs = health.failed_syncs();
+            (self.failed_syncs, self.refusals) = (health.failed_syncs(), health.refusals());
         }
     }
 

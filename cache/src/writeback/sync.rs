@@ -67,8 +67,9 @@ fn settle(batch: &Batch, disk: &dyn Disk, health: &Health) {
         well = (if well { part.commit(health) } else { part.fail(health) }) && well;
         part.version.note_residency();
     }
-    if well {
-        health.wrote();
+    // To mark zeros takes no room.
+    if well && batch.written_blocks > 0 {
+        health.wrote(batch.refusals, disk);
     }
 }
 

@@ -19,6 +19,8 @@ use crate::source::Urgency;
 const ACTIVE: Duration = Duration::from_millis(250);
 /// For the time that a paced request took, those that are paced rest so many times as long.
 const REST: u32 = 7;
+/// They never rest for longer: what takes more than a second for so little is no line's pace, but an outage.
+const REST_MAX: Duration = Duration::from_secs(10);
 /// Blocks of a paced request.
 const PACED_BLOCKS: u32 = 2;
 /// Less than this is not worth a request of its own, unless nothing else is on its way.
@@ -239,8 +241,9 @@ impl Drop for Leave {
         state.asked[self.urgency as usize] -= self.blocks;
         state.under_way[self.urgency as usize] -= 1;
         state.ended[self.urgency as usize] = Some(now);
-        if matches!(self.urgency, Urgency::Prefetch | Urgency::Scan) {
-            state.rest_until = Some(now + (now - self.since) * REST);
+        // What did not come took nothing of the line: a master that was away is not rested for.
+        if matches!(self.urgency, Urgency::Prefetch | Urgency::Scan) && self.blocks == 0 {
+            state.rest_until = Some(now + ((now - self.since) * REST).min(REST_MAX));
         }
         drop(state);
         self.gate.changed.notify_waiters();
@@ -333,10 +336,11 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(1)).await;
             let (start, mut busy) = (Instant::now(), Duration::ZERO);
             while start.elapsed() < Duration::from_secs(10) {
-                let leave = gate.enter(urgency, 64).await;
+                let mut leave = gate.enter(urgency, 64).await;
                 assert_eq!(leave.blocks(), PACED_BLOCKS);
                 let since = Instant::now();
                 tokio::time::sleep(Duration::from_millis(10)).await;
+                leave.keep(0);
                 busy += since.elapsed();
             }
             let share = busy.as_secs_f64() / start.elapsed().as_secs_f64();
@@ -346,6 +350,34 @@ mod tests {
             // Alone it has the line.
             tokio::time::sleep(ACTIVE).await;
             assert!(gate.enter(urgency, 64).await.blocks() > PACED_BLOCKS);
+        }
+    }
+
+    /// A request that a dead master held up for a time-out kept prefetch from asking for more than a minute, for as
+    /// long as somebody read.
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_is_not_rested_for() {
+        for came in [false, true] {
+            let gate = gate();
+            let demand = gate.clone();
+            let reader = tokio::spawn(async move {
+                loop {
+                    drop(demand.enter(Urgency::Demand, 1).await);
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            });
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let mut leave = gate.enter(Urgency::Prefetch, 64).await;
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            if came {
+                leave.keep(0);
+            }
+            drop(leave);
+            let since = Instant::now();
+            drop(gate.enter(Urgency::Prefetch, 64).await);
+            let most = if came { REST_MAX } else { ACTIVE };
+            assert!(since.elapsed() <= most + ACTIVE, "{:?}", since.elapsed());
+            reader.abort();
         }
     }
 
