@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use icbd_fetch::{FetchError, Urgency};
+use icbd_fetch::Urgency;
 use icbd_image::{BLOCK_BYTES, PAGE_BLOCKS};
 use tokio::sync::Mutex;
 
