@@ -9,6 +9,7 @@
 mod batch;
 mod sync;
 
+use std::io;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -18,8 +19,8 @@ use std::time::{Duration, Instant};
 use icbd_image::{BLOCK_BYTES, PAGE_BLOCKS, VerifiedBlock};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::disk::Disk;
-use crate::file::File;
+use crate::disk::{Disk, DiskFile};
+use crate::file::{File, is_lost};
 use crate::health::{Health, PROBE_INTERVAL};
 use batch::Batch;
 
@@ -164,8 +165,7 @@ fn write_block(file: &Arc<File>, block: &VerifiedBlock, health: &Health) -> bool
         return false;
     }
     let Some(filling) = file.version().filling() else { return false };
-    let written = file.backing().and_then(|backing| {
-        let _guard = file.guard().read().expect("no panic under this lock");
+    let written = keep(file, |backing| {
         backing.write(block.index() * BLOCK_BYTES, block.bytes())?;
         filling.resident.set_readable(file.index(), block.index()..block.index() + 1);
         Ok(())
@@ -176,6 +176,18 @@ fn write_block(file: &Arc<File>, block: &VerifiedBlock, health: &Health) -> bool
     written.is_ok()
 }
 
+/// Has something kept in the backing file, under the residency guard; in a new one if somebody took it away.
+fn keep(file: &Arc<File>, keep: impl Fn(&dyn DiskFile) -> io::Result<()>) -> io::Result<()> {
+    let kept = || {
+        let _guard = file.guard().read().expect("no panic under this lock");
+        keep(&*file.whole_backing()?)
+    };
+    match kept() {
+        Err(error) if is_lost(&error) && file.remake(&error) => kept(),
+        result => result,
+    }
+}
+
 /// Calls zero blocks resident; whether that went well. What may have been in their place is punched: a
 /// block that was found spoilt leaves its bytes behind when it could not be punched then.
 fn mark_zeros(file: &Arc<File>, runs: &[Range<u64>], health: &Health) -> bool {
@@ -183,8 +195,7 @@ fn mark_zeros(file: &Arc<File>, runs: &[Range<u64>], health: &Health) -> bool {
         return false;
     }
     let Some(filling) = file.version().filling() else { return false };
-    let marked = file.backing().and_then(|backing| {
-        let _guard = file.guard().read().expect("no panic under this lock");
+    let marked = keep(file, |backing| {
         for run in runs {
             backing.punch(run.start * BLOCK_BYTES, (run.end - run.start) * BLOCK_BYTES)?;
             filling.resident.set_readable(file.index(), run.clone());
