@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use icbd_tests::{CacheServer, Lab, MIB, Master, fill, pattern};
+use icbd_tests::{CacheServer, Lab, MIB, Master, fill, pattern, solid, wait_for};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
@@ -122,6 +122,31 @@ fn a_store_that_is_changed_while_the_cache_runs() -> Result<()> {
         site.tamper(deed)?;
         site.check(sent).with_context(|| format!("{deed:?}"))?;
     }
+    Ok(())
+}
+
+/// A file that is deleted under an order that fetches it is fetched anew by that order, which ends.
+#[test]
+fn a_file_that_is_deleted_under_an_order() -> Result<()> {
+    let lab = Lab::new()?;
+    let tree = lab.folder("tree")?;
+    fs::write(tree.join("disk"), solid(1, FILE_BYTES))?;
+    Master::publish_offline(&lab.path("repo"), "lab", &tree, &["--deploy"])?;
+    let master = Master::start(&lab, &lab.path("repo"))?;
+    let cache = CacheServer::start(&lab, &master.url())?;
+    [SAID, "prefetch"].iter().for_each(|words| cache.daemon.allow_log(words));
+    cache.command(&["prefetch", "add", "lab@1", "--all", "--limit", "10mbit"])?.ok()?;
+    wait_for("a part is durable", || Ok((cache.residency("lab@1")?.durable_blocks >= 16).then_some(())))?;
+    fs::remove_file(cache.store().join("filling/lab/1/disk"))?;
+    wait_for("the order ends", || {
+        let orders: serde_json::Value = serde_json::from_str(&cache.command(&["prefetch", "list", "--json"])?.ok()?)?;
+        Ok((orders[0]["state"] == "done").then_some(()))
+    })?;
+    ensure!(fs::read(cache.store().join("filling/lab/1/disk"))? == solid(1, FILE_BYTES), "wrong bytes in the store");
+    let (held, sent, status) = (cache.residency("lab@1")?, master.blocks_sent()?, cache.status()?);
+    ensure!(held.is_complete && sent <= 2 * held.blocks, "{sent} blocks were sent, of {}", held.blocks);
+    ensure!(status["store"]["state"] == "ok" && !status["warnings"].to_string().contains(SAID), "{status}");
+    ensure!(cache.daemon.log().matches(SAID).count() == 1, "the log does not say it once:\n{}", cache.daemon.log());
     Ok(())
 }
 
