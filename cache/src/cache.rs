@@ -202,6 +202,7 @@ impl Cache {
         drop(warnings);
         all.extend(self.core.versions.unusable());
         all.extend(self.orders.warnings());
+        all.extend(self.core.losses.shown(&self.core));
         let mut status = self.core.status(all);
         let filling = self.orders.filling();
         status.versions.iter_mut().for_each(|version| version.filling = filling.contains(&version.serial));

@@ -21,6 +21,7 @@ use crate::disk::Disk;
 use crate::file::File;
 use crate::health::Health;
 use crate::ledger::Ledger;
+use crate::losses::Losses;
 use crate::profiles::Profiles;
 use crate::spoilt::SpoiltList;
 use crate::version::{Residency, Versions};
@@ -50,6 +51,7 @@ pub(crate) struct Core {
     pub(crate) health: Arc<Health>,
     pub(crate) waiting: WaitingList,
     pub(crate) spoilt: SpoiltList,
+    pub(crate) losses: Losses,
     pub(crate) ledger: Ledger,
     /// What is known to be held of each version, opened or not.
     pub(crate) held: Mutex<HashMap<Serial, Residency>>,
@@ -105,6 +107,7 @@ impl Core {
             view: RwLock::default(),
             waiting: WaitingList::default(),
             spoilt: SpoiltList::default(),
+            losses: Losses::default(),
             ledger: Ledger::default(),
             held: Mutex::default(),
             fetched_bytes: AtomicU64::new(0),

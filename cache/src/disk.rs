@@ -34,6 +34,19 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// What was found under a file's name is none.
+#[derive(Debug, thiserror::Error)]
+#[error("it is not a regular file")]
+pub(crate) struct NotRegular;
+
+/// Whether an open failed because there is no regular file of that name, rather than because the disk did.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    error.kind() == io::ErrorKind::NotFound
+        || error.get_ref().is_some_and(|inner| inner.is::<NotRegular>())
+        || matches!(errno, Some(Errno::ENOTDIR | Errno::EISDIR | Errno::ELOOP | Errno::ENXIO | Errno::ENODEV))
+}
+
 /// The room on a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Space {
@@ -66,12 +79,23 @@ pub(crate) trait Disk: Send + Sync + fmt::Debug + 'static {
     fn sync(&self, what: Barrier<'_>) -> io::Result<()>;
 }
 
+/// What an open file is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileState {
+    pub(crate) bytes: u64,
+    /// Whether it has a name still: without one it goes with its last descriptor.
+    pub(crate) is_named: bool,
+}
+
 /// What to do about a file that is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Missing {
     Fail,
     /// Make it and the directories above it.
     Create,
+    /// Make a new one whatever is there: other files, links, empty directories and what stands in the way of a
+    /// directory above go; a directory with something in it is moved aside. Who has the old one open keeps it.
+    Replace,
 }
 
 /// What a sync covers.
@@ -102,7 +126,7 @@ pub(crate) trait DiskFile: Send + Sync + fmt::Debug {
     /// Turns a range into a hole; the size stays.
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
 
-    fn size(&self) -> io::Result<u64>;
+    fn state(&self) -> io::Result<FileState>;
 
     fn set_size(&self, size: u64) -> io::Result<()>;
 

@@ -1,10 +1,11 @@
 //! One regular file of a version, as its readers see it.
 //!
-//! Lock order: the residency guard, then the bitmap's lock; the slots' lock is taken alone. A reader of
+//! Lock order: the residency guard, then the lock of `backing` or the bitmap's; the slots' lock is taken alone. A reader of
 //! the backing file holds the guard shared from the check of the bits to the end of its `pread`; who
 //! punches holds it alone. Nothing is punched while a [`Passthrough`] lives.
 
 mod ahead;
+mod backing;
 mod now;
 mod passthrough;
 mod read;
@@ -12,10 +13,9 @@ mod repair;
 mod seek;
 
 use std::fmt;
-use std::io;
 use std::ops::Range;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::{Arc, RwLock};
 
 use icbd_fetch::Leave;
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Node, PAGE_BLOCKS, block_count};
@@ -23,12 +23,13 @@ use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Node, PAGE_BLOCKS, block_count};
 use crate::CacheError;
 use crate::bits::Bits;
 use crate::budget::RUN_BLOCKS_MAX;
-use crate::disk::{DiskFile, Missing};
 use crate::flight::Flight;
 use crate::slots::Slots;
 use crate::version::Version;
 use crate::waiting::Want;
 use ahead::Ahead;
+use backing::Backing;
+pub(crate) use backing::is_lost;
 pub use now::ReadNow;
 pub use passthrough::Passthrough;
 
@@ -38,7 +39,7 @@ pub struct File {
     index: FileIndex,
     size: u64,
     is_paged: bool,
-    backing: OnceLock<Arc<dyn DiskFile>>,
+    backing: RwLock<Option<Backing>>,
     guard: RwLock<()>,
     slots: Slots,
     ahead: Ahead,
@@ -54,7 +55,7 @@ impl File {
             index: node.index(),
             size: node.size(),
             is_paged: node.is_paged(),
-            backing: OnceLock::new(),
+            backing: RwLock::default(),
             guard: RwLock::new(()),
             slots: Slots::default(),
             ahead: Ahead::default(),
@@ -111,17 +112,6 @@ impl File {
 
     pub(crate) fn guard(&self) -> &RwLock<()> {
         &self.guard
-    }
-
-    /// The backing file, opened when first needed. Blocks.
-    pub(crate) fn backing(&self) -> io::Result<&Arc<dyn DiskFile>> {
-        if let Some(file) = self.backing.get() {
-            return Ok(file);
-        }
-        let filling = self.version.filling().ok_or_else(|| io::Error::other("its version has no tree"))?;
-        let path = filling.path.join(self.version.tree().path(self.index));
-        let file = self.version.core().disk.open(&path, Missing::Fail)?;
-        Ok(self.backing.get_or_init(|| file))
     }
 
     /// `image@number:path`, for people.

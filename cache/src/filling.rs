@@ -6,14 +6,16 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use icbd_image::Kind;
 
 use crate::bits::Bits;
 use crate::catalogue::marks;
-use crate::disk::Barrier;
+use crate::disk::{Barrier, Disk, is_gone};
 use crate::inherit::Plan;
-use crate::resident::{Incarnation, Layout, Resident};
+use crate::resident::{Incarnation, Layout, Place, Resident};
 use crate::version::Version;
 use crate::{CacheError, layout};
 
@@ -26,6 +28,12 @@ pub(crate) struct Filling {
     /// Relative to the store.
     pub(crate) path: PathBuf,
     pub(crate) resident: Resident,
+    incarnation: Incarnation,
+    /// Counts the trees that were made in the place of one that somebody took away: what is open of an earlier one is
+    /// no part of the store any more.
+    generation: AtomicU64,
+    /// Held while the tree is made anew.
+    remaking: Mutex<()>,
 }
 
 impl Filling {
@@ -39,14 +47,16 @@ impl Filling {
         };
         let Some(incarnation) = incarnation else { return Ok(None) };
         let bitmap = layout::bitmap(version.id());
-        let resident = Resident::load(&**disk, &bitmap, version.head(), &incarnation);
+        let place = Place { disk: disk.clone(), path: bitmap.clone(), root: version.root(), incarnation };
+        let resident = Resident::load(place, version.head());
         let resident = resident.map_err(CacheError::disk("read", bitmap))?;
-        Ok(resident.map(|resident| Filling { path, resident }))
+        Ok(resident.map(|resident| Filling::new(path, resident, incarnation)))
     }
 
     /// Makes a tree, with what `plan` takes from another version. Blocks.
     pub(crate) fn create(version: &Version, plan: Plan) -> Result<Filling, CacheError> {
-        let (id, disk) = (version.id(), &*version.core().disk);
+        let (id, disk) = (version.id(), &version.core().disk);
+        let incarnation = new_incarnation().map_err(CacheError::disk("make", layout::tree(id)))?;
         let (path, bitmap, image) = (layout::tree(id), layout::bitmap(id), layout::image(&id.image));
         let failed = |doing, path: &PathBuf| CacheError::disk(doing, path.clone());
         let made = || -> Result<Resident, CacheError> {
@@ -57,24 +67,69 @@ impl Filling {
             }
             disk.remove(&path).map_err(failed("remove", &path))?;
             disk.make_tree(&path, version.tree()).map_err(failed("make the tree", &path))?;
-            let incarnation = new_incarnation().map_err(failed("make", &path))?;
             disk.set_xattr(&path, INCARNATION, &incarnation).map_err(failed("mark", &path))?;
-            marks::write(disk, version).map_err(failed("mark", &path))?;
+            marks::write(&**disk, version).map_err(failed("mark", &path))?;
             let layout = Layout::new(version.head());
             let bits = zero_blocks(version, &layout);
             plan.apply(version, &layout, &bits).map_err(failed("take blocks of another version into", &path))?;
             // It was written when it came, but a sync that failed since then may have forgotten it for good.
             version.core().keep_head(version.head());
             disk.sync(Barrier::Everything).map_err(failed("sync", &path))?;
-            Resident::create(disk, &bitmap, version.root(), &incarnation, layout, bits)
-                .map_err(failed("write", &bitmap))
+            let place = Place { disk: disk.clone(), path: bitmap.clone(), root: version.root(), incarnation };
+            Resident::create(place, layout, bits).map_err(failed("write", &bitmap))
         };
         let resident = made().inspect_err(|error| {
             if let CacheError::Disk { error, .. } = error {
                 version.core().health.failed(&format!("making the tree of {id}"), error);
             }
         })?;
-        Ok(Filling { path, resident })
+        Ok(Filling::new(path, resident, incarnation))
+    }
+
+    fn new(path: PathBuf, resident: Resident, incarnation: Incarnation) -> Filling {
+        Filling { path, resident, incarnation, generation: AtomicU64::new(0), remaking: Mutex::default() }
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Whether the tree in the store is the one that the bits are of. Blocks.
+    pub(crate) fn has_its_tree(&self, disk: &dyn Disk) -> io::Result<bool> {
+        match disk.xattr(&self.path, INCARNATION) {
+            Ok(value) => Ok(value.as_deref() == Some(&self.incarnation)),
+            Err(error) if is_gone(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the tree anew if somebody took it away, or put another in its place. Blocks.
+    ///
+    /// All bits go first, durably. Whatever is open of the old tree is of an earlier generation by then: nothing that
+    /// is written there is called durable.
+    pub(crate) fn see_to_tree(&self, version: &Version) -> io::Result<()> {
+        let disk = &*version.core().disk;
+        if self.has_its_tree(disk)? {
+            return Ok(());
+        }
+        let _turn = self.remaking.lock().expect("no panic under this lock");
+        if self.has_its_tree(disk)? {
+            return Ok(());
+        }
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        let held = self.resident.counts().0;
+        self.resident.clear_all()?;
+        version.unmark_zeros();
+        disk.remove(&self.path)?;
+        disk.make_tree(&self.path, version.tree())?;
+        marks::write(disk, version)?;
+        disk.sync(Barrier::Everything)?;
+        // Last: before this mark, a start finds a tree that is nobody's.
+        disk.set_xattr(&self.path, INCARNATION, &self.incarnation)?;
+        disk.sync(Barrier::Names(&self.path))?;
+        let what = format!("the tree of {} was deleted or replaced", version.id());
+        version.core().losses.note(version, None, held, &what);
+        Ok(())
     }
 }
 

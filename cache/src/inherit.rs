@@ -193,10 +193,19 @@ impl Same {
         if kept.is_empty() {
             return Ok(());
         }
+        // What somebody took away gives nothing.
+        if source.whole_backing().is_err() {
+            return Ok(());
+        }
         core.disk.reflink(&from, &to)?;
         drop(guard);
         let size = version.head().node(self.file).map_or(0, |node| node.size());
         let file = core.disk.open(&to, Missing::Fail)?;
+        if file.state()?.bytes != source.size() {
+            // It was cut short just now: what is missing would be taken for holes.
+            file.set_size(0)?;
+            return file.set_size(size);
+        }
         file.set_size(size)?;
         let mut next = 0;
         for block in kept.iter().copied().chain([block_count(size)]) {

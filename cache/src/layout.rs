@@ -15,6 +15,8 @@ pub(crate) const PROFILES: &str = "profiles";
 pub(crate) const SITE: &str = "site";
 /// Written and removed again to see whether there is room.
 pub(crate) const PROBE: &str = "room";
+/// Directories that somebody put in the place of files; a number follows.
+pub(crate) const FOUND: &str = "found.";
 pub(crate) const LOCK: &str = "lock";
 pub(crate) const FORMAT: &str = "format";
 /// All that is at the top of a store, but for the catalogue and what SQLite puts beside it. The audit log is the

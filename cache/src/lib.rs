@@ -25,6 +25,7 @@ mod inherit;
 mod layout;
 mod ledger;
 mod local;
+mod losses;
 mod prefetch;
 mod profiles;
 mod refresh;

@@ -12,7 +12,7 @@ mod disk;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,10 +38,20 @@ pub(crate) struct Resident {
     layout: Layout,
     readable: Bits,
     durable: Bits,
+    place: Place,
     /// The bitmap file. Locked for as long as its words change.
     file: Mutex<Arc<dyn DiskFile>>,
     /// Counts calls of `clear`, so that a sync that went on meanwhile is done again.
     clearings: AtomicU64,
+}
+
+/// Where a bitmap is on the disk, and whose it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) path: PathBuf,
+    pub(crate) root: Root,
+    pub(crate) incarnation: Incarnation,
 }
 
 /// A moment in the history of clearings.
@@ -81,48 +91,32 @@ impl Layout {
 
 impl Resident {
     /// Writes a new bitmap and makes it durable; the data that `bits` vouch for already are.
-    pub(crate) fn create(
-        disk: &dyn Disk,
-        path: &Path,
-        root: Root,
-        incarnation: &Incarnation,
-        layout: Layout,
-        bits: Bits,
-    ) -> io::Result<Resident> {
-        let file = disk.open(path, Missing::Create)?;
-        disk::write_new(&*file, root, incarnation, &bits)?;
-        if let Some(directory) = path.parent() {
-            disk.sync(Barrier::Names(directory))?;
-        }
-        Ok(Resident::from_durable(layout, bits, file))
+    pub(crate) fn create(place: Place, layout: Layout, bits: Bits) -> io::Result<Resident> {
+        let file = place.write(Missing::Create, &bits)?;
+        Ok(Resident::from_durable(place, layout, bits, file))
     }
 
     /// Reads a bitmap; `None` when it is not one of this root and incarnation.
-    pub(crate) fn load(
-        disk: &dyn Disk,
-        path: &Path,
-        head: &Head,
-        incarnation: &Incarnation,
-    ) -> io::Result<Option<Resident>> {
-        let file = match disk.open(path, Missing::Fail) {
+    pub(crate) fn load(place: Place, head: &Head) -> io::Result<Option<Resident>> {
+        let file = match place.disk.open(&place.path, Missing::Fail) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
         let layout = Layout::new(head);
-        let Some(bits) = disk::read(&*file, head.root(), incarnation, layout.words())? else { return Ok(None) };
+        let Some(bits) = disk::read(&*file, place.root, &place.incarnation, layout.words())? else { return Ok(None) };
         for node in head.files() {
             // A bit past a file's end vouches for nothing.
             let words = node.blocks().div_ceil(64) * 64;
             bits.clear(layout.bits(node.index(), node.blocks()..words));
         }
-        Ok(Some(Resident::from_durable(layout, bits, file)))
+        Ok(Some(Resident::from_durable(place, layout, bits, file)))
     }
 
-    fn from_durable(layout: Layout, durable: Bits, file: Arc<dyn DiskFile>) -> Resident {
+    fn from_durable(place: Place, layout: Layout, durable: Bits, file: Arc<dyn DiskFile>) -> Resident {
         let readable = Bits::zeros(durable.words());
         (0..durable.words()).for_each(|at| readable.or_word(at, durable.word(at)));
-        Resident { layout, readable, durable, file: Mutex::new(file), clearings: AtomicU64::new(0) }
+        Resident { layout, readable, durable, place, file: Mutex::new(file), clearings: AtomicU64::new(0) }
     }
 
     pub(crate) fn is_readable(&self, file: FileIndex, blocks: Range<u64>) -> bool {
@@ -164,10 +158,11 @@ impl Resident {
 
     /// Makes blocks durable whose data was synced after `since`. Blocks that were cleared are left out.
     pub(crate) fn commit(&self, blocks: &[(FileIndex, Vec<u64>)], since: Moment) -> io::Result<Committed> {
-        let file = self.file.lock().expect("no panic under this lock");
+        let mut file = self.file.lock().expect("no panic under this lock");
         if self.moment() != since {
             return Ok(Committed::Outdated);
         }
+        self.see_to(&mut file)?;
         let mut more: BTreeMap<usize, u64> = BTreeMap::new();
         for (index, blocks) in blocks {
             for block in blocks {
@@ -184,12 +179,43 @@ impl Resident {
 
     /// Forgets blocks, in memory and durably on disk. Only after this may their data be punched.
     pub(crate) fn clear(&self, index: FileIndex, blocks: Range<u64>) -> io::Result<()> {
-        let file = self.file.lock().expect("no panic under this lock");
+        self.clear_bits(self.layout.bits(index, blocks))
+    }
+
+    /// Forgets all blocks of all files in the same way.
+    pub(crate) fn clear_all(&self) -> io::Result<()> {
+        self.clear_bits(0..self.durable.words() as u64 * 64)
+    }
+
+    fn clear_bits(&self, bits: Range<u64>) -> io::Result<()> {
+        let mut file = self.file.lock().expect("no panic under this lock");
         self.clearings.fetch_add(1, Ordering::AcqRel);
-        let bits = self.layout.bits(index, blocks);
         self.readable.clear(bits.clone());
         self.durable.clear(bits.clone());
+        self.see_to(&mut file)?;
         let words = (bits.start / 64) as usize..bits.end.div_ceil(64) as usize;
         disk::write_words(&**file, &self.durable, &words.map(|word| (word, 0)).collect())
+    }
+
+    /// Writes the bitmap anew if somebody took it away or cut it short: bits in a file without a name are lost.
+    fn see_to(&self, file: &mut Arc<dyn DiskFile>) -> io::Result<()> {
+        let state = file.state()?;
+        if state.is_named && state.bytes == disk::file_bytes(self.durable.words()) {
+            return Ok(());
+        }
+        tracing::warn!(path = %self.place.path.display(), "a bitmap of the store was deleted or cut short: it is written anew");
+        *file = self.place.write(Missing::Replace, &self.durable)?;
+        Ok(())
+    }
+}
+
+impl Place {
+    fn write(&self, missing: Missing, bits: &Bits) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.disk.open(&self.path, missing)?;
+        disk::write_new(&*file, self.root, &self.incarnation, bits)?;
+        if let Some(directory) = self.path.parent() {
+            self.disk.sync(Barrier::Names(directory))?;
+        }
+        Ok(file)
     }
 }

@@ -4,6 +4,7 @@ mod boots;
 mod crash;
 mod damage;
 mod full;
+mod lost;
 mod master;
 mod model;
 mod orders;

@@ -13,7 +13,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use crate::CacheError;
 use crate::core::Core;
 use crate::disk::Wait;
-use crate::file::File;
+use crate::file::{File, is_lost};
 
 /// Blocks read in one go, one on a thread at a time: 1 MiB.
 const STRIDE_BLOCKS: u64 = 16;
@@ -60,6 +60,11 @@ impl Core {
         let (mut checked, mut bad) = (0, Vec::new());
         for node in version.head().files().filter(|node| node.size() > 0) {
             let file = version.file(node.index())?;
+            let path = version.tree().path(node.index()).display().to_string();
+            let looked = file.clone();
+            let lost = self.disk_read(move || looked.lost_blocks()).await?;
+            checked += lost.len() as u64;
+            bad.extend(lost.into_iter().map(|block| BadBlock { path: path.clone(), block }));
             for start in (0..file.blocks()).step_by(PAGE_BLOCKS as usize) {
                 let blocks = start..file.blocks().min(start + PAGE_BLOCKS);
                 let here = file.here_count(blocks.clone());
@@ -69,7 +74,6 @@ impl Core {
                 let hashes = file.patient_hashes(blocks.clone()).await?;
                 let wrong = self.verify_page(&file, blocks, &hashes).await?;
                 file.mend_for_passthrough(&wrong).await;
-                let path = version.tree().path(node.index()).display().to_string();
                 bad.extend(wrong.into_iter().map(|block| BadBlock { path: path.clone(), block }));
                 checked += here;
                 progress(VerifyProgress { done_bytes: (checked * BLOCK_BYTES).min(total_bytes), total_bytes });
@@ -103,9 +107,22 @@ impl Core {
 }
 
 impl File {
+    /// Those blocks that were called resident and whose file is lost; it is made anew. Blocks.
+    fn lost_blocks(self: &Arc<Self>) -> Vec<u64> {
+        let Err(error) = self.whole_backing() else { return Vec::new() };
+        if !is_lost(&error) {
+            return Vec::new();
+        }
+        let blocks = (0..self.blocks()).filter(|block| self.is_readable(*block..*block + 1)).collect();
+        tracing::error!(file = self.shown(), %error, "a file of the store is not what it was: it is forgotten");
+        self.remake(&error);
+        blocks
+    }
+
     /// Those blocks that are called resident and are not what their hashes say; they are forgotten. Blocks.
     fn wrong_blocks(self: &Arc<Self>, blocks: Range<u64>, hashes: &[Hash]) -> Vec<u64> {
-        if let Some(fd) = self.backing().ok().and_then(|backing| backing.fd()) {
+        let backing = self.backing().ok();
+        if let Some(fd) = backing.as_ref().and_then(|backing| backing.fd()) {
             // The disk is asked, not the page cache. Only advice: dirty pages stay, and were checked before.
             let (offset, len) =
                 ((blocks.start * BLOCK_BYTES) as i64, ((blocks.end - blocks.start) * BLOCK_BYTES) as i64);

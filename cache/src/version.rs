@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use icbd_image::{FileIndex, Head, Kind, Page, Root, Serial, VersionId, VersionRecord};
+use icbd_image::{BLOCK_BYTES, FileIndex, Head, Kind, Page, Root, Serial, VersionId, VersionRecord};
 
 use crate::CacheError;
 use crate::boot::Recorder;
@@ -158,6 +158,7 @@ impl Version {
         let filling = match found {
             Some(filling) => filling,
             None => {
+                self.note_lost();
                 let plan = crate::inherit::plan(self).await;
                 let version = self.clone();
                 self.core.blocking(move || Filling::create(&version, plan)).await??
@@ -168,6 +169,47 @@ impl Version {
         self.note_residency();
         self.core.versions.weigh(self);
         Ok(())
+    }
+
+    /// If something of it was held the last time, takes note that its tree or its bitmap is gone.
+    fn note_lost(&self) {
+        let held = self.core.held.lock().expect("no panic under this lock").get(&self.serial()).copied();
+        let blocks = held.map_or(0, |held| held.resident_bytes / BLOCK_BYTES);
+        if blocks > 0 {
+            let what =
+                format!("the tree of {}, or its bitmap, was deleted or replaced while icbd did not run", self.id);
+            self.core.losses.note(self, None, blocks, &what);
+        }
+    }
+
+    /// Sees that files with blocks are in the store still; makes anew those that somebody took away. How many.
+    /// An error is one that keeps blocks from being kept. Blocks.
+    pub(crate) fn see_to_files(self: &Arc<Self>, files: impl Iterator<Item = FileIndex>) -> Result<u64, CacheError> {
+        let Some(filling) = self.filling() else { return Ok(0) };
+        let failed = |error| CacheError::disk("make anew", filling.path.clone())(error);
+        let generation = filling.generation();
+        filling.see_to_tree(self).map_err(failed)?;
+        let mut lost = u64::from(filling.generation() != generation);
+        for index in files {
+            let blocks = self.head.node(index).map_or(0, |node| node.blocks());
+            let live = self.files.lock().expect("no panic under this lock").get(&index).and_then(Weak::upgrade);
+            if live.is_none() && filling.resident.readable_count(index, 0..blocks) == 0 {
+                continue;
+            }
+            let file = match live {
+                Some(file) => file,
+                None => self.file(index)?,
+            };
+            lost += u64::from(file.see_to_backing().map_err(CacheError::disk("make anew", self.path(index)))?);
+        }
+        Ok(lost)
+    }
+
+    /// After all bits were cleared: zero blocks are marked again when somebody comes by.
+    pub(crate) fn unmark_zeros(&self) {
+        let files: Vec<Arc<File>> =
+            self.files.lock().expect("no panic under this lock").values().filter_map(Weak::upgrade).collect();
+        files.iter().for_each(|file| file.unmark_zeros(&(0..file.blocks())));
     }
 
     /// Opens the tree if there is one; whether there is.

@@ -10,6 +10,7 @@ mod batch;
 mod gather;
 mod sync;
 
+use std::io;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -19,8 +20,8 @@ use std::time::{Duration, Instant};
 use icbd_image::{BLOCK_BYTES, PAGE_BLOCKS, VerifiedBlock};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::disk::Disk;
-use crate::file::File;
+use crate::disk::{Disk, DiskFile};
+use crate::file::{File, is_lost};
 use crate::health::{Health, PROBE_INTERVAL};
 use batch::Batch;
 use gather::Landed;
@@ -172,8 +173,7 @@ fn write_run(run: &[Landed], batch: &mut Batch, health: &Health) {
 fn try_write(file: &Arc<File>, blocks: Range<u64>, run: &[Landed], health: &Health) -> bool {
     let Some(filling) = file.version().filling() else { return false };
     let parts: Vec<&[u8]> = run.iter().map(|landed| &landed.block.bytes()[..]).collect();
-    let written = file.backing().and_then(|backing| {
-        let _guard = file.guard().read().expect("no panic under this lock");
+    let written = keep(file, |backing| {
         backing.write(blocks.start * BLOCK_BYTES, &parts)?;
         filling.resident.set_readable(file.index(), blocks.clone());
         Ok(())
@@ -185,6 +185,18 @@ fn try_write(file: &Arc<File>, blocks: Range<u64>, run: &[Landed], health: &Heal
     written.is_ok()
 }
 
+/// Has something kept in the backing file, under the residency guard; in a new one if somebody took it away.
+fn keep(file: &Arc<File>, keep: impl Fn(&dyn DiskFile) -> io::Result<()>) -> io::Result<()> {
+    let kept = || {
+        let _guard = file.guard().read().expect("no panic under this lock");
+        keep(&*file.whole_backing()?)
+    };
+    match kept() {
+        Err(error) if is_lost(&error) && file.remake(&error) => kept(),
+        result => result,
+    }
+}
+
 /// Calls zero blocks resident; whether that went well. What may have been in their place is punched: a
 /// block that was found spoilt leaves its bytes behind when it could not be punched then.
 fn mark_zeros(file: &Arc<File>, runs: &[Range<u64>], health: &Health) -> bool {
@@ -192,8 +204,7 @@ fn mark_zeros(file: &Arc<File>, runs: &[Range<u64>], health: &Health) -> bool {
         return false;
     }
     let Some(filling) = file.version().filling() else { return false };
-    let marked = file.backing().and_then(|backing| {
-        let _guard = file.guard().read().expect("no panic under this lock");
+    let marked = keep(file, |backing| {
         for run in runs {
             backing.punch(run.start * BLOCK_BYTES, (run.end - run.start) * BLOCK_BYTES)?;
             filling.resident.set_readable(file.index(), run.clone());

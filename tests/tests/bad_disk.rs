@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use icbd_tests::{CacheServer, CacheSettings, FileSystem, Lab, MIB, Master, Volume, fill, icbd, pattern};
+use icbd_tests::{CacheServer, CacheSettings, FileSystem, Lab, MIB, Master, Volume, fill, icbd, pattern, solid};
 
 const REFUSED: i32 = 4;
 const VERIFICATION: i32 = 7;
@@ -46,6 +46,47 @@ fn a_full_disk() -> Result<()> {
     ensure!(cache.daemon.log().to_lowercase().contains("full"), "the log does not say so:\n{}", cache.daemon.log());
     drop(file);
     cache.daemon.stop()
+}
+
+/// On every file system, whatever was read and not kept for lack of room is said by status and log, until there is room.
+///
+/// Blocks that had found room and became durable a moment later made the status say that all was well.
+#[test]
+fn a_full_disk_is_said_until_there_is_room() -> Result<()> {
+    for (file_system, bytes) in [(FileSystem::Ext4, 96), (FileSystem::Xfs, 320), (FileSystem::Btrfs, 256)] {
+        let lab = Lab::new()?;
+        let (tree, repo) = (lab.folder("tree")?, lab.path("repo"));
+        fs::write(tree.join("disk"), solid(1, 64 * MIB))?;
+        Master::publish_offline(&repo, "lab", &tree, &[])?;
+        let master = Master::start(&lab, &repo)?;
+        let volume = Volume::new(&lab, file_system, bytes * MIB)?;
+        let settings = CacheSettings { store: Some(volume.path().join("store")), ..Default::default() };
+        let cache = CacheServer::start_with(&lab, &[&master.url()], &settings)?;
+        ["full", "No space"].iter().for_each(|words| cache.daemon.allow_log(words));
+        let file = File::open(cache.path("lab/1/disk"))?;
+        let (some, rest) = (volume.path().join("some"), volume.path().join("rest"));
+        fill(&some, 9, 24 * MIB)?;
+        // It ends when there is no room.
+        let _ = fill(&rest, 10, bytes * MIB);
+        File::open(&rest)?.sync_all()?;
+        fs::remove_file(&some)?;
+        let content = solid(1, 64 * MIB);
+        for part in 0..4 {
+            let range = part * 16 * MIB..(part + 1) * 16 * MIB;
+            let mut bytes = vec![0; 16 * MIB as usize];
+            file.read_exact_at(&mut bytes, range.start)?;
+            ensure!(bytes == content[range.start as usize..range.end as usize], "{file_system:?}: wrong bytes");
+            let status = cache.wait_idle()?;
+            let resident = status["versions"][0]["resident_blocks"].as_u64();
+            let is_kept = resident >= Some(range.end / 65_536);
+            let is_full = status["store"]["state"] == "full";
+            ensure!(is_full || is_kept, "{file_system:?}, part {part}: {resident:?} blocks are kept, and {status}");
+        }
+        ensure!(cache.daemon.log().contains("the store is full"), "{file_system:?}: the log does not say so");
+        fs::remove_file(&rest)?;
+        cache.wait_status("there is room again", |status| status["store"]["state"] == "ok")?;
+    }
+    Ok(())
 }
 
 /// A store that a newer version made is left alone.

@@ -37,7 +37,7 @@ fn names(directory: &Path) -> Vec<String> {
 
 fn data_bytes(disk: &dyn Disk, root: icbd_image::Root) -> Option<u64> {
     let file = disk.open(&layout::head(root), Missing::Fail).ok()?;
-    let size = usize::try_from(file.size().ok()?).ok().filter(|size| *size <= Head::BYTES_MAX)?;
+    let size = usize::try_from(file.state().ok()?.bytes).ok().filter(|size| *size <= Head::BYTES_MAX)?;
     let mut bytes = vec![0; size];
     let read = file.read(0, &mut bytes, Wait::Yes).ok()?;
     bytes.truncate(read);

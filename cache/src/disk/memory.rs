@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use content::Content;
 
-use super::{Barrier, Disk, DiskFile, Missing, Space, Tree, Wait};
+use super::{Barrier, Disk, DiskFile, FileState, Missing, Space, Tree, Wait};
 
 /// The disk; clones are the same disk.
 #[derive(Debug, Clone)]
@@ -89,6 +89,22 @@ impl MemoryDisk {
             content.now[offset] ^= 1;
             content.durable = content.now.clone();
         }
+    }
+
+    /// Takes a file or a tree away behind everybody's back, for good.
+    pub(crate) fn lose(&self, path: &Path) {
+        let mut state = self.lock();
+        state.names.retain(|name, _| !name.starts_with(path));
+        state.durable_names.retain(|name, _| !name.starts_with(path));
+    }
+
+    /// Cuts a file short behind everybody's back, for good.
+    pub(crate) fn cut(&self, path: &Path, bytes: usize) {
+        let mut state = self.lock();
+        let node = state.names[path];
+        let content = state.content(node);
+        content.now.truncate(bytes);
+        content.durable = content.now.clone();
     }
 
     /// What the disk holds after a power cut; this one stays as it is.
@@ -196,10 +212,14 @@ impl Disk for MemoryDisk {
         if let Some(errno) = state.faults.opens {
             return Err(io::Error::from_raw_os_error(errno));
         }
+        if missing == Missing::Replace {
+            state.may_change()?;
+            state.names.remove(path);
+        }
         let node = match (state.node(path), missing) {
             (Ok(node), _) => node,
             (Err(error), Missing::Fail) => return Err(error),
-            (Err(_), Missing::Create) => {
+            (Err(_), Missing::Create | Missing::Replace) => {
                 state.may_change()?;
                 path.parent().into_iter().for_each(|parent| state.make_directories(parent));
                 state.add(path, Node::File(Content::default()))
@@ -345,8 +365,10 @@ impl DiskFile for MemoryFile {
         Ok(())
     }
 
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.disk.lock().content(self.node).now.len() as u64)
+    fn state(&self) -> io::Result<FileState> {
+        let mut state = self.disk.lock();
+        let is_named = state.names.values().any(|node| *node == self.node);
+        Ok(FileState { bytes: state.content(self.node).now.len() as u64, is_named })
     }
 
     fn set_size(&self, size: u64) -> io::Result<()> {

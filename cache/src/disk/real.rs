@@ -3,18 +3,18 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, OFlag, OpenHow, ResolveFlag, fallocate, openat2};
+use nix::fcntl::{FallocateFlags, OFlag, OpenHow, ResolveFlag, fallocate, openat2, renameat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::{fdatasync, fsync, syncfs};
+use nix::unistd::{UnlinkatFlags, fdatasync, fsync, syncfs, unlinkat};
 
 use super::direct::{Direct, Staging};
-use super::{Barrier, Disk, DiskFile, Missing, Space, Tree, Wait};
+use super::{Barrier, Disk, DiskFile, FileState, Missing, NotRegular, Space, Tree, Wait};
 
 /// A store's directory on a Linux file system.
 #[derive(Debug)]
@@ -66,6 +66,48 @@ impl RealDisk {
         above.reverse();
         above.into_iter().try_for_each(|path| self.make_directory(path))
     }
+
+    /// The same where something else may be in the place of one of them.
+    fn clear_way(&self, path: &Path) -> io::Result<()> {
+        let mut above: Vec<_> = path.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
+        above.reverse();
+        for path in above {
+            self.make_directory(path)?;
+            if self.directory(path).is_err_and(|error| super::is_gone(&error)) {
+                self.unlink(path)?;
+                self.make_directory(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a name away. What is in a directory is not ours to delete: it is moved aside. No such name is fine.
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+        let (parent, name) = (self.directory(parent)?, Path::new(name));
+        let unlinked = match unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir) {
+            Err(Errno::EISDIR) => match unlinkat(&parent, name, UnlinkatFlags::RemoveDir) {
+                Err(Errno::ENOTEMPTY | Errno::EEXIST) => return self.move_aside(&parent, path),
+                result => result,
+            },
+            result => result,
+        };
+        match unlinked {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl RealDisk {
+    fn move_aside(&self, parent: &OwnedFd, path: &Path) -> io::Result<()> {
+        let Some(name) = path.file_name() else { return Ok(()) };
+        let number = getrandom::u32().map_err(|error| io::Error::other(error.to_string()))?;
+        let aside = format!("{}{number:08x}", crate::layout::FOUND);
+        renameat(parent, Path::new(name), &self.directory, Path::new(&aside))?;
+        tracing::warn!(path = %path.display(), aside, "a directory was in the place of a file of the store: it is moved aside");
+        Ok(())
+    }
 }
 
 impl Disk for RealDisk {
@@ -73,13 +115,19 @@ impl Disk for RealDisk {
         let flags = match missing {
             Missing::Fail => OFlag::O_RDWR | OFlag::O_NOFOLLOW,
             Missing::Create => OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CREAT,
+            Missing::Replace => OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CREAT | OFlag::O_EXCL,
         };
-        if let (Missing::Create, Some(parent)) = (missing, path.parent()) {
-            self.make_directories(parent)?;
+        match (missing, path.parent()) {
+            (Missing::Create, Some(parent)) => self.make_directories(parent)?,
+            (Missing::Replace, Some(parent)) => {
+                self.clear_way(parent)?;
+                self.unlink(path)?;
+            }
+            _ => {}
         }
         let file = fs::File::from(self.beneath(&self.directory, path, flags)?);
         if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
+            return Err(io::Error::other(NotRegular));
         }
         Ok(Arc::new(RealFile { file, direct: Direct::new(self.staging.clone()) }))
     }
@@ -186,8 +234,9 @@ impl DiskFile for RealFile {
         Ok(fallocate(&self.file, flags, offset as i64, len as i64)?)
     }
 
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+    fn state(&self) -> io::Result<FileState> {
+        let metadata = self.file.metadata()?;
+        Ok(FileState { bytes: metadata.len(), is_named: metadata.nlink() > 0 })
     }
 
     fn set_size(&self, size: u64) -> io::Result<()> {

@@ -49,13 +49,15 @@ impl File {
     /// Everything is in the backing file.
     fn read_cached(&self, range: &Range<u64>, blocks: Range<u64>, out: &mut Vec<u8>) -> ReadNow {
         let len = (range.end - range.start) as usize;
-        if let Some(backing) = self.backing.get()
-            && let Ok(_guard) = self.guard.try_read()
+        if let Ok(_guard) = self.guard.try_read()
+            && let Some(backing) = self.backing_at_hand()
             && self.is_readable(blocks.clone())
         {
             // What was in it is overwritten: no need to make it zero first.
             out.resize(len, 0);
-            if backing.read(range.start, out, Wait::No).is_ok_and(|read| read == len) {
+            if backing.read(range.start, out, Wait::No).is_ok_and(|read| read == len)
+                && self.check_size(&*backing).is_ok()
+            {
                 return ReadNow::Done;
             }
         }
@@ -84,12 +86,11 @@ impl File {
             } else if self.is_zero(block) {
                 target.fill(0);
             } else if self.is_readable(block..block + 1) {
-                let (Some(backing), Ok(_guard)) = (self.backing.get(), self.guard.try_read()) else {
-                    return ReadNow::Cold;
-                };
+                let Ok(_guard) = self.guard.try_read() else { return ReadNow::Cold };
+                let Some(backing) = self.backing_at_hand() else { return ReadNow::Cold };
                 let whole = target.len();
                 let read = self.is_readable(block..block + 1).then(|| backing.read(part.start, target, Wait::No));
-                if !matches!(read, Some(Ok(read)) if read == whole) {
+                if !matches!(read, Some(Ok(read)) if read == whole) || self.check_size(&*backing).is_err() {
                     return ReadNow::Cold;
                 }
             } else {

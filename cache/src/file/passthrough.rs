@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::File;
+use super::{File, is_lost};
 use crate::disk::DiskFile;
 
 /// Files smaller than this gain nothing.
@@ -24,7 +24,14 @@ impl File {
         if self.size < BYTES_MIN || self.version.core().health.is_suspect() {
             return None;
         }
-        let backing = self.backing().ok()?.clone();
+        let backing = self.whole_backing();
+        if let Err(error) = &backing
+            && is_lost(error)
+        {
+            // What was complete is not; it is read through the daemon until it is again.
+            self.remake(error);
+        }
+        let backing = backing.ok()?;
         backing.fd()?;
         // Under the guard: who forgets blocks sees either this handle or clears them before the check.
         let _guard = self.guard.read().expect("no panic under this lock");
@@ -40,7 +47,7 @@ impl File {
     /// A guard for handles that an earlier daemon opened: whatever became of the file since, while they
     /// are open nothing of it may be punched.
     pub fn passthrough_again(self: &Arc<Self>) -> Option<Passthrough> {
-        let backing = self.backing().ok()?.clone();
+        let backing = self.backing().ok()?;
         backing.fd()?;
         let _guard = self.guard.read().expect("no panic under this lock");
         self.passthroughs.fetch_add(1, Ordering::AcqRel);

@@ -3,15 +3,14 @@
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use icbd_fetch::Urgency;
 use icbd_image::{BLOCK_BYTES, Hash};
 use tokio::sync::oneshot;
 
-use super::File;
 use super::now::{blocks_of, part_of};
+use super::{File, is_lost};
 use crate::CacheError;
 use crate::budget::RUN_BLOCKS_MAX;
 use crate::disk::{Wait, is_shortage};
@@ -179,19 +178,19 @@ impl File {
         if !self.is_readable(blocks.clone()) {
             return Err(Again::Changed);
         }
-        let read = self.backing().and_then(|backing| backing.read(range.start, &mut bytes, Wait::Yes));
+        let read = self.backing().and_then(|backing| {
+            let read = backing.read(range.start, &mut bytes, Wait::Yes)?;
+            self.check_size(&*backing).map(|()| read)
+        });
         drop(guard);
         match read {
             Ok(read) if read == bytes.len() => return Ok(bytes.into()),
             Ok(_) => self.damaged(blocks, &std::io::Error::other("its backing file is too short")),
+            // Where it cannot be made anew its blocks must not be called readable for ever.
+            Err(error) if is_lost(&error) && self.remake(&error) => {}
             Err(error) if is_shortage(&error) => return Err(Again::Lacking(Arc::new(error))),
             Err(error) => self.damaged(blocks, &error),
         }
         Err(Again::Changed)
-    }
-
-    /// Passthrough handles that are open.
-    pub(super) fn passthrough_count(&self) -> u32 {
-        self.passthroughs.load(Ordering::Acquire)
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use icbd_fetch::Urgency;
 use icbd_image::BLOCK_BYTES;
 
-use super::File;
+use super::{File, is_lost};
 use crate::CacheError;
 
 impl File {
@@ -33,6 +33,8 @@ impl File {
         core.spoilt.add(self.version.serial(), self.index, offset..offset + len);
         if self.passthrough_count() == 0
             && let Err(error) = self.backing().and_then(|backing| backing.punch(offset, len))
+            // Where there is no file nothing is to be punched.
+            && !is_lost(&error)
         {
             core.health.failed(&format!("punching {}", self.shown()), &error);
         }

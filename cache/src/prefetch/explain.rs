@@ -71,7 +71,9 @@ impl Orders {
             for leg in &mut entry.legs {
                 let version = self.core.version_once(leg.serial).await?;
                 version.prepare().await?;
-                leg.plan = Some(Arc::new(Plan::make(&entry.order.what, &version, &filler).await?));
+                let plan = Arc::new(Plan::make(&entry.order.what, &version, &filler).await?);
+                plan.see_to_files(&version).await?;
+                leg.plan = Some(plan);
             }
             Ok::<_, CacheError>(())
         };

@@ -93,6 +93,17 @@ impl Plan {
         }
     }
 
+    /// Makes anew what somebody took out of the store; how many files. An error is one that keeps blocks from being kept.
+    pub(crate) async fn see_to_files(self: &Arc<Self>, version: &Arc<Version>) -> Result<u64, CacheError> {
+        let (plan, of) = (self.clone(), version.clone());
+        let look = move || {
+            let mut last = None;
+            let files = plan.pieces(&of).map(|piece| piece.file);
+            of.see_to_files(files.filter(|file| last.replace(*file) != Some(*file)))
+        };
+        version.core().blocking(look).await?
+    }
+
     /// How much of it is here, in bytes of whole blocks.
     pub(crate) fn residency(&self, version: &Version) -> Residency {
         let Plan::Pieces { pieces, .. } = self else { return version.residency() };

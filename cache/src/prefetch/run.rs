@@ -241,6 +241,7 @@ impl Orders {
         // Before it is made: what is learned meanwhile is not in it.
         let learned = self.core.profiles.changes_so_far();
         let plan = Arc::new(Plan::make(&what, version, filler).await?);
+        plan.see_to_files(version).await?;
         if let Some(entry) = self.lock().get_mut(&task.id)
             && let Some(leg) = entry.legs.iter_mut().find(|leg| leg.serial == task.serial)
         {
@@ -264,11 +265,17 @@ impl Orders {
         self.line.begin(&self.core);
         // What another reader has under way is not waited for: another pass finds it, or has it fetched.
         let mut durable = None;
+        // What cannot be kept is not asked for.
+        plan.see_to_files(version).await?;
         loop {
             filler.fetch(version, plan.pieces(version)).await?;
             let held = plan.residency(version);
             if held.is_complete() {
-                return Ok(());
+                match plan.see_to_files(version).await? {
+                    0 => return Ok(()),
+                    _ => durable = None,
+                }
+                continue;
             }
             if let StoreState::Full { why } = self.core.health.state() {
                 return Err(CacheError::NotKept(format!("the store is full: {why}")));

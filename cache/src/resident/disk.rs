@@ -35,7 +35,7 @@ fn header(root: Root, incarnation: &Incarnation, words: usize) -> [u8; PAGE_BYTE
 /// Writes header and words and syncs them. Pages without a bit stay holes.
 pub(super) fn write_new(file: &dyn DiskFile, root: Root, incarnation: &Incarnation, bits: &Bits) -> io::Result<()> {
     file.set_size(0)?;
-    file.set_size((PAGE_BYTES + bits.words() * 8) as u64)?;
+    file.set_size(file_bytes(bits.words()))?;
     file.write(0, &[&header(root, incarnation, bits.words())])?;
     for page in 0..bits.words().div_ceil(PAGE_WORDS) {
         let bytes = page_bytes(bits, page, &BTreeMap::new());
@@ -53,7 +53,7 @@ pub(super) fn read(
     incarnation: &Incarnation,
     words: usize,
 ) -> io::Result<Option<Bits>> {
-    if file.size()? != (PAGE_BYTES + words * 8) as u64 {
+    if file.state()?.bytes != file_bytes(words) {
         return Ok(None);
     }
     let mut page = [0; PAGE_BYTES];
@@ -83,6 +83,11 @@ pub(super) fn write_words(file: &dyn DiskFile, bits: &Bits, more: &BTreeMap<usiz
         }
     }
     file.sync()
+}
+
+/// The size of a bitmap of so many words.
+pub(super) fn file_bytes(words: usize) -> u64 {
+    (PAGE_BYTES + words * 8) as u64
 }
 
 fn page_offset(page: usize) -> u64 {

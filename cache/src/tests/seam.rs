@@ -6,7 +6,7 @@ use std::path::Path;
 use icbd_image::{FileHashes, FileIndex, Hash, HeadBuilder, Metadata, PagesBuilder};
 
 use crate::disk::memory::MemoryDisk;
-use crate::disk::{Barrier, Disk, DiskFile, Missing, RealDisk, Tree, Wait};
+use crate::disk::{Barrier, Disk, DiskFile, FileState, Missing, RealDisk, Tree, Wait};
 
 fn hashes(blocks: u64) -> FileHashes {
     let mut builder = PagesBuilder::new(blocks * 65536).unwrap();
@@ -43,7 +43,7 @@ fn conforms(disk: &dyn Disk) {
     file.set_size(8192).unwrap();
     file.write(4096, &[&[1; 4096]]).unwrap();
     file.punch(4096, 4096).unwrap();
-    assert_eq!(file.size().unwrap(), 8192);
+    assert_eq!(file.state().unwrap(), FileState { bytes: 8192, is_named: true });
     assert_eq!(file.read(4096, &mut out, Wait::Yes).unwrap(), 10);
     assert_eq!(out, [0; 10]);
     long_writes_conform(&*file);
@@ -51,12 +51,16 @@ fn conforms(disk: &dyn Disk) {
     disk.sync(Barrier::Names(Path::new("x"))).unwrap();
     assert_eq!(disk.sync(Barrier::Names(Path::new("nowhere"))).unwrap_err().kind(), io::ErrorKind::NotFound);
 
+    let anew = disk.open(Path::new("x/y"), Missing::Replace).unwrap();
+    assert_eq!(anew.state().unwrap(), FileState { bytes: 0, is_named: true });
+    assert_eq!(file.state().unwrap(), FileState { bytes: 8192, is_named: false });
+
     let (tree, root) = (tree(), Path::new("filling/lab/1"));
     disk.make_tree(root, &tree).unwrap();
     let paths: Vec<_> = tree.files().map(|(index, size)| (root.join(tree.path(index)), size)).collect();
     assert_eq!(paths.len(), 3);
     for (path, size) in &paths {
-        assert_eq!(disk.open(path, Missing::Fail).unwrap().size().unwrap(), *size);
+        assert_eq!(disk.open(path, Missing::Fail).unwrap().state().unwrap().bytes, *size);
     }
     assert_eq!(disk.open(&root.join("link"), Missing::Fail).unwrap_err().kind(), io::ErrorKind::NotFound);
     assert_eq!(disk.xattr(root, "user.icbd.test").unwrap(), None);
@@ -121,4 +125,29 @@ fn the_real_disk_conforms_and_follows_no_symbolic_link() {
         assert!(disk.open(Path::new(path), Missing::Create).is_err(), "{path}");
     }
     assert!(!outside.path().join("new").exists());
+}
+
+/// A file is made anew whatever is in its place or above it, and nothing outside is touched; a directory with
+/// something in it is moved aside.
+#[test]
+fn a_file_is_made_in_the_place_of_anything() {
+    let (store, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let disk = RealDisk::open(store.path()).unwrap();
+    let kept = outside.path().join("kept");
+    std::fs::write(&kept, "k").unwrap();
+    let at = |name: &str| store.path().join(name);
+    std::fs::create_dir_all(at("a/empty")).unwrap();
+    std::fs::create_dir_all(at("a/full/x")).unwrap();
+    std::fs::write(at("a/file"), "f").unwrap();
+    std::os::unix::fs::symlink(&kept, at("a/link")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), at("way-out")).unwrap();
+    for name in ["a/empty", "a/full", "a/file", "a/link", "a/file/below", "way-out/kept", "none/at/all"] {
+        let made = disk.open(Path::new(name), Missing::Replace).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(made.state().unwrap(), FileState { bytes: 0, is_named: true }, "{name}");
+        assert!(std::fs::symlink_metadata(at(name)).unwrap().is_file(), "{name}");
+    }
+    let names = std::fs::read_dir(store.path()).unwrap().map(|entry| entry.unwrap().path());
+    let aside: Vec<_> = names.filter(|path| path.join("x").exists()).collect();
+    assert_eq!(aside.len(), 1, "what somebody put there is kept: {aside:?}");
+    assert_eq!(std::fs::read(&kept).unwrap(), b"k");
 }

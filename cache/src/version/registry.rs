@@ -160,7 +160,7 @@ impl Core {
     fn head_on_disk(&self, root: Root) -> Option<Head> {
         let path = layout::head(root);
         let file = self.disk.open(&path, Missing::Fail).ok()?;
-        let size = usize::try_from(file.size().ok()?).ok().filter(|size| *size <= Head::BYTES_MAX)?;
+        let size = usize::try_from(file.state().ok()?.bytes).ok().filter(|size| *size <= Head::BYTES_MAX)?;
         let mut bytes = vec![0; size];
         let read = file.read(0, &mut bytes, Wait::Yes).ok()?;
         bytes.truncate(read);

@@ -10,7 +10,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::batch::{Batch, Written};
 use crate::disk::{Barrier, Disk};
-use crate::file::File;
+use crate::file::{File, is_lost};
 use crate::health::Health;
 use crate::resident::{Committed, Moment};
 use crate::version::Version;
@@ -57,10 +57,9 @@ fn settle(batch: &Batch, disk: &dyn Disk, health: &Health) {
     }
     let mut well = batch.failed_syncs == health.failed_syncs();
     if well {
-        let synced = match batch.files.len() > FILES_MAX {
-            true => disk.sync(Barrier::Everything),
-            false => parts.values().try_for_each(Part::sync),
-        };
+        let is_large = batch.files.len() > FILES_MAX;
+        let synced = if is_large { disk.sync(Barrier::Everything) } else { Ok(()) };
+        let synced = synced.and_then(|()| parts.values().try_for_each(|part| part.sync(!is_large)));
         well = synced.inspect_err(|error| health.sync_failed(error)).is_ok();
     }
     for part in parts.values_mut() {
@@ -74,12 +73,18 @@ fn settle(batch: &Batch, disk: &dyn Disk, health: &Health) {
 }
 
 impl Part<'_> {
-    /// Syncs the data of its files, and the hash pages that came with them.
-    fn sync(&self) -> io::Result<()> {
+    /// Sees that its files are in the store still, for what is in a deleted one is forgotten here, too. If `each` is to
+    /// be synced, syncs their data and the hash pages that came with them.
+    fn sync(&self, each: bool) -> io::Result<()> {
         for written in &self.files {
-            written.file.backing()?.sync()?;
+            match written.file.whole_backing() {
+                Ok(backing) if each => backing.sync()?,
+                Ok(_) => {}
+                Err(error) if is_lost(&error) && written.file.remake(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
-        self.version.sync_pages()
+        if each { self.version.sync_pages() } else { Ok(()) }
     }
 
     /// Makes the blocks durable; whether that went well.
@@ -93,7 +98,7 @@ impl Part<'_> {
                 Ok(Committed::Outdated) => {
                     // A block may have been forgotten and written again since its data were synced.
                     self.since = filling.resident.moment();
-                    if let Err(error) = self.sync() {
+                    if let Err(error) = self.sync(true) {
                         health.sync_failed(&error);
                         return self.fail(health);
                     }
