@@ -10,4 +10,5 @@ mod profiles;
 mod reads;
 mod rig;
 mod seam;
+mod trust;
 mod zeros;
