@@ -1,7 +1,7 @@
 //! A cache: the store, opened, with its threads and tasks. What fs and daemon hold.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use icbd_fetch::Sources;
@@ -10,6 +10,7 @@ use icbd_image::{BootRun, NodeUuid, Profile, Root, Serial, Trust, VersionId, Ver
 use crate::catalogue::{self, marks};
 use crate::core::Core;
 use crate::disk::{Disk, RealDisk};
+use crate::local::Choices;
 use crate::prefetch::{Explanation, Order, OrderChange, OrderId, OrderStatus, Orders};
 use crate::profiles::Profiles;
 use crate::refresh::{Refresh, merge};
@@ -20,7 +21,7 @@ use crate::verify::{VerifyProgress, VerifyReport};
 use crate::version::Version;
 use crate::view::View;
 use crate::waiting::WaitingList;
-use crate::{CacheError, Settings};
+use crate::{CacheError, Settings, trust};
 
 /// How much is held, and what was fetched today, is noted in the catalogue so often, for the status after a restart.
 const NOTE_INTERVAL: Duration = Duration::from_secs(10);
@@ -30,7 +31,6 @@ const NOTE_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Cache {
     core: Arc<Core>,
     orders: Arc<Orders>,
-    trust: RwLock<Trust>,
     warnings: Mutex<Warnings>,
     refreshing: tokio::sync::Semaphore,
     node: NodeUuid,
@@ -76,16 +76,17 @@ impl Cache {
         let (store, of) = (settings.store.clone(), disk.clone());
         let loaded = tokio::task::spawn_blocking(move || {
             let (catalogue, warning) = catalogue::open(&store, &*of)?;
-            let (view, held) = (catalogue.view()?, catalogue.held()?);
+            let (known, held) = (catalogue.known()?, catalogue.held()?);
             let (orders, rates) = (catalogue.orders()?, catalogue.rates()?);
             let (ledger, profiles) = (catalogue.ledger()?, Profiles::open(&store)?);
             let node = catalogue.node(fresh_node(&store)?)?;
-            Ok::<_, CacheError>((catalogue, warning, view, held, orders, rates, ledger, profiles, node))
+            Ok::<_, CacheError>((catalogue, warning, known, held, orders, rates, ledger, profiles, node))
         });
-        let (catalogue, warning, view, held, orders, rates, ledger, profiles, node) =
+        let (catalogue, warning, (known, choices), held, orders, rates, ledger, profiles, node) =
             loaded.await.map_err(|_| CacheError::Closed)??;
-        let core = Arc::new(Core::new(settings, sources, disk, catalogue, profiles)?);
-        *core.view.write().expect("no panic under this lock") = Arc::new(view);
+        let core = Arc::new(Core::new(settings, sources, disk, catalogue, profiles, trust)?);
+        let shows = core.clone();
+        core.blocking(move || shows.show(known, choices)).await?;
         *core.held.lock().expect("no panic under this lock") = held;
         core.ledger.resume(ledger);
         let orders = Arc::new(Orders::new(core.clone(), orders, rates));
@@ -96,7 +97,7 @@ impl Cache {
         drop(core.spawn(core.clone().keep_exchanging()));
         let warnings = Mutex::new(Warnings { start: warning.into_iter().collect(), refresh: Vec::new() });
         let refreshing = tokio::sync::Semaphore::new(1);
-        Ok(Arc::new(Cache { core, orders, trust: RwLock::new(trust), warnings, refreshing, node, _lock: lock }))
+        Ok(Arc::new(Cache { core, orders, warnings, refreshing, node, _lock: lock }))
     }
 
     /// The images and versions to show; the same until a refresh changes something.
@@ -113,7 +114,8 @@ impl Cache {
     /// fetched whole.
     pub fn needed(&self) -> Vec<Serial> {
         let view = self.view();
-        let chosen = view.choices().iter().filter_map(|(image, choice)| view.image(image)?.version(choice.number));
+        let chosen =
+            view.choices().iter().filter_map(|(image, choice)| view.known_image(image)?.version(choice.number));
         let chosen: Vec<Serial> = chosen.map(VersionRecord::serial).collect();
         chosen.into_iter().chain(self.orders.filling()).collect()
     }
@@ -135,7 +137,7 @@ impl Cache {
         };
         let shown = self.core.view();
         let view = Arc::new(shown.listed());
-        let (trust, known) = (self.trust.read().expect("no panic under this lock").clone(), view.clone());
+        let (trust, known) = (self.core.trust.lock().expect("no panic under this lock").clone(), view.clone());
         // Signatures of thousands of versions are checked here the first time.
         let merged = self.core.blocking(move || merge(&known, listed.listing, &listed.source, &trust)).await?;
         let merged = match merged {
@@ -164,15 +166,17 @@ impl Cache {
                     Ok::<_, CacheError>(())
                 })
                 .await??;
-            self.show((*new).clone().choosing(shown.choices().clone()));
+            self.show((*new).clone(), shown.choices().clone()).await?;
         }
         Ok(merged.refresh)
     }
 
-    /// Shows a view from now on. For who holds the turn.
-    pub(crate) fn show(&self, view: View) {
-        *self.core.view.write().expect("no panic under this lock") = Arc::new(view);
+    /// Shows from now on what is known, as far as it is trusted. For who holds the turn.
+    pub(crate) async fn show(&self, known: View, choices: Choices) -> Result<(), CacheError> {
+        let core = self.core.clone();
+        self.core.blocking(move || core.show(known, choices)).await?;
         self.orders.changed();
+        Ok(())
     }
 
     /// The turn to change what is shown: each change builds on the one before.
@@ -200,6 +204,7 @@ impl Cache {
         let warnings = self.lock_warnings();
         let mut all: Vec<String> = warnings.start.iter().chain(&warnings.refresh).cloned().collect();
         drop(warnings);
+        all.extend(trust::warnings(&self.core.view()));
         all.extend(self.core.versions.unusable());
         all.extend(self.orders.warnings());
         all.extend(self.core.losses.shown(&self.core));
@@ -262,7 +267,6 @@ impl Cache {
         self.orders.explain(order).await
     }
 
-    #[cfg(test)]
     pub(crate) fn orders(&self) -> &Orders {
         &self.orders
     }
@@ -307,12 +311,6 @@ impl Cache {
     pub async fn import_profile(&self, profile: Profile) -> Result<bool, CacheError> {
         let core = self.core.clone();
         self.core.blocking(move || core.profiles.import(&profile)).await?
-    }
-
-    /// Believes other signatures from now on. What is shown already stays; the next refresh looks at all else anew.
-    pub fn set_trust(&self, trust: Trust) {
-        *self.trust.write().expect("no panic under this lock") = trust;
-        self.core.sources.forget_listing();
     }
 
     /// Has reads wait for a source up to `wait` from now on, those that wait already included.

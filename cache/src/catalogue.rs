@@ -19,6 +19,7 @@ use icbd_image::{ImageRecord, NodeUuid, RepositoryId, Serial};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::CacheError;
+use crate::local::Choices;
 use crate::version::Residency;
 use crate::view::View;
 pub(crate) use open::open;
@@ -28,13 +29,13 @@ pub(crate) use open::open;
 pub(crate) struct Catalogue(Mutex<Connection>);
 
 impl Catalogue {
-    /// What was known at the last refresh.
-    pub(crate) fn view(&self) -> Result<View, CacheError> {
+    /// What was known at the last refresh, and what was chosen here.
+    pub(crate) fn known(&self) -> Result<(View, Choices), CacheError> {
         let db = self.lock();
         let repository: Option<[u8; 16]> =
             db.query_row("SELECT id FROM repository", [], |row| row.get(0)).optional()?;
         let listed = View::new(repository.map(RepositoryId::from_bytes), rows::images(&db)?);
-        Ok(listed.choosing(choices::read(&db)?))
+        Ok((listed, choices::read(&db)?))
     }
 
     /// Remembers a repository and its images, all at once or not at all.

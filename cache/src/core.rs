@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use icbd_fetch::{Sources, Urgency};
-use icbd_image::{FileIndex, Page, Serial};
+use icbd_image::{FileIndex, Page, Serial, Trust};
 use moka::policy::EvictionPolicy;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -42,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) sources: Arc<Sources>,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) catalogue: Catalogue,
+    /// Whose signatures are believed. Locked before `view`, and while what is shown is judged by it.
+    pub(crate) trust: Mutex<Trust>,
     pub(crate) view: RwLock<Arc<View>>,
     pub(crate) versions: Versions,
     files: moka::sync::Cache<(Serial, FileIndex), Arc<File>>,
@@ -79,6 +81,7 @@ impl Core {
         disk: Arc<dyn Disk>,
         catalogue: Catalogue,
         profiles: Profiles,
+        trust: Trust,
     ) -> Result<Core, CacheError> {
         let health = Arc::new(Health::new());
         let writeback = Writeback::start(disk.clone(), health.clone());
@@ -104,6 +107,7 @@ impl Core {
             sources,
             disk,
             catalogue,
+            trust: Mutex::new(trust),
             view: RwLock::default(),
             waiting: WaitingList::default(),
             spoilt: SpoiltList::default(),

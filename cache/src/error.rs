@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use icbd_fetch::FetchError;
-use icbd_image::{FileIndex, HeadError, ImageName, Serial, VersionId};
+use icbd_image::{FileIndex, HeadError, ImageName, Serial, StatementError, VersionId};
 
 /// Why the cache could not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -35,6 +35,9 @@ pub enum CacheError {
     UnknownSerial(Serial),
     #[error("there is no version {0} here; `icbd image list` shows those that are")]
     UnknownVersion(VersionId),
+    /// It is withheld, whatever is held of it.
+    #[error("{version} is withheld: {why}")]
+    Untrusted { version: VersionId, why: StatementError },
     #[error("{version} has no regular file with the index {file}")]
     NotAFile { version: VersionId, file: FileIndex },
     /// What an administrator wanted makes no sense as things stand.
@@ -83,6 +86,7 @@ impl CacheError {
             | CacheError::NotAStore { .. }
             | CacheError::UnknownSerial(_)
             | CacheError::UnknownVersion(_)
+            | CacheError::Untrusted { .. }
             | CacheError::NotAFile { .. }
             | CacheError::UnknownImage(_)
             | CacheError::NoSuchFile { .. }

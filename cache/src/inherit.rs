@@ -41,7 +41,8 @@ struct Same {
 /// The version of the same image that holds the most, if any holds something.
 pub(crate) async fn choose_base(version: &Arc<Version>) -> Option<Arc<Version>> {
     let (core, view) = (version.core(), version.core().view());
-    let image = view.image(&version.id().image)?;
+    // Also one that is withheld: what is taken is compared with the new version's own hashes.
+    let image = view.known_image(&version.id().image)?;
     let mut candidates: Vec<_> = {
         let held = core.held.lock().expect("no panic under this lock");
         let others = image.versions.iter().filter(|other| other.serial() != version.serial());
@@ -77,7 +78,7 @@ pub(crate) fn is_hopeful(version: &Version) -> bool {
     let view = version.core().view();
     let held = version.core().held.lock().expect("no panic under this lock");
     let holds = |serial| held.get(&serial).is_some_and(|held| held.resident_bytes > 0);
-    let image = view.image(&version.id().image);
+    let image = view.known_image(&version.id().image);
     image.is_some_and(|image| {
         let mut others = image.versions.iter().map(VersionRecord::serial).filter(|other| *other != version.serial());
         others.any(holds)

@@ -38,6 +38,7 @@ mod status;
 mod store;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod verify;
 mod version;
 mod view;

@@ -9,7 +9,6 @@ use std::time::SystemTime;
 use icbd_image::{ImageName, Timestamp, VersionId, VersionNumber};
 
 use crate::cache::Cache;
-use crate::view::View;
 use crate::{CacheError, status};
 
 /// What was chosen here for one image.
@@ -51,9 +50,7 @@ impl Cache {
             )));
         };
         let version = VersionId { image: image.clone(), number };
-        if record.version(number).is_none() {
-            return Err(CacheError::UnknownVersion(version));
-        }
+        view.usable(&version)?;
         if record.deployed == Some(number) {
             return Err(CacheError::Refused(format!("{version} is what {image} means here already")));
         }
@@ -62,7 +59,7 @@ impl Cache {
         choices.insert(image.clone(), choice.clone());
         let (core, kept) = (self.core().clone(), (image.clone(), choice));
         self.core().blocking(move || core.catalogue.put_choice(&kept.0, &kept.1)).await??;
-        self.show(view.listed().choosing(choices));
+        self.show(view.listed(), choices).await?;
         self.local_rollback(image).ok_or(CacheError::Closed)
     }
 
@@ -77,31 +74,12 @@ impl Cache {
         choices.remove(image);
         let (core, gone) = (self.core().clone(), image.clone());
         self.core().blocking(move || core.catalogue.remove_choice(&gone)).await??;
-        self.show(view.listed().choosing(choices));
+        self.show(view.listed(), choices).await?;
         Ok(cleared)
     }
 
     /// The local rollback of an image, if there is one.
     pub fn local_rollback(&self, image: &ImageName) -> Option<LocalRollback> {
         status::local_rollbacks(&self.view()).into_iter().find(|local| local.version.image == *image)
-    }
-}
-
-impl View {
-    /// The same, with the bare names of some images meaning what was chosen here.
-    pub(crate) fn choosing(mut self, choices: Choices) -> View {
-        for (name, choice) in &choices {
-            let Some(image) = self.image_mut(name) else { continue };
-            // Nothing to show of it; it goes on when there is.
-            if image.version(choice.number).is_none() {
-                continue;
-            }
-            let listed = (image.deployed, image.changed);
-            // The time of the link to it.
-            (image.deployed, image.changed) = (Some(choice.number), image.changed.max(choice.since));
-            self.note_listed(name, listed);
-        }
-        self.set_choices(choices);
-        self
     }
 }

@@ -88,8 +88,7 @@ impl Orders {
             None => drop(view.image(&order.of.image).ok_or_else(|| CacheError::UnknownImage(order.of.image.clone()))?),
             Some(number) => {
                 let version = icbd_image::VersionId { image: order.of.image.clone(), number };
-                let record = view.version(&version).ok_or(CacheError::UnknownVersion(version))?;
-                self.core.versions.check_usable(record.serial())?;
+                self.core.versions.check_usable(view.usable(&version)?.serial())?;
             }
         }
         let same = |(id, entry): (&OrderId, &Entry)| (entry.order == order && !entry.state.is_ended()).then_some(*id);

@@ -12,4 +12,5 @@ mod profiles;
 mod reads;
 mod rig;
 mod seam;
+mod trust;
 mod zeros;

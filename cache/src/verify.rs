@@ -52,8 +52,7 @@ impl Core {
     ) -> Result<VerifyReport, CacheError> {
         let started = Instant::now();
         let view = self.view();
-        let record = view.version(id).ok_or_else(|| CacheError::UnknownVersion(id.clone()))?;
-        let version = self.version(record.serial()).await?;
+        let version = self.version(view.usable(id)?.serial()).await?;
         version.prepare().await?;
         self.writeback.flush().await;
         let total_bytes = version.residency().resident_bytes;

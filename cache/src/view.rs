@@ -1,29 +1,41 @@
 //! The images and versions that a cache shows: an immutable snapshot, swapped whole.
+//!
+//! What is *known* is what the master lists and the catalogue keeps; what is *shown* is that without the versions
+//! whose signatures are not believed now ([`crate::trust`]), and with the bare names that were chosen here. A
+//! withheld version is found by nobody who looks for its name; its serial keeps its meaning, for those who have its
+//! files open.
 
-use std::collections::{BTreeMap, HashMap};
+mod show;
 
-use icbd_image::{
-    ImageName, ImageRecord, RepositoryId, Root, Serial, Timestamp, VersionId, VersionNumber, VersionRecord,
-};
+use std::collections::HashMap;
+use std::sync::Arc;
 
+use icbd_image::{ImageName, ImageRecord, RepositoryId, Root, Serial, VersionId, VersionNumber, VersionRecord};
+
+use crate::CacheError;
 use crate::local::Choices;
+use crate::trust::Withheld;
 
 /// What the mount shows at one moment. Images are sorted by name, versions by number.
 #[derive(Debug, Clone, Default)]
 pub struct View {
     repository: Option<RepositoryId>,
-    images: Vec<ImageRecord>,
-    places: HashMap<Serial, Place>,
+    /// All that is known, as the master lists it.
+    known: Arc<Vec<ImageRecord>>,
+    /// What is shown of it; the same images in the same places.
+    images: Arc<Vec<ImageRecord>>,
+    /// Places in `known`.
+    places: Arc<HashMap<Serial, Place>>,
     /// What administrators of this cache chose.
     choices: Choices,
-    /// Of images for which something was chosen: what the master deploys, and when it last changed anything.
-    listed: BTreeMap<ImageName, (Option<VersionNumber>, Timestamp)>,
+    withheld: Withheld,
 }
 
 /// What a serial stands for.
 #[derive(Debug, Clone, Copy)]
 pub enum Object<'a> {
     Image(&'a ImageRecord),
+    /// Also of a version that is withheld.
     Version(&'a ImageRecord, &'a VersionRecord),
 }
 
@@ -35,7 +47,7 @@ struct Place {
 }
 
 impl View {
-    /// A view of images that are sorted, and whose serials are each there once.
+    /// A view of all of these: images that are sorted, and whose serials are each there once.
     pub(crate) fn new(repository: Option<RepositoryId>, images: Vec<ImageRecord>) -> View {
         let mut places = HashMap::new();
         for (i, image) in (0..).zip(&images) {
@@ -44,43 +56,27 @@ impl View {
                 places.insert(version.serial(), Place { image: i, version: Some(v) });
             }
         }
-        View { repository, images, places, ..View::default() }
+        let known = Arc::new(images);
+        View { repository, images: known.clone(), known, places: Arc::new(places), ..View::default() }
     }
 
-    /// The same as its master lists it, without what was chosen here.
+    /// All that is known as the master lists it, without what was chosen here and whatever is believed.
     pub(crate) fn listed(&self) -> View {
-        let mut view = View { choices: Choices::new(), listed: BTreeMap::new(), ..self.clone() };
-        for (name, (deployed, changed)) in &self.listed {
-            if let Some(image) = view.image_mut(name) {
-                (image.deployed, image.changed) = (*deployed, *changed);
-            }
-        }
-        view
+        let (choices, withheld) = Default::default();
+        View { images: self.known.clone(), choices, withheld, ..self.clone() }
     }
 
     pub(crate) fn choices(&self) -> &Choices {
         &self.choices
     }
 
+    pub(crate) fn withheld(&self) -> &Withheld {
+        &self.withheld
+    }
+
     /// What the master deploys of an image, whatever is shown.
     pub fn deployed_by_master(&self, image: &ImageName) -> Option<VersionNumber> {
-        match self.listed.get(image) {
-            Some((deployed, _)) => *deployed,
-            None => self.image(image)?.deployed,
-        }
-    }
-
-    pub(crate) fn set_choices(&mut self, choices: Choices) {
-        self.choices = choices;
-    }
-
-    pub(crate) fn note_listed(&mut self, image: &ImageName, listed: (Option<VersionNumber>, Timestamp)) {
-        self.listed.insert(image.clone(), listed);
-    }
-
-    pub(crate) fn image_mut(&mut self, name: &ImageName) -> Option<&mut ImageRecord> {
-        let at = self.images.binary_search_by(|image| image.name.cmp(name)).ok()?;
-        Some(&mut self.images[at])
+        self.known_image(image)?.deployed
     }
 
     /// The repository these images are of; `None` while no master was ever heard.
@@ -93,11 +89,28 @@ impl View {
     }
 
     pub fn image(&self, name: &ImageName) -> Option<&ImageRecord> {
-        self.images.binary_search_by(|image| image.name.cmp(name)).ok().map(|at| &self.images[at])
+        find(&self.images, name).map(|at| &self.images[at])
+    }
+
+    /// An image with all its versions, also those that are withheld.
+    pub(crate) fn known_image(&self, name: &ImageName) -> Option<&ImageRecord> {
+        find(&self.known, name).map(|at| &self.known[at])
     }
 
     pub fn version(&self, id: &VersionId) -> Option<&VersionRecord> {
         self.image(&id.image)?.version(id.number)
+    }
+
+    /// A version that may be used; an error that says why not.
+    pub fn usable(&self, id: &VersionId) -> Result<&VersionRecord, CacheError> {
+        if let Some(record) = self.version(id) {
+            return Ok(record);
+        }
+        let known = self.known_image(&id.image).and_then(|image| image.version(id.number));
+        Err(match known.and_then(|known| self.withheld.get(&known.serial())) {
+            Some(why) => CacheError::Untrusted { version: id.clone(), why: why.clone() },
+            None => CacheError::UnknownVersion(id.clone()),
+        })
     }
 
     /// What the serial stands for.
@@ -106,7 +119,10 @@ impl View {
         let image = self.images.get(place.image as usize)?;
         match place.version {
             None => Some(Object::Image(image)),
-            Some(version) => Some(Object::Version(image, image.versions.get(version as usize)?)),
+            Some(version) => {
+                let known = self.known.get(place.image as usize)?;
+                Some(Object::Version(image, known.versions.get(version as usize)?))
+            }
         }
     }
 
@@ -114,4 +130,8 @@ impl View {
     pub fn with_root(&self, root: Root) -> Option<&VersionRecord> {
         self.images.iter().flat_map(|image| &image.versions).find(|version| version.root() == root)
     }
+}
+
+fn find(images: &[ImageRecord], name: &ImageName) -> Option<usize> {
+    images.binary_search_by(|image| image.name.cmp(name)).ok()
 }

@@ -50,7 +50,9 @@ impl Refusal {
 impl From<&CacheError> for Refusal {
     fn from(error: &CacheError) -> Refusal {
         match error {
-            CacheError::UnknownSerial(_) | CacheError::UnknownVersion(_) => Refusal::Stale,
+            CacheError::UnknownSerial(_) | CacheError::UnknownVersion(_) | CacheError::Untrusted { .. } => {
+                Refusal::Stale
+            }
             CacheError::NotAFile { .. } => Refusal::Invalid,
             CacheError::InUse { .. }
             | CacheError::NewerStore { .. }

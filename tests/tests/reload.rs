@@ -22,6 +22,8 @@ fn a_cache_takes_over_its_configuration() -> Result<()> {
     let trust = format!("[trust]\nkeys = [\"{}/*.pub\"]\n", keys.display());
     let settings = CacheSettings { config: trust.clone(), ..Default::default() };
     let cache = CacheServer::start_with(&lab, &[&master.url()], &settings)?;
+    let open = |version: &str| File::open(cache.path(format!("lab/{version}/disk")));
+    let unsigned = wait_for("the unsigned version", || Ok(open("1").ok()))?;
     ["sign", "configuration is not right", "offline", "unreachable", "disk", "waits"]
         .iter()
         .for_each(|words| cache.daemon.allow_log(words));
@@ -58,7 +60,9 @@ fn a_cache_takes_over_its_configuration() -> Result<()> {
     cache.set_config(&format!("{changed}[log]\nlevel = \"debug\"\n"))?;
     kill(cache.daemon.pid(), Signal::SIGHUP)?;
     wait_for("the log to say so", || Ok(cache.daemon.log().contains("configuration read anew").then_some(())))?;
-    let file = File::open(cache.path("lab/1/disk"))?;
+    // Who had the unsigned one open reads on.
+    unsigned.read_exact_at(&mut [0; 10], 0)?;
+    let file = open("2")?;
     file.read_exact_at(&mut [0; 10], 0)?;
     wait_for("the log to tell more", || Ok(cache.daemon.log().contains(" DEBUG ").then_some(())))?;
     ensure!(cache.daemon.worker()? == worker, "the daemon was restarted");

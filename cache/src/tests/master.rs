@@ -52,7 +52,7 @@ async fn a_foreign_emptied_or_altered_master_takes_nothing_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unsigned_versions_are_not_shown_where_signatures_are_required() {
+async fn an_unsigned_version_is_not_taken_up_where_signatures_are_required() {
     let rig = Rig::new(MemoryDisk::new(1)).await;
     rig.publish(&[("a", content(&[1]))]).await;
     let (known, key) = (rig.cache.view(), SecretKey::from_random([1; 32], ""));
@@ -60,7 +60,7 @@ async fn unsigned_versions_are_not_shown_where_signatures_are_required() {
     let mut listing = rig.master.current_listing();
     let trust = Trust { keys: vec![key.public()], require: true };
     let merged = merge(&known, listing.clone(), "master", &trust).unwrap();
-    // The one that was shown before signatures were required stays.
+    // One that is known stays known; whether it is shown is judged apart from listings.
     assert_eq!((merged.images[0].versions.len(), merged.refresh.warnings.len()), (1, 1));
     assert!(merged.refresh.warnings[0].contains("not signed by a trusted key"));
     let version = &mut listing.images[0].versions[1];

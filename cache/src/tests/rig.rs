@@ -24,6 +24,8 @@ pub(super) struct Rig {
     pub(super) disk: MemoryDisk,
     pub(super) cache: Arc<Cache>,
     pub(super) settings: Settings,
+    /// Of the next start.
+    pub(super) trust: Trust,
     _store: tempfile::TempDir,
 }
 
@@ -42,8 +44,8 @@ impl Rig {
         let time_outs =
             TimeOuts { first_byte: Duration::from_millis(50), stall: Duration::from_millis(50), ..TimeOuts::default() };
         let line = Arc::new(FaultySource::with_time_outs(master.clone(), time_outs));
-        let cache = open(&disk, &line, &settings).await.unwrap();
-        Rig { master, line, disk, cache, settings, _store: store }
+        let cache = open(&disk, &line, &settings, Trust::default()).await.unwrap();
+        Rig { master, line, disk, cache, settings, trust: Trust::default(), _store: store }
     }
 
     /// Ends the cache as a kill would, and opens another one on `disk`.
@@ -52,11 +54,11 @@ impl Rig {
         let old = self.cache.clone();
         let placeholder = tempfile::tempdir().unwrap();
         let settings = Settings { store: placeholder.path().to_owned(), ..self.settings.clone() };
-        self.cache = open(&MemoryDisk::new(0), &self.line, &settings).await.unwrap();
+        self.cache = open(&MemoryDisk::new(0), &self.line, &settings, Trust::default()).await.unwrap();
         assert_eq!(Arc::strong_count(&old), 1, "somebody else holds the cache");
         drop(old);
         self.disk = disk;
-        self.cache = open(&self.disk, &self.line, &self.settings).await.unwrap();
+        self.cache = open(&self.disk, &self.line, &self.settings, self.trust.clone()).await.unwrap();
     }
 
     pub(super) fn offline(&self) {
@@ -113,7 +115,12 @@ impl Rig {
     }
 }
 
-async fn open(disk: &MemoryDisk, line: &Arc<FaultySource>, settings: &Settings) -> Result<Arc<Cache>, CacheError> {
+async fn open(
+    disk: &MemoryDisk,
+    line: &Arc<FaultySource>,
+    settings: &Settings,
+    trust: Trust,
+) -> Result<Arc<Cache>, CacheError> {
     let quick = icbd_fetch::Settings {
         back_off_min: Duration::from_millis(1),
         back_off_max: Duration::from_millis(2),
@@ -124,7 +131,7 @@ async fn open(disk: &MemoryDisk, line: &Arc<FaultySource>, settings: &Settings) 
     };
     let sources = Arc::new(Sources::new(vec![line.clone()], quick));
     let lock = store::open(&settings.store)?;
-    Cache::open_on(Arc::new(disk.clone()), lock, settings.clone(), sources, Trust::default()).await
+    Cache::open_on(Arc::new(disk.clone()), lock, settings.clone(), sources, trust).await
 }
 
 /// `blocks` blocks of noise, the last one short; the same for the same seed. Seed 0 of a block is zeros.

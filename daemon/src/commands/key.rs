@@ -103,7 +103,9 @@ fn trust_key(settings: &Settings, file: &Path) -> Result<()> {
     let done = write_new(&path, 0o644, &key.to_string());
     record(folder, &format!("key trust {} {}", key.id(), key.comment()), &done)?;
     done?;
-    settings.talk().say("daemons read it when they start: restart those that shall believe it (`systemctl restart icbd-cache icbd-master`)");
+    settings
+        .talk()
+        .say("daemons that run believe it once they read their configuration again: `icbd config reload` on each");
     settings.talk().result(&KeyReport::new(&key, &path), |report| report.fingerprint.clone())
 }
 
@@ -121,9 +123,9 @@ fn revoke(settings: &Settings, fingerprint: &str) -> Result<()> {
         record(path.parent().unwrap_or(Path::new(".")), &format!("key revoke {fingerprint}"), &done)?;
         done?;
     }
-    settings
-        .talk()
-        .say("daemons that run go on believing it: restart them now (`systemctl restart icbd-cache icbd-master`)");
+    settings.talk().say(
+        "daemons that run go on believing it until they read their configuration again: run `icbd config reload` on each now",
+    );
     Ok(())
 }
 

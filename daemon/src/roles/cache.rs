@@ -77,7 +77,7 @@ impl From<CacheError> for Failure {
             CacheError::Unavailable { .. } | CacheError::Fetch(_) => Exit::Unreachable,
             // One that is newer than this icbd is as good as any; what is damaged is not.
             CacheError::Unusable { why: HeadError::Format(_), .. } => Exit::Refused,
-            CacheError::Unusable { .. } => Exit::Verification,
+            CacheError::Unusable { .. } | CacheError::Untrusted { .. } => Exit::Verification,
             _ => Exit::Failed,
         };
         Failure::new(exit, error.to_string())

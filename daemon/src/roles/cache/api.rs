@@ -19,7 +19,7 @@ use crate::audit;
 use crate::control::events::{self, Teller};
 use crate::control::{Event, Peer, fail};
 use crate::failure::{Exit, Failure};
-use crate::images::{ImageSummary, find_version};
+use crate::images::ImageSummary;
 use crate::moves::LocalSpec;
 use crate::orders::{OrderBody, Subject, Terms};
 use crate::output::Progress;
@@ -169,7 +169,7 @@ async fn start_verify(State(api): State<Api>, Json(body): Json<VersionBody<Image
 }
 
 async fn verify(server: &CacheServer, wanted: &ImageRef, teller: &Teller) -> anyhow::Result<VerifyResult> {
-    let version = find_version(&server.images(), wanted)?.version.clone();
+    let version = server.find_version(wanted)?.version;
     let signer = signer(server, &version)?;
     let tell = |now: icbd_cache::VerifyProgress| {
         let (done_bytes, total_bytes) = (now.done_bytes, now.total_bytes);

@@ -8,13 +8,12 @@ use icbd_image::{FileIndex, ImageRef, Profile, VersionId};
 use super::state::CacheServer;
 use crate::control::Peer;
 use crate::failure::{Exit, Failure};
-use crate::images::find_version;
 use crate::profiles::{Bytes, FileReport, ImportBody, ImportResult, ProfileReport};
 
 impl CacheServer {
     /// What is known of boots of a version.
     pub(super) async fn profile_report(&self, wanted: &ImageRef) -> Result<ProfileReport> {
-        let summary = find_version(&self.images(), wanted)?.clone();
+        let summary = self.find_version(wanted)?;
         let profile = self.cache.profile(summary.serial).await.map_err(Failure::from)?;
         if profile.is_empty() {
             return Err(never_booted(&summary.version).into());
@@ -37,7 +36,7 @@ impl CacheServer {
 
     /// What is known of boots of a version, as bytes.
     pub(super) async fn export_profile(&self, wanted: &ImageRef) -> Result<Bytes> {
-        let summary = find_version(&self.images(), wanted)?.clone();
+        let summary = self.find_version(wanted)?;
         let profile = self.cache.profile(summary.serial).await.map_err(Failure::from)?;
         match profile.is_empty() {
             true => Err(never_booted(&summary.version).into()),
@@ -60,10 +59,10 @@ impl CacheServer {
         let view = self.cache.view();
         let of = view.with_root(profile.root());
         let version = match &body.version {
-            Some(version) => find_version(&self.images(), version)?.clone(),
+            Some(version) => self.find_version(version)?,
             None => {
                 let of = of.ok_or_else(|| unknown(&profile))?.statement.statement().version();
-                find_version(&self.images(), &ImageRef { image: of.image, number: Some(of.number) })?.clone()
+                self.find_version(&ImageRef { image: of.image, number: Some(of.number) })?
             }
         };
         let profile = if version.root == profile.root() {

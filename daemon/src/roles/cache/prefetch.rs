@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::state::CacheServer;
 use crate::control::{Event, Peer, events::Teller};
 use crate::failure::Failure;
-use crate::images::{find_image, find_version};
+use crate::images::find_image;
 use crate::near;
 use crate::orders::{
     ExplainedVersion, ExplanationReport, OrderBody, OrderReport, Subject, Terms, Verdict, What, report,
@@ -45,10 +45,9 @@ async fn add_order(server: &CacheServer, body: OrderBody) -> Result<OrderId> {
 }
 
 fn ordered(server: &CacheServer, body: OrderBody) -> Result<Order, Failure> {
-    let images = server.images();
     match body.of.number {
-        None => drop(find_image(&images, &body.of.image)?),
-        Some(_) => drop(find_version(&images, &body.of)?),
+        None => drop(find_image(&server.images(), &body.of.image)?),
+        Some(_) => drop(server.find_version(&body.of)?),
     }
     body.terms.apply(Order::new(body.of, body.what.into()), Timestamp::now())
 }

@@ -6,16 +6,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Instant, SystemTime};
 
-use icbd_cache::{Cache, CacheStatus, LocalRollback, StoreState, VersionStatus, Waiting};
+use icbd_cache::{Cache, CacheError, CacheStatus, LocalRollback, StoreState, VersionStatus, Waiting};
 use icbd_fetch::{HttpSource, SourceHealth, SourceState, Sources};
 use icbd_fs::Mounted;
-use icbd_image::{BLOCK_BYTES, Serial, Timestamp, Trust, VersionRecord};
+use icbd_image::{BLOCK_BYTES, ImageRef, Serial, Timestamp, Trust, VersionId, VersionRecord};
 use icbd_wire::{NodeReport, Offer};
 
 use super::space::Space;
 use crate::args::CacheArgs;
 use crate::audit::Audit;
-use crate::images::ImageSummary;
+use crate::failure::Failure;
+use crate::images::{self, ImageSummary, VersionSummary};
 use crate::metrics;
 use crate::orders;
 use crate::report::{
@@ -68,6 +69,7 @@ impl CacheServer {
             if known.keys != trust.keys || known.require != trust.require {
                 self.cache.set_trust(trust.clone());
                 *known = trust;
+                self.view_changed();
             }
         })
     }
@@ -78,6 +80,16 @@ impl CacheServer {
 
     pub(super) fn images(&self) -> Vec<ImageSummary> {
         self.cache.view().images().iter().map(ImageSummary::from).collect()
+    }
+
+    /// The version that is meant; of one that is withheld, why it is.
+    pub(super) fn find_version(&self, wanted: &ImageRef) -> Result<VersionSummary, Failure> {
+        let found = images::find_version(&self.images(), wanted).cloned();
+        let Some(number) = wanted.number else { return found };
+        match self.cache.view().usable(&VersionId { image: wanted.image.clone(), number }) {
+            Err(error @ CacheError::Untrusted { .. }) => Err(error.into()),
+            _ => found,
+        }
     }
 
     /// Tells masters with their next poll, the `turn`th, what was learned here and they lack. They ask for it at the
