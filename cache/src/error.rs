@@ -22,11 +22,6 @@ pub enum CacheError {
         store.display()
     )]
     NewerStore { store: PathBuf, found: u32, ours: u32 },
-    #[error(
-        "{} holds {found}: a cache's store needs a directory of its own, empty or not there yet; name another one",
-        store.display()
-    )]
-    NotAStore { store: PathBuf, found: String },
     #[error("cannot {doing} {}: {error}; see that the disk is there, healthy and writable", path.display())]
     Disk { doing: &'static str, path: PathBuf, error: Arc<io::Error> },
     #[error("the catalogue of the store failed: {0}; it is rebuilt at the next start if it is damaged")]
@@ -83,7 +78,6 @@ impl CacheError {
         match self {
             CacheError::InUse { .. }
             | CacheError::NewerStore { .. }
-            | CacheError::NotAStore { .. }
             | CacheError::UnknownSerial(_)
             | CacheError::UnknownVersion(_)
             | CacheError::Untrusted { .. }

@@ -19,9 +19,6 @@ pub(crate) const PROBE: &str = "room";
 pub(crate) const FOUND: &str = "found.";
 pub(crate) const LOCK: &str = "lock";
 pub(crate) const FORMAT: &str = "format";
-/// All that is at the top of a store, but for the catalogue and what SQLite puts beside it. The audit log is the
-/// daemon's.
-pub(crate) const TOP: [&str; 8] = [MANIFESTS, FILLING, PROFILES, SITE, LOCK, FORMAT, PROBE, "audit.jsonl"];
 
 pub(crate) fn head(root: Root) -> PathBuf {
     PathBuf::from(format!("{MANIFESTS}/{root}.head"))

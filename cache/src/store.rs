@@ -13,8 +13,6 @@ use crate::{CacheError, layout};
 /// The format of the store's directory and of all in it that has no format of its own.
 const FORMAT: u32 = 1;
 const FORMAT_PREFIX: &str = "icbd-store ";
-/// What a repository has and a store has not (FORMAT.md, "Repository on disk").
-const REPOSITORY_LOCK: &str = "repository.lock";
 
 /// The right to a store; given back when dropped, also by a kill.
 #[derive(Debug)]
@@ -23,35 +21,11 @@ pub(crate) struct StoreLock(#[expect(dead_code, reason = "held, not read")] Floc
 /// Makes the directory if need be, takes the lock, and checks that this icbd understands the store.
 pub(crate) fn open(store: &Path) -> Result<StoreLock, CacheError> {
     // Machine images hold secrets: nobody else may look.
-    refuse_others(store)?;
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(store);
     made.map_err(CacheError::disk("make the store", store))?;
     let lock = lock(store)?;
     check_format(store)?;
     Ok(lock)
-}
-
-/// Refuses a directory that holds what a store does not: a repository's catalogue has a store's name for it, and
-/// files that are strewn into somebody's folder are hard to find again. Changes nothing.
-fn refuse_others(store: &Path) -> Result<(), CacheError> {
-    let entries = match fs::read_dir(store) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(CacheError::disk("list", store)(error)),
-    };
-    for entry in entries {
-        let name = entry.map_err(CacheError::disk("list", store))?.file_name();
-        let name = name.to_string_lossy();
-        let is_ours = layout::TOP.contains(&&*name) || name.starts_with(layout::CATALOGUE) || name == "lost+found";
-        if !is_ours {
-            let found = match name == REPOSITORY_LOCK {
-                true => "a master's repository".to_owned(),
-                false => format!("something else, such as {name:?}"),
-            };
-            return Err(CacheError::NotAStore { store: store.to_owned(), found });
-        }
-    }
-    Ok(())
 }
 
 fn lock(store: &Path) -> Result<StoreLock, CacheError> {
@@ -92,34 +66,5 @@ fn check_format(store: &Path) -> Result<(), CacheError> {
             fs::write(&path, format!("{FORMAT_PREFIX}{FORMAT}\n")).map_err(CacheError::disk("write", path))
         }
         None => Err(CacheError::disk("understand", path)(io::Error::other("it is not the format of an icbd store"))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_store_or_an_empty_directory_becomes_one() {
-        let check = |name: &str, refused: Option<&str>| {
-            let store = tempfile::tempdir().unwrap();
-            fs::write(store.path().join(name), "kept").unwrap();
-            match (super::open(store.path()), refused) {
-                (Ok(_), None) => {}
-                (Err(error @ CacheError::NotAStore { .. }), Some(words)) => {
-                    assert!(error.to_string().contains(words), "{error}");
-                    assert_eq!(fs::read_dir(store.path()).unwrap().count(), 1, "something was put beside {name}");
-                }
-                (other, _) => panic!("{name}: {other:?}"),
-            }
-        };
-        check("repository.lock", Some("a master's repository"));
-        check("thesis.odt", Some("something else, such as \"thesis.odt\""));
-        check("lost+found", None);
-        check("catalog.db-wal", None);
-        let parent = tempfile::tempdir().unwrap();
-        let store = parent.path().join("new");
-        drop(super::open(&store).unwrap());
-        super::open(&store).unwrap();
     }
 }

@@ -14,8 +14,6 @@ pub enum MasterError {
     Locked { path: PathBuf, pid: Option<u32> },
     #[error("{} is not a repository; check the path, or publish into it once to create it", .0.display())]
     NotARepository(PathBuf),
-    #[error("{} is a cache server's store; a repository needs a directory of its own, empty or not there yet", .0.display())]
-    CacheStore(PathBuf),
     #[error("{} holds other files; a new repository needs an empty directory or one that does not exist", .0.display())]
     NotEmpty(PathBuf),
     #[error("repository {} has lost its catalogue, catalog.db, and still holds versions; restore catalog.db from a backup", .0.display())]
@@ -116,7 +114,6 @@ impl MasterError {
             | MasterError::Catalogue { .. }
             | MasterError::Io { .. } => false,
             MasterError::NotARepository(_)
-            | MasterError::CacheStore(_)
             | MasterError::NotEmpty(_)
             | MasterError::CatalogueMissing(_)
             | MasterError::Newer { .. }

@@ -89,11 +89,6 @@ impl Layout {
         self.manifests().join(format!("{root}.pages"))
     }
 
-    /// Whether a cache keeps its blocks there: its catalogue has the same name (FORMAT.md, "Cache store on disk").
-    pub(crate) fn is_cache_store(&self) -> bool {
-        self.root.join("filling").is_dir() || self.root.join("format").is_file()
-    }
-
     /// Makes the repository's directory (in an existing one) if it is not there; refuses one that holds other things.
     pub(crate) fn prepare(&self) -> Result<(), MasterError> {
         create_directory(&self.root)?;

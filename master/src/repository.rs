@@ -65,9 +65,6 @@ impl Repository {
     /// Opens an existing repository and clears away what an interrupted publish left in it.
     pub fn open(path: &Path, settings: Settings) -> Result<Repository, MasterError> {
         let layout = Layout::new(std::path::absolute(path).map_err(MasterError::io("find", path))?);
-        if layout.is_cache_store() {
-            return Err(MasterError::CacheStore(path.to_owned()));
-        }
         if !layout.catalogue().exists() {
             return Err(match holds_versions(&layout) {
                 true => MasterError::CatalogueMissing(path.to_owned()),
@@ -80,9 +77,6 @@ impl Repository {
     /// Like [`Repository::open`]; makes a repository in a directory that is empty or not there yet.
     pub fn open_or_create(path: &Path, settings: Settings) -> Result<Repository, MasterError> {
         let layout = Layout::new(std::path::absolute(path).map_err(MasterError::io("find", path))?);
-        if layout.is_cache_store() {
-            return Err(MasterError::CacheStore(path.to_owned()));
-        }
         if !layout.catalogue().exists() {
             if holds_versions(&layout) {
                 return Err(MasterError::CatalogueMissing(path.to_owned()));

@@ -169,33 +169,3 @@ fn a_repository_that_was_altered() -> Result<()> {
     icbd(["image", "verify", "lab@1", "--socket", master.socket()])?.failed_with(VERIFICATION)?.prints(&["disk"])?;
     Ok(())
 }
-
-/// A cache's store and a master's repository, each given for the other, are refused and stay as they were.
-#[test]
-fn a_store_and_a_repository_that_are_mistaken_for_each_other() -> Result<()> {
-    let lab = Lab::new()?;
-    let mut master = site(&lab)?;
-    let mut cache = CacheServer::start(&lab, &master.url())?;
-    cache.prefetch_all("lab@1")?;
-    cache.daemon.stop()?;
-    master.daemon.stop()?;
-    let shown = |path: &std::path::Path| path.display().to_string();
-    let (repo, store, mount) = (shown(master.repo()), shown(cache.store()), shown(&lab.folder("mount")?));
-    let before = [icbd_tests::files_below(master.repo())?, icbd_tests::files_below(cache.store())?];
-
-    let socket = shown(&lab.path("mistaken.sock"));
-    let master_url = "http://127.0.0.1:1";
-    let as_store = ["cache", "--master", master_url, "--store", &repo, "--mount", &mount, "--socket", &socket];
-    icbd(as_store)?.failed_with(REFUSED)?.says(&[&repo, "a master's repository", "another"])?;
-    let as_repo = ["master", "--repo", &store, "--listen", "127.0.0.1:0", "--socket", &socket];
-    icbd(as_repo)?.failed_with(REFUSED)?.says(&[&store, "a cache server's store"])?;
-    let publish = ["image", "publish", "other", &shown(&lab.path("tree")), "--repo", &store];
-    icbd(publish)?.failed_with(REFUSED)?.says(&[&store, "a cache server's store"])?;
-
-    let after = [icbd_tests::files_below(master.repo())?, icbd_tests::files_below(cache.store())?];
-    ensure!(before == after, "something was put there or taken away: {before:?} {after:?}");
-    cache.start_again(&lab)?;
-    ensure!(cache.residency("lab@1")?.is_complete, "the store lost its version");
-    cache.daemon.allow_log("source is offline");
-    Ok(())
-}

@@ -123,7 +123,6 @@ fn exit_of(error: &MasterError) -> Exit {
         _ if error.is_absent() => Exit::Absent,
         MasterError::SourceMissing(_) | MasterError::NotARepository(_) => Exit::Absent,
         MasterError::Locked { .. }
-        | MasterError::CacheStore(_)
         | MasterError::NotEmpty(_)
         | MasterError::SourceOverlaps { .. }
         | MasterError::Changed(_)
