@@ -15,6 +15,13 @@ pub(crate) const PROFILES: &str = "profiles";
 pub(crate) const SITE: &str = "site";
 pub(crate) const LOCK: &str = "lock";
 pub(crate) const FORMAT: &str = "format";
+/// The daemon's record of changes.
+const AUDIT: &str = "audit.jsonl";
+
+/// Whether this may stand at the top of a store.
+pub(crate) fn is_ours(name: &str) -> bool {
+    [MANIFESTS, FILLING, PROFILES, SITE, LOCK, FORMAT, AUDIT].contains(&name) || name.starts_with(CATALOGUE)
+}
 
 pub(crate) fn head(root: Root) -> PathBuf {
     PathBuf::from(format!("{MANIFESTS}/{root}.head"))
