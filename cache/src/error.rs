@@ -17,6 +17,12 @@ pub enum CacheError {
     )]
     InUse { store: PathBuf, owner: String },
     #[error(
+        "{} holds {holds} and no cache's store; it was left as it is: name a directory that is empty or does not exist, \
+         with --store or store.path",
+        store.display()
+    )]
+    NotAStore { store: PathBuf, holds: String },
+    #[error(
         "the store {} has format {found}, made by a newer icbd; this one reads up to format {ours}: install the newer \
          icbd again, or use an empty store",
         store.display()
@@ -78,6 +84,7 @@ impl CacheError {
         match self {
             CacheError::InUse { .. }
             | CacheError::NewerStore { .. }
+            | CacheError::NotAStore { .. }
             | CacheError::UnknownSerial(_)
             | CacheError::UnknownVersion(_)
             | CacheError::Untrusted { .. }

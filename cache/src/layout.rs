@@ -19,6 +19,13 @@ pub(crate) const PROBE: &str = "room";
 pub(crate) const FOUND: &str = "found.";
 pub(crate) const LOCK: &str = "lock";
 pub(crate) const FORMAT: &str = "format";
+/// The daemon's record of changes.
+const AUDIT: &str = "audit.jsonl";
+
+/// Whether this may stand at the top of a store.
+pub(crate) fn is_ours(name: &str) -> bool {
+    [MANIFESTS, FILLING, PROFILES, SITE, LOCK, FORMAT, AUDIT].contains(&name) || name.starts_with(CATALOGUE)
+}
 
 pub(crate) fn head(root: Root) -> PathBuf {
     PathBuf::from(format!("{MANIFESTS}/{root}.head"))

@@ -38,6 +38,9 @@ pub(crate) struct VersionSummary {
     /// Fingerprints of the keys that signed it, by the signature's own word.
     pub signers: Vec<String>,
     pub note: String,
+    /// What of it is not as it was published, on a master that noticed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
 }
 
 impl From<&ImageRecord> for ImageSummary {
@@ -59,6 +62,7 @@ impl ImageSummary {
         let number = version.version.number;
         let is_fallback = version.state == VersionState::Ready && self.fallback == Some(number);
         let state = if is_fallback { "fallback".to_owned() } else { version.state.to_string() };
+        let state = if version.damage.is_some() { format!("{state}, damaged") } else { state };
         match self.plan.as_ref().filter(|plan| plan.version.number == number) {
             Some(PlanReport { at, failed: None, .. }) => format!("{state}, deployed at {at}"),
             Some(PlanReport { at, .. }) => format!("{state}, was not deployed at {at}"),
@@ -80,6 +84,7 @@ impl From<&VersionRecord> for VersionSummary {
             serial: statement.serial,
             signers: record.statement.signers().map(|key: KeyId| key.to_string()).collect(),
             note: record.note.clone(),
+            damage: None,
         }
     }
 }
@@ -126,6 +131,7 @@ mod tests {
             serial: Serial::new(1).unwrap(),
             signers: Vec::new(),
             note: String::new(),
+            damage: None,
         };
         vec![ImageSummary {
             name: "debian-lab".parse().unwrap(),

@@ -56,6 +56,7 @@ impl From<&CacheError> for Refusal {
             CacheError::NotAFile { .. } => Refusal::Invalid,
             CacheError::InUse { .. }
             | CacheError::NewerStore { .. }
+            | CacheError::NotAStore { .. }
             | CacheError::Disk { .. }
             | CacheError::Catalogue(_)
             | CacheError::UnknownImage(_)

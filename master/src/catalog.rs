@@ -159,6 +159,18 @@ impl Catalogue {
         self.change(|tx| tx.execute(sql, params![version.image.as_str(), version.number.get(), damage]).map(|_| ()))
     }
 
+    /// Remembers what is wrong with several versions, all at once.
+    pub(crate) fn set_damages(&mut self, damages: &Damages) -> Result<(), MasterError> {
+        let sql = "UPDATE versions SET damage = ?3 WHERE image = ?1 AND number = ?2";
+        self.change(|tx| {
+            let mut set = tx.prepare(sql)?;
+            for (version, damage) in damages {
+                set.execute(params![version.image.as_str(), version.number.get(), damage])?;
+            }
+            Ok(())
+        })
+    }
+
     fn change(&mut self, make: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>) -> Result<(), MasterError> {
         let run = || {
             let tx = self.db.transaction()?;

@@ -16,10 +16,20 @@ pub enum MasterError {
     NotARepository(PathBuf),
     #[error("{} holds other files; a new repository needs an empty directory or one that does not exist", .0.display())]
     NotEmpty(PathBuf),
+    #[error("{} is a cache's store (it holds {mark}) and was left as it is; name another directory for the repository{hint}", path.display())]
+    IsAStore { path: PathBuf, mark: &'static str, hint: &'static str },
     #[error("repository {} has lost its catalogue, catalog.db, and still holds versions; restore catalog.db from a backup", .0.display())]
     CatalogueMissing(PathBuf),
     #[error("repository {} was made by a newer icbd (catalogue format {found}, this icbd knows {ours}); upgrade icbd", path.display())]
     Newer { path: PathBuf, found: u32, ours: u32 },
+    #[error(
+        "the trees of repository {0} are kept as {kind}, and cannot be opened as such: {why}. See that the right file system is \
+         mounted there, and that this icbd is not older than the one that made them; if the repository was moved to another \
+         kind of file system on purpose, have its trees chosen anew with \
+         `sqlite3 {0}/catalog.db 'UPDATE repository SET trees = NULL'`",
+        path.display()
+    )]
+    TreesKind { path: PathBuf, kind: String, why: String },
     #[error("the catalogue {} failed: {source}; if it is damaged, restore it from a backup (the versions are not touched)", path.display())]
     Catalogue { path: PathBuf, source: rusqlite::Error },
     #[error("the catalogue {} is damaged: {what}; restore it from a backup (the versions are not touched)", path.display())]
@@ -85,9 +95,14 @@ pub enum MasterError {
     Altered { version: VersionId, path: String, block: u64 },
     #[error("version altered on disk: {version}: {path}: {what}; publish it again from a good copy")]
     Damaged { version: VersionId, path: String, what: String },
-    #[error("the manifest of {version} is damaged: {source}; restore {} from a backup", path.display())]
+    #[error(
+        "the manifest of {version} is damaged: {} {what}; restore it from a backup, or publish the version again from a good copy",
+        path.display()
+    )]
+    Manifest { version: VersionId, path: PathBuf, what: &'static str },
+    #[error("the manifest of {version} is damaged: {source}; restore {} from a backup, or publish the version again from a good copy", path.display())]
     Head { version: VersionId, path: PathBuf, source: Box<HeadError> },
-    #[error("the manifest of {version} is damaged: {source}; restore {} from a backup", path.display())]
+    #[error("the manifest of {version} is damaged: {source}; restore {} from a backup, or publish the version again from a good copy", path.display())]
     Page { version: VersionId, path: PathBuf, source: Box<PageError> },
     #[error(transparent)]
     Statement(#[from] StatementError),
@@ -116,6 +131,8 @@ impl MasterError {
             MasterError::NotARepository(_)
             | MasterError::NotEmpty(_)
             | MasterError::CatalogueMissing(_)
+            | MasterError::IsAStore { .. }
+            | MasterError::TreesKind { .. }
             | MasterError::Newer { .. }
             | MasterError::CatalogueDamaged { .. }
             | MasterError::SourceMissing(_)
@@ -141,6 +158,7 @@ impl MasterError {
             | MasterError::NoFile { .. }
             | MasterError::Altered { .. }
             | MasterError::Damaged { .. }
+            | MasterError::Manifest { .. }
             | MasterError::Head { .. }
             | MasterError::Page { .. }
             | MasterError::Statement(_) => true,

@@ -22,6 +22,14 @@ const PROFILES: &str = "profiles";
 const EDITING: &str = "editing";
 const MAKING: &str = "making";
 
+/// What a cache's store holds and a repository does not; FORMAT.md, "Cache store on disk".
+const STORE_FORMAT: &str = "format";
+const STORE_FORMAT_PREFIX: &str = "icbd-store ";
+const STORE_FILLING: &str = "filling";
+const SPOILT: &str = ". It is a repository too: an icbd that did not look may have run a cache on it. If so, \
+                      remove `format`, `lock`, `site` and `filling`, and put the newest `catalog.db.damaged-N` back as \
+                      `catalog.db`";
+
 /// Says that a repository is ours, until it is dropped or this process ends, by whatever end.
 #[derive(Debug)]
 pub(crate) struct Lock(File);
@@ -89,9 +97,27 @@ impl Layout {
         self.manifests().join(format!("{root}.pages"))
     }
 
+    /// Refuses what is somebody else's before anything is written to it: a cache's store, whose catalogue has the same
+    /// name and other tables, and a directory that happens to hold a `catalog.db`.
+    pub(crate) fn check_ours(&self) -> Result<(), MasterError> {
+        let is_repository = [LOCK, VERSIONS, PUBLISHING].iter().any(|name| self.root.join(name).exists());
+        if let Some(mark) = store_mark(&self.root) {
+            let hint = if is_repository { SPOILT } else { "" };
+            return Err(MasterError::IsAStore { path: self.root.clone(), mark, hint });
+        }
+        match !is_repository && self.catalogue().exists() {
+            true => self.check_names(),
+            false => Ok(()),
+        }
+    }
+
     /// Makes the repository's directory (in an existing one) if it is not there; refuses one that holds other things.
     pub(crate) fn prepare(&self) -> Result<(), MasterError> {
         create_directory(&self.root)?;
+        self.check_names()
+    }
+
+    fn check_names(&self) -> Result<(), MasterError> {
         let entries = std::fs::read_dir(&self.root).map_err(MasterError::io("list", &self.root))?;
         let ours = [LOCK, VERSIONS, MANIFESTS, PUBLISHING, PROFILES, EDITING, MAKING, "lost+found"];
         for entry in entries {
@@ -129,6 +155,15 @@ impl Layout {
         write.map_err(MasterError::io("write", path))?;
         Ok(Lock(file))
     }
+}
+
+/// What shows that a directory is a cache's store.
+fn store_mark(directory: &Path) -> Option<&'static str> {
+    let format = std::fs::read(directory.join(STORE_FORMAT)).unwrap_or_default();
+    if format.starts_with(STORE_FORMAT_PREFIX.as_bytes()) {
+        return Some("`format`");
+    }
+    directory.join(STORE_FILLING).is_dir().then_some("`filling`")
 }
 
 /// Makes a directory that only its owner may enter, if it is not there: images hold secrets.

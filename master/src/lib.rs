@@ -15,6 +15,7 @@ mod catalog;
 mod edit;
 mod error;
 mod layout;
+mod manifests;
 mod moves;
 mod profiles;
 mod prune;

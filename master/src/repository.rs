@@ -18,6 +18,7 @@ use crate::MasterError;
 use crate::catalog::Catalogue;
 use crate::edit;
 use crate::layout::{Layout, Lock};
+use crate::manifests;
 use crate::profiles::Learning;
 use crate::publish::Turns;
 use crate::recover;
@@ -65,6 +66,7 @@ impl Repository {
     /// Opens an existing repository and clears away what an interrupted publish left in it.
     pub fn open(path: &Path, settings: Settings) -> Result<Repository, MasterError> {
         let layout = Layout::new(std::path::absolute(path).map_err(MasterError::io("find", path))?);
+        layout.check_ours()?;
         if !layout.catalogue().exists() {
             return Err(match holds_versions(&layout) {
                 true => MasterError::CatalogueMissing(path.to_owned()),
@@ -77,6 +79,7 @@ impl Repository {
     /// Like [`Repository::open`]; makes a repository in a directory that is empty or not there yet.
     pub fn open_or_create(path: &Path, settings: Settings) -> Result<Repository, MasterError> {
         let layout = Layout::new(std::path::absolute(path).map_err(MasterError::io("find", path))?);
+        layout.check_ours()?;
         if !layout.catalogue().exists() {
             if holds_versions(&layout) {
                 return Err(MasterError::CatalogueMissing(path.to_owned()));
@@ -93,10 +96,13 @@ impl Repository {
         layout.create_directories()?;
         let mut catalogue = Catalogue::open(&layout.catalogue(), RepositoryId::from_random(random()?))?;
         let users = Users::new(catalogue.nodes()?);
-        let snapshot = Snapshot::new(catalogue.listing()?, 0);
+        let mut snapshot = Snapshot::new(catalogue.listing()?, 0);
         let trees = trees::open(&layout, &mut catalogue)?;
         edit::recover(&layout, &trees, &mut catalogue)?;
         recover::clean(&layout, &trees, &snapshot)?;
+        if manifests::look(&layout, &snapshot, &mut catalogue)? {
+            snapshot = Snapshot::new(catalogue.listing()?, 0);
+        }
         Ok(Repository {
             serving: Serving::new(&settings),
             layout,

@@ -96,9 +96,10 @@ impl Repository {
         let version = self.snapshot().version_of(&root).ok_or(MasterError::UnknownRoot(root))?.clone();
         let read = || {
             let path = self.layout.head(&root);
-            let bytes = std::fs::read(&path).map_err(MasterError::io("read", &path))?;
+            let read = std::fs::read(&path);
+            let bytes = read.map_err(|error| self.manifest_error(&version, &root, path.clone(), error))?;
             Head::parse_expecting(bytes.into(), &root).map_err(|source| {
-                self.note_damage(&version, "its manifest's head is damaged");
+                self.note_manifest(&root, &path, "is damaged");
                 MasterError::Head { version: version.clone(), path, source: source.into() }
             })
         };

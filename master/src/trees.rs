@@ -14,13 +14,16 @@ use crate::layout::Layout;
 
 const KINDS: [(Kind, &str); 3] = [(Kind::Btrfs, "btrfs"), (Kind::Reflink, "reflink"), (Kind::Plain, "plain")];
 
-/// Opens the repository's trees, of the kind that is remembered; of the best there is, if none is, or if the file
-/// system is another one now.
+/// Opens the repository's trees, of the kind that is remembered; of the best there is, if none is.
+///
+/// Where the remembered kind cannot be had, nothing else is taken in its place: most likely another file system is
+/// mounted here than the one that holds the versions.
 pub(crate) fn open(layout: &Layout, catalogue: &mut Catalogue) -> Result<Trees, MasterError> {
-    let named = catalogue.trees()?;
-    let known = named.and_then(|named| KINDS.into_iter().find(|(_, name)| *name == named));
-    if let Some(opened) = known.and_then(|(kind, _)| Trees::open(layout.root(), kind).ok()) {
-        return Ok(opened);
+    if let Some(named) = catalogue.trees()? {
+        let refused = |why: String| MasterError::TreesKind { path: layout.root().to_owned(), kind: named.clone(), why };
+        let known = KINDS.into_iter().find(|(_, name)| *name == named);
+        let (kind, _) = known.ok_or_else(|| refused("this icbd knows no such kind".to_owned()))?;
+        return Trees::open(layout.root(), kind).map_err(|error| refused(error.to_string()));
     }
     let kind = match Probe::run(layout.root()) {
         Ok(probe) => probe.best(),

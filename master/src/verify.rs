@@ -7,6 +7,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -60,7 +61,7 @@ pub enum FaultKind {
     /// It differs in this respect.
     Differs(&'static str),
     /// The hashes of its blocks are damaged, so they cannot be checked.
-    Pages,
+    Pages(PathBuf),
 }
 
 impl std::fmt::Display for Fault {
@@ -71,7 +72,7 @@ impl std::fmt::Display for Fault {
             FaultKind::Missing => write!(f, "{path} is missing"),
             FaultKind::Extra => write!(f, "{path} was not published"),
             FaultKind::Differs(what) => write!(f, "{path} has another {what}"),
-            FaultKind::Pages => write!(f, "the hash pages of {path} are damaged"),
+            FaultKind::Pages(pages) => write!(f, "the hash pages of {path} are damaged, in {}", pages.display()),
         }
     }
 }
@@ -135,12 +136,13 @@ impl Repository {
     pub(crate) fn check_soundness(&self, version: &VersionId) -> Result<(), MasterError> {
         let unsound = |what: String| MasterError::Unsound { version: version.clone(), what };
         let root = self.version(version)?.root();
-        if let Some(damage) = self.damages().get(version) {
-            return Err(unsound(damage.clone()));
-        }
+        let known = || self.damages().get(version).map_or(Ok(()), |damage| Err(unsound(damage.clone())));
+        known()?;
         self.serving.forget(&root);
         let head = self.head(root).map_err(|error| unsound(error.to_string()))?;
         let opened = OpenVersion::open_as(self, head, version.clone()).map_err(|error| unsound(error.to_string()))?;
+        // Opening looks at sizes.
+        known()?;
         let faults = Faults::default();
         names::check(&opened, &faults)?;
         let found = guard(&faults.0);
@@ -236,7 +238,8 @@ impl Check<'_> {
         let first = piece.start / BLOCK_BYTES;
         let count = block_count(piece.end - piece.start);
         let Some(hashes) = self.hashes(index, first, count) else {
-            return self.faults.add(&self.opened.path(index), FaultKind::Pages);
+            let pages = self.repository.layout.pages(&self.opened.head().root());
+            return self.faults.add(&self.opened.path(index), FaultKind::Pages(pages));
         };
         // What the page cache holds says nothing about the disk.
         let _ = rustix::fs::fadvise(

@@ -134,6 +134,69 @@ fn what_is_no_repository_is_not_taken_for_one() {
     assert!(matches!(open(&area.repository()), MasterError::Newer { found: 99, .. }));
 }
 
+/// A store's catalogue has the name of a repository's and other tables.
+#[test]
+fn a_directory_of_somebody_else_is_refused_and_left_alone() {
+    let area = Area::new();
+    let names = |path: &Path| {
+        let mut names: Vec<_> = path.read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let check = |name: &str, made: &[(&str, &str)], is_expected: fn(&MasterError) -> bool, says: &str| {
+        let path = area.path(name);
+        std::fs::create_dir(&path).unwrap();
+        made.iter().for_each(|(name, text)| std::fs::write(path.join(name), text).unwrap());
+        let before = names(&path);
+        for open in [Repository::open, Repository::open_or_create] {
+            let error = open(&path, Settings::default()).unwrap_err();
+            assert!(is_expected(&error) && error.to_string().contains(says), "{name}: {error}");
+            assert_eq!(names(&path), before, "{name} was written to");
+        }
+    };
+    let is_store: fn(&MasterError) -> bool = |error| matches!(error, MasterError::IsAStore { .. });
+    let store = [("format", "icbd-store 1\n"), ("catalog.db", "x"), ("lock", "")];
+    check("store", &store, is_store, "name another directory");
+    let both = [("format", "icbd-store 1\n"), ("catalog.db", "x"), ("repository.lock", "")];
+    check("both", &both, is_store, "put the newest `catalog.db.damaged-N` back");
+    check(
+        "home",
+        &[("letter", "x"), ("catalog.db", "x")],
+        |error| matches!(error, MasterError::NotEmpty(_)),
+        "other files",
+    );
+
+    // A file system's own, and what an interrupted first start leaves.
+    let first = area.path("first");
+    std::fs::create_dir_all(first.join("lost+found")).unwrap();
+    std::fs::write(first.join("repository.lock"), "12\n").unwrap();
+    Repository::open_or_create(&first, Settings::default()).unwrap();
+}
+
+/// Where another file system is mounted than the one that holds the versions, nothing is chosen in its place.
+#[test]
+fn trees_that_cannot_be_opened_as_what_they_are_are_refused() {
+    let area = Area::new();
+    std::fs::create_dir(area.repository()).unwrap();
+    let _mounted = Mounted::tmpfs(&area.repository(), "size=8m");
+    drop(area.open());
+    let catalogue = rusqlite::Connection::open(area.repository().join("catalog.db")).unwrap();
+    let noted = || catalogue.query_row("SELECT trees FROM repository", [], |row| row.get::<_, String>(0)).unwrap();
+    let kind = noted();
+    for (name, why) in [("btrfs", "no btrfs"), ("velvet", "no such kind")] {
+        catalogue.execute("UPDATE repository SET trees = ?1", [name]).unwrap();
+        let error = Repository::open(&area.repository(), Settings::default()).unwrap_err();
+        assert!(matches!(error, MasterError::TreesKind { .. }), "{error}");
+        let says = [name, why, "right file system is mounted", "SET trees = NULL"];
+        assert!(says.iter().all(|says| error.to_string().contains(says)), "{error}");
+        assert_eq!(noted(), name, "it became another kind");
+    }
+    // As the error says.
+    catalogue.execute("UPDATE repository SET trees = NULL", []).unwrap();
+    drop(area.open());
+    assert_eq!(noted(), kind);
+}
+
 #[test]
 fn a_note_is_no_book() {
     let area = Area::new();

@@ -1,5 +1,7 @@
 //! Masters that are restored, replaced or emptied: everything held stays; and stores that are not ours.
 
+use std::path::Path;
+
 use icbd_image::{RepositoryId, SecretKey, Trust, VersionState};
 
 use super::rig::{Rig, content};
@@ -83,4 +85,49 @@ async fn a_store_has_one_owner_and_a_newer_one_is_refused() {
     std::fs::write(path.join(layout::FORMAT), "icbd-store 2\n").unwrap();
     let error = store::open(&path).unwrap_err();
     assert!(matches!(error, CacheError::NewerStore { found: 2, ours: 1, .. }), "{error}");
+}
+
+/// A repository and a store both have a `catalog.db`: a cache that was started on a repository put the master's aside
+/// as damaged.
+#[test]
+fn a_directory_of_somebody_else_is_refused_and_left_alone() {
+    let names = |path: &Path| {
+        let mut names: Vec<_> = path.read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let check = |made: &[(&str, &str)], says: Option<&str>| {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in made {
+            match text.is_empty() && !name.contains('.') && *name != layout::FORMAT && *name != layout::LOCK {
+                true => std::fs::create_dir(directory.path().join(name)).unwrap(),
+                false => std::fs::write(directory.path().join(name), text).unwrap(),
+            }
+        }
+        let before = names(directory.path());
+        let opened = store::open(directory.path());
+        match (opened, says) {
+            (Ok(_), None) => assert!(directory.path().join(layout::FORMAT).metadata().unwrap().len() > 0),
+            (Err(error @ CacheError::NotAStore { .. }), Some(says)) => {
+                assert!(error.to_string().contains(says) && error.to_string().contains("--store"), "{error}");
+                assert_eq!(names(directory.path()), before, "{made:?} was written to");
+            }
+            (opened, _) => panic!("{made:?}: {opened:?}"),
+        }
+    };
+    let repository = [("catalog.db", "x"), ("manifests", ""), ("versions", ""), ("publishing", "")];
+    check(&repository, Some("a master's repository"));
+    check(&[("catalog.db", "x"), ("repository.lock", "1")], Some("a master's repository"));
+    // One that a cache was started on before it looked.
+    check(&[("format", "icbd-store 1\n"), ("repository.lock", "1")], Some("a master's repository"));
+    check(&[("catalog.db", "x")], Some("other files (`catalog.db`)"));
+    check(&[("letter.txt", "x"), ("lock", "")], Some("other files (`letter.txt`)"));
+    check(&[("format", "of paper\n")], Some("`format`"));
+    check(&[("format", ""), ("letter.txt", "x")], Some("other files (`letter.txt`)"));
+    // Empty, a file system's own, what an interrupted first start leaves, and what a power cut leaves of it.
+    check(&[], None);
+    check(&[("lost+found", "")], None);
+    check(&[("lost+found", ""), ("lock", "12\n")], None);
+    check(&[("lock", "12\n"), ("format", ""), ("filling", ""), ("audit.jsonl", "x")], None);
+    check(&[("format", "icbd-store 1\n"), ("README.txt", "whose this is")], None);
 }

@@ -76,7 +76,9 @@ async fn show(settings: &Settings, wanted: &ImageRef) -> Result<()> {
             ("signed by", signers),
             ("note", plain(&version.note)),
         ];
-        lines.map(|(key, value)| format!("{key:<10} {value}").trim_end().to_owned()).join("\n")
+        let damage = version.damage.iter().map(|what| ("damaged", plain(what)));
+        let lines = lines.into_iter().chain(damage);
+        lines.map(|(key, value)| format!("{key:<10} {value}").trim_end().to_owned()).collect::<Vec<_>>().join("\n")
     })
 }
 

@@ -71,6 +71,7 @@ impl From<CacheError> for Failure {
             | CacheError::UnknownOrder(_) => Exit::Absent,
             CacheError::InUse { .. }
             | CacheError::NewerStore { .. }
+            | CacheError::NotAStore { .. }
             | CacheError::OrderEnded { .. }
             | CacheError::Refused(_) => Exit::Refused,
             CacheError::Unavailable { .. } | CacheError::Fetch(_) => Exit::Unreachable,

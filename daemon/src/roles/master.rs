@@ -124,6 +124,8 @@ fn exit_of(error: &MasterError) -> Exit {
         MasterError::SourceMissing(_) | MasterError::NotARepository(_) => Exit::Absent,
         MasterError::Locked { .. }
         | MasterError::NotEmpty(_)
+        | MasterError::IsAStore { .. }
+        | MasterError::TreesKind { .. }
         | MasterError::SourceOverlaps { .. }
         | MasterError::Changed(_)
         | MasterError::DeployedAlready(_)
@@ -132,6 +134,7 @@ fn exit_of(error: &MasterError) -> Exit {
         MasterError::Altered { .. }
         | MasterError::Damaged { .. }
         | MasterError::Unsound { .. }
+        | MasterError::Manifest { .. }
         | MasterError::Head { .. }
         | MasterError::Page { .. }
         | MasterError::Statement(_) => Exit::Verification,

@@ -73,6 +73,28 @@ fn what_is_in_use() {
     lab.fails(&cache("tree"), 4, &["tree is not empty"]);
 }
 
+/// A repository and a store have catalogues of the same name: neither daemon touches what is the other's.
+#[test]
+fn a_repository_is_no_store_and_a_store_is_no_repository() {
+    let lab = Lab::new();
+    let publish = |repo: &'static str| ["image", "publish", "lab", "tree", "--repo", repo];
+    let cache = |store: &'static str| {
+        ["cache", "--master", "http://127.0.0.1:9", "--store", store, "--socket", "c.sock", "--mount", "missing"]
+    };
+    lab.ok(&publish("repo"));
+    lab.fails(&cache("repo"), 4, &["repo holds a master's repository", "--store"]);
+    assert_eq!(lab.ok(&publish("repo")), "lab@2", "the repository is as it was");
+    lab.fails(&cache("tree"), 4, &["tree holds other files", "--store"]);
+    // Needs no mount to make its store.
+    lab.fails(&cache("store"), 3, &["missing"]);
+    let master = ["master", "--repo", "store", "--socket", "m.sock", "--listen", "127.0.0.1:0"];
+    lab.fails(&master, 4, &["store is a cache's store", "name another directory"]);
+    lab.fails(&publish("store"), 4, &["store is a cache's store"]);
+    lab.fails(&["image", "deploy", "lab@1", "--repo", "store"], 4, &["store is a cache's store"]);
+    lab.fails(&cache("store"), 3, &["missing"]);
+    assert!(!lab.path("store/repository.lock").exists());
+}
+
 /// A bundle is made whatever runs or hangs, and holds the status of what answers.
 #[test]
 fn a_support_bundle_holds_the_status_and_no_keys() {

@@ -63,7 +63,7 @@ impl Snapshot {
         self.revision
     }
 
-    pub(super) fn damages(&self) -> &BTreeMap<VersionId, String> {
+    pub(crate) fn damages(&self) -> &BTreeMap<VersionId, String> {
         &self.damages
     }
 
@@ -75,6 +75,11 @@ impl Snapshot {
     pub(crate) fn version_of(&self, root: &Root) -> Option<&VersionId> {
         let versions = self.roots.get(root)?;
         versions.iter().find(|version| !self.damages.contains_key(version)).or(versions.first())
+    }
+
+    /// All versions with this root.
+    pub(crate) fn versions_of(&self, root: &Root) -> &[VersionId] {
+        self.roots.get(root).map_or(&[], Vec::as_slice)
     }
 
     pub(crate) fn record(&self, version: &VersionId) -> Result<&VersionRecord, MasterError> {

@@ -48,7 +48,15 @@ impl OpenVersion {
         let path = repository.layout.pages(&head.root());
         let pages = match head.paged_blocks() {
             0 => None,
-            _ => Some(File::open(&path).map_err(MasterError::io("open", path))?),
+            _ => {
+                let failed = |error| repository.manifest_error(&version, &head.root(), path.clone(), error);
+                let pages = File::open(&path).map_err(failed)?;
+                // Other files' pages may still be there; those that are not are told of when they are read.
+                if pages.metadata().is_ok_and(|found| found.len() < head.paged_blocks() * Hash::BYTES as u64) {
+                    repository.note_manifest(&head.root(), &path, "is cut short");
+                }
+                Some(pages)
+            }
         };
         let mut places = vec![None; head.node_count() as usize];
         for directory in head.nodes().filter(|node| node.kind() == Kind::Directory) {
@@ -102,10 +110,11 @@ impl OpenVersion {
         };
         let mut bytes = vec![0; node.page_blocks(page) as usize * Hash::BYTES];
         let path = repository.layout.pages(&root);
-        pages.read_exact_at(&mut bytes, offset).map_err(MasterError::io("read", &path))?;
+        let failed = |error| repository.manifest_error(&self.version, &root, path.clone(), error);
+        pages.read_exact_at(&mut bytes, offset).map_err(failed)?;
         let bytes = Bytes::from(bytes);
         let verified = Page::verify(&node, page, bytes.clone()).map_err(|source| {
-            repository.note_damage(&self.version, "its manifest's hash pages are damaged");
+            repository.note_manifest(&root, &path, "is damaged");
             MasterError::Page { version: self.version.clone(), path, source: source.into() }
         })?;
         Ok((bytes, verified))

@@ -89,10 +89,14 @@ impl Master {
     }
 
     pub(super) fn images(&self) -> Vec<ImageSummary> {
-        let plans = self.plans();
-        let summary = |image: &ImageRecord| ImageSummary {
-            plan: plans.iter().find(|plan| plan.version.image == image.name).cloned(),
-            ..ImageSummary::from(image)
+        let (plans, damages) = (self.plans(), self.repository.damages());
+        let summary = |image: &ImageRecord| {
+            let mut summary = ImageSummary::from(image);
+            summary.plan = plans.iter().find(|plan| plan.version.image == image.name).cloned();
+            for version in &mut summary.versions {
+                version.damage = damages.get(&version.version).cloned();
+            }
+            summary
         };
         self.repository.listing().images.iter().map(summary).collect()
     }

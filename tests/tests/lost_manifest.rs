@@ -1,0 +1,51 @@
+//! A version whose manifest was deleted behind the master's back: the master says so from its start on, and a cache
+//! that holds the version does not need it.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+use anyhow::{Result, ensure};
+use icbd_tests::{CacheServer, Lab, MIB, Master, fill, icbd, wait_for};
+
+const CRITICAL: i32 = 2;
+const VERIFICATION: i32 = 7;
+
+/// A master names a version that has lost its manifest wherever versions are listed, refuses to deploy it, and caches
+/// that hold it serve it.
+#[test]
+fn a_lost_manifest_is_told_of_and_caches_go_on() -> Result<()> {
+    let lab = Lab::new()?;
+    let tree = lab.folder("tree")?;
+    fill(&tree.join("disk"), 1, 4 * MIB)?;
+    Master::publish_offline(&lab.path("repo"), "lab", &tree, &["--deploy"])?;
+    fill(&tree.join("disk"), 2, 4 * MIB)?;
+    Master::publish_offline(&lab.path("repo"), "lab", &tree, &[])?;
+    let mut master = Master::start(&lab, &lab.path("repo"))?;
+    let cache = CacheServer::start(&lab, &master.url())?;
+    ["unreachable", "offline"].iter().for_each(|words| cache.daemon.allow_log(words));
+    cache.prefetch_all("lab@2")?;
+
+    let address = master.address();
+    master.daemon.stop()?;
+    let shown = icbd(["image", "show", "lab@2", "--json", "--socket", cache.socket()])?.ok()?;
+    let shown: serde_json::Value = serde_json::from_str(&shown)?;
+    let head = format!("{}.head", shown["root"].as_str().unwrap_or_default());
+    fs::remove_file(master.repo().join("manifests").join(&head))?;
+    let master = Master::start_at(&lab, &lab.path("repo"), address, &[])?;
+    master.daemon.allow_log(&head);
+    let ask = |args: &[&str]| icbd([args, &["--socket", master.socket()]].concat());
+    ask(&["image", "list", "lab"])?.prints(&["ready, damaged"])?;
+    ask(&["image", "show", "lab@2"])?.prints(&["damaged", &head, "is missing"])?;
+    ask(&["status"])?.prints(&["lab@2 is damaged", &head])?;
+    ask(&["check"])?.failed_with(CRITICAL)?.prints(&["lab@2 is damaged"])?;
+    ask(&["image", "verify", "lab@2"])?.failed_with(VERIFICATION)?.says(&[&head, "publish the version again"])?;
+    ask(&["image", "deploy", "lab@2"])?.failed_with(VERIFICATION)?.says(&["lab@2", &head])?;
+    ask(&["image", "verify", "lab@1"])?.failed_with(0)?;
+
+    wait_for("the cache to be online again", || Ok((cache.status()?["sources"][0]["online"] == true).then_some(())))?;
+    let (mut got, mut published) = ([0; 100], [0; 100]);
+    File::open(cache.path("lab/2/disk"))?.read_exact_at(&mut got, 3 * MIB)?;
+    File::open(tree.join("disk"))?.read_exact_at(&mut published, 3 * MIB)?;
+    ensure!(got == published, "the cache serves something else");
+    Ok(())
+}
