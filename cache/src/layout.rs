@@ -24,7 +24,8 @@ const AUDIT: &str = "audit.jsonl";
 
 /// Whether this may stand at the top of a store.
 pub(crate) fn is_ours(name: &str) -> bool {
-    [MANIFESTS, FILLING, PROFILES, SITE, LOCK, FORMAT, AUDIT].contains(&name) || name.starts_with(CATALOGUE)
+    let names = [MANIFESTS, FILLING, PROFILES, SITE, PROBE, LOCK, FORMAT, AUDIT];
+    names.contains(&name) || [CATALOGUE, FOUND].iter().any(|prefix| name.starts_with(prefix))
 }
 
 pub(crate) fn head(root: Root) -> PathBuf {

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use common::{Area, publish};
 use icbd_image::{Root, Run, Trust, VersionId};
 use icbd_master::{FaultKind, MasterError, Repository, VerifyReport};
-use icbd_wire::Codec;
+use icbd_wire::{Check, Codec};
 
 const FILE_BYTES: usize = 3 << 20;
 
@@ -35,7 +35,7 @@ fn verify(repository: &Repository) -> Result<VerifyReport, MasterError> {
 
 fn read(repository: &Repository, root: Root) -> Result<(), MasterError> {
     let file = repository.head(root)?.resolve(b"disk.raw").unwrap();
-    repository.encoded_run(Run { root, file, first: 3, count: 1 }, Codec::None).map(drop)
+    repository.encoded_run(Run { root, file, first: 3, count: 1 }, Codec::None, Check::Both).map(drop)
 }
 
 /// It is noted, named by everybody who needs it, and not deployed.
