@@ -338,7 +338,9 @@ impl Cache {
         let core = self.core.clone();
         let stopped = tokio::task::spawn_blocking(move || {
             core.writeback.stop();
-            core.store_notes()
+            let noted = core.store_notes();
+            core.catalogue.close();
+            noted
         });
         if let Ok(Err(error)) = stopped.await {
             tracing::warn!(%error, "how much is held could not be noted");
@@ -365,6 +367,7 @@ impl Drop for Cache {
     fn drop(&mut self) {
         self.core.stop.cancel();
         self.core.writeback.stop();
+        self.core.catalogue.close();
         self.core.forget_all();
     }
 }

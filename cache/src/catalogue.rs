@@ -29,6 +29,15 @@ pub(crate) use open::open;
 pub(crate) struct Catalogue(Mutex<Connection>);
 
 impl Catalogue {
+    /// Lets go of the file: whoever opens the store next gets it, also while a version of this cache is held on to.
+    /// What is asked for later fails.
+    pub(crate) fn close(&self) {
+        match Connection::open_in_memory() {
+            Ok(nothing) => *self.lock() = nothing,
+            Err(error) => tracing::warn!(%error, "the catalogue is closed only with the process"),
+        }
+    }
+
     /// What was known at the last refresh, and what was chosen here.
     pub(crate) fn known(&self) -> Result<(View, Choices), CacheError> {
         let db = self.lock();

@@ -119,3 +119,20 @@ async fn jobs_of_format_1_become_orders() {
     assert_eq!(cache.prefetch_list()[0].state, OrderState::Cancelled);
     cache.close().await;
 }
+
+/// A store that is in use has no file of it mapped: writing to a mapping is a SIGBUS when a btrfs is full.
+///
+/// SQLite mapped the index of its log, and ended the daemon so about one time in five.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_file_of_the_store_is_mapped() {
+    let store = tempfile::tempdir().unwrap();
+    let master = Arc::new(MemorySource::new("master"));
+    let line = Arc::new(FaultySource::new(master.clone()));
+    filled(store.path(), &line, &master).await;
+    let cache = open(store.path(), &line).await.unwrap();
+    cache.refresh().await.unwrap();
+    let mapped = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let of_store: Vec<&str> = mapped.lines().filter(|line| line.contains(store.path().to_str().unwrap())).collect();
+    assert!(of_store.is_empty(), "{of_store:#?}");
+    cache.close().await;
+}

@@ -73,6 +73,9 @@ enum Tables {
 fn connect(store: &Path, path: &Path) -> Result<(Connection, Tables), CacheError> {
     let mut db = Connection::open(path)?;
     db.busy_timeout(Duration::from_secs(5))?;
+    // Before anything is read: SQLite then keeps its index of the log in memory of its own instead of mapping a file
+    // of the store. On a full btrfs a write to such a mapping is a SIGBUS. The store's lock is ours anyway.
+    db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     let found: u32 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found > FORMAT {
         return Err(CacheError::NewerStore { store: store.to_owned(), found, ours: FORMAT });
