@@ -38,7 +38,8 @@ pub struct Settings {
     pub back_off_max: Duration,
     /// How long a source that failed is passed over at first; doubles up to the maximum.
     pub cool_down_min: Duration,
-    /// A source that was repaired is noticed after this at the latest.
+    /// A source that was repaired is noticed after this at the latest: a lab that stands still should not for much
+    /// longer than its master did, and one request in five seconds is no burden to anybody.
     pub cool_down_max: Duration,
     /// How long a source is not asked again for a block that it gave with a wrong hash.
     pub bad_block: Duration,
@@ -52,7 +53,7 @@ impl Default for Settings {
             back_off_min: Duration::from_millis(50),
             back_off_max: Duration::from_secs(1),
             cool_down_min: Duration::from_millis(500),
-            cool_down_max: Duration::from_secs(30),
+            cool_down_max: Duration::from_secs(5),
             bad_block: Duration::from_secs(60),
         }
     }

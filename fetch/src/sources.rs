@@ -25,6 +25,9 @@ use gate::Gate;
 use member::Member;
 use round::Round;
 
+/// What a source that answers has wrong is asked for again after this at the latest: it takes a person to mend it.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
 /// The sources in the order in which they are preferred.
 ///
 /// Each request makes one round: the first source that is not known to be down is asked, with a few
@@ -178,7 +181,7 @@ impl Sources {
     pub async fn pause(&self, rounds: u32) {
         let mut changes = self.changed();
         if self.members.iter().any(|member| member.is_online()) {
-            let most = Settings { back_off_max: self.settings.cool_down_max, ..self.settings };
+            let most = Settings { back_off_max: PAUSE_MAX, ..self.settings };
             tokio::select! {
                 () = sleep(round::back_off(&most, rounds)) => return,
                 _ = changes.changed() => {}
