@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use icbd_image::{ImageRecord, ImageRef, Serial, VersionId, VersionRecord, VersionState};
+use icbd_image::{ImageRecord, ImageRef, Serial, VersionId, VersionNumber, VersionRecord, VersionState};
 use jiff::{SignedDuration, Timestamp};
 
 use super::bucket::Bucket;
@@ -288,10 +288,11 @@ fn targets<'a>(view: &'a View, of: &ImageRef) -> Vec<&'a VersionRecord> {
         return image.version(number).into_iter().collect();
     }
     let deployed = image.deployed.and_then(|number| image.version(number));
-    deployed.into_iter().chain(newest_ready(image)).collect()
+    // One that is older than what is deployed follows nothing, also where that is withheld.
+    deployed.into_iter().chain(newest_ready(image, view.meant(&of.image))).collect()
 }
 
-fn newest_ready(image: &ImageRecord) -> Option<&VersionRecord> {
-    let is_new = |version: &&VersionRecord| image.deployed.is_none_or(|deployed| version.number() > deployed);
+fn newest_ready(image: &ImageRecord, deployed: Option<VersionNumber>) -> Option<&VersionRecord> {
+    let is_new = |version: &&VersionRecord| deployed.is_none_or(|deployed| version.number() > deployed);
     image.versions.iter().rev().find(|version| version.state == VersionState::Ready).filter(is_new)
 }

@@ -2,7 +2,7 @@
 
 use icbd_image::{ImageName, SecretKey, SignedStatement, Trust, VersionNumber, VersionRecord};
 
-use super::rig::{BLOCK, Rig, content};
+use super::rig::{BLOCK, PATIENCE, Rig, content};
 use crate::disk::memory::MemoryDisk;
 use crate::view::Object;
 use crate::{CacheError, Order, What};
@@ -71,6 +71,10 @@ async fn a_version_that_is_trusted_no_longer_is_withheld_and_comes_back_as_it_wa
     let warnings = rig.cache.status().warnings;
     let words = ["lab@2 is not signed by a trusted key", "icbd key trust", "config reload", "rollback lab --local"];
     assert!(warnings.len() == 1 && words.iter().all(|words| warnings[0].contains(words)), "{warnings:?}");
+    // Nor does a standing order fetch an older one in its place.
+    let standing = rig.cache.prefetch_add(Order::new("lab".parse().unwrap(), What::All)).await.unwrap();
+    assert_eq!(rig.cache.prefetch_look(standing, PATIENCE).await.unwrap().versions, []);
+    rig.cache.prefetch_cancel(standing).await.unwrap();
     // Who has it open goes on, also with what is not here yet: its serial still means the same.
     assert!(matches!(rig.cache.view().object(v2.serial()), Some(Object::Version(_, known)) if *known == v2));
     assert_eq!(open.read(100, 10).await.unwrap(), content(&[4])[100..110]);
