@@ -99,6 +99,7 @@ fn long_writes_conform(file: &dyn DiskFile) {
     let mut before = [7; 100];
     file.read(0, &mut before, Wait::Yes).unwrap();
     assert!(before == bytes[..100]);
+    file.set_size(8192).unwrap();
 }
 
 #[test]

@@ -103,9 +103,11 @@ fn trust_key(settings: &Settings, file: &Path) -> Result<()> {
     let done = write_new(&path, 0o644, &key.to_string());
     record(folder, &format!("key trust {} {}", key.id(), key.comment()), &done)?;
     done?;
-    settings
-        .talk()
-        .say("daemons that run believe it once they read their configuration again: `icbd config reload` on each");
+    settings.talk().say(format_args!(
+        "written to {}; daemons whose trust.keys names it believe it once they read their configuration again: \
+         `icbd config reload` on each",
+        path.display()
+    ));
     settings.talk().result(&KeyReport::new(&key, &path), |report| report.fingerprint.clone())
 }
 
