@@ -5,7 +5,6 @@
 //! *sync* that succeeded covers; of everything else any part may be there or not.
 
 mod clone;
-mod direct;
 #[cfg(test)]
 pub(crate) mod memory;
 mod nowait;

@@ -13,7 +13,6 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, fdatasync, fsync, syncfs, unlinkat};
 
-use super::direct::{Direct, Staging};
 use super::{Barrier, Disk, DiskFile, FileState, Missing, NotRegular, Space, Tree, Wait};
 
 /// A store's directory on a Linux file system.
@@ -21,20 +20,16 @@ use super::{Barrier, Disk, DiskFile, FileState, Missing, NotRegular, Space, Tree
 pub(crate) struct RealDisk {
     path: PathBuf,
     directory: OwnedFd,
-    staging: Arc<Staging>,
 }
 
 #[derive(Debug)]
-struct RealFile {
-    file: fs::File,
-    direct: Direct,
-}
+struct RealFile(fs::File);
 
 impl RealDisk {
     /// The store at `path`, which is there.
     pub(crate) fn open(path: &Path) -> io::Result<RealDisk> {
         let directory = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(path)?;
-        Ok(RealDisk { path: path.to_owned(), directory: directory.into(), staging: Arc::default() })
+        Ok(RealDisk { path: path.to_owned(), directory: directory.into() })
     }
 
     /// Opens a path that may not leave the store, nor go through a symbolic link: the names in it come
@@ -129,7 +124,7 @@ impl Disk for RealDisk {
         if !file.metadata()?.is_file() {
             return Err(io::Error::other(NotRegular));
         }
-        Ok(Arc::new(RealFile { file, direct: Direct::new(self.staging.clone()) }))
+        Ok(Arc::new(RealFile(file)))
     }
 
     fn make_tree(&self, path: &Path, tree: &Tree) -> io::Result<()> {
@@ -205,8 +200,8 @@ impl DiskFile for RealFile {
         while done < out.len() {
             let (at, rest) = (offset + done as u64, &mut out[done..]);
             let read = match wait {
-                Wait::Yes => self.file.read_at(rest, at),
-                Wait::No => super::nowait::read(self.file.as_fd(), at, rest).map_err(io::Error::from),
+                Wait::Yes => self.0.read_at(rest, at),
+                Wait::No => super::nowait::read(self.0.as_fd(), at, rest).map_err(io::Error::from),
             };
             match read {
                 Ok(0) => break,
@@ -219,11 +214,8 @@ impl DiskFile for RealFile {
     }
 
     fn write(&self, mut offset: u64, parts: &[&[u8]]) -> io::Result<()> {
-        if self.direct.write(&self.file, offset, parts)? {
-            return Ok(());
-        }
         for part in parts {
-            self.file.write_all_at(part, offset)?;
+            self.0.write_all_at(part, offset)?;
             offset += part.len() as u64;
         }
         Ok(())
@@ -231,23 +223,23 @@ impl DiskFile for RealFile {
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        Ok(fallocate(&self.file, flags, offset as i64, len as i64)?)
+        Ok(fallocate(&self.0, flags, offset as i64, len as i64)?)
     }
 
     fn state(&self) -> io::Result<FileState> {
-        let metadata = self.file.metadata()?;
+        let metadata = self.0.metadata()?;
         Ok(FileState { bytes: metadata.len(), is_named: metadata.nlink() > 0 })
     }
 
     fn set_size(&self, size: u64) -> io::Result<()> {
-        self.file.set_len(size)
+        self.0.set_len(size)
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(fdatasync(&self.file)?)
+        Ok(fdatasync(&self.0)?)
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.file.as_fd())
+        Some(self.0.as_fd())
     }
 }
