@@ -20,6 +20,7 @@ use std::time::SystemTime;
 
 use fuser::*;
 use tokio::runtime::Handle as Runtime;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::errno::Refusal;
@@ -38,12 +39,22 @@ pub(crate) struct Edge {
     pub(crate) tasks: TaskTracker,
     /// Set when a successor takes over: requests are then left unanswered, the kernel sends them again.
     pub(crate) leaving: Arc<AtomicBool>,
+    /// The mount is no more: nobody hears the answers that still wait.
+    pub(crate) over: CancellationToken,
     pub(crate) set_up: session::SetUp,
 }
 
 impl Edge {
     /// Polls `answer` once here; if it has to wait, it goes on as a task.
     fn drive(&self, answer: impl Future<Output = ()> + Send + 'static) {
+        let over = self.over.clone();
+        let answer = async move {
+            tokio::select! {
+                biased;
+                () = answer => {}
+                () = over.cancelled() => {}
+            }
+        };
         deferred::drive(answer, &self.runtime, &self.tasks);
     }
 

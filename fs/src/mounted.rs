@@ -9,6 +9,7 @@ use icbd_cache::Cache;
 use icbd_image::Serial;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
@@ -72,6 +73,7 @@ pub async fn mount(cache: Arc<Cache>, settings: MountSettings, handover: Handove
         runtime: Runtime::current(),
         tasks: TaskTracker::new(),
         leaving: Arc::new(AtomicBool::new(false)),
+        over: CancellationToken::new(),
         set_up,
     };
     if adopted {
@@ -194,6 +196,9 @@ impl Mounted {
             return Ok(unmounted);
         }
         self.wait().await;
+        // What the kernel reads ahead keeps no mount busy. Nobody hears of it now, and its source may be away for days.
+        self.edge.leaving.store(true, Ordering::Release);
+        self.edge.over.cancel();
         self.edge.tasks.close();
         self.edge.tasks.wait().await;
         let _ = tokio::task::spawn_blocking(move || self.invalidator.join()).await;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use icbd_tests::{CacheServer, CacheSettings, Fault, Lab, MIB, Master, Proxy, block_of, fill, pattern};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 const BLOCK_BYTES: u64 = 64 * 1024;
 const STUCK: u64 = 200;
@@ -106,6 +107,28 @@ fn a_read_without_a_source_waits_and_then_fails() -> Result<()> {
     let log = cache.daemon.log();
     ensure!(log.contains("disk.raw"), "the log does not name the file:\n{log}");
     Ok(())
+}
+
+/// What the kernel reads ahead for a program that is gone keeps no daemon from ending, though nobody has the blocks.
+#[test]
+fn a_stop_waits_for_no_read_whose_reader_is_gone() -> Result<()> {
+    let lab = Lab::new()?;
+    let (tree, repo) = (lab.folder("tree")?, lab.path("repo"));
+    fill(&tree.join("disk.raw"), 1, 8 * MIB)?;
+    Master::publish_offline(&repo, "lab", &tree, &["--deploy"])?;
+    let master = Master::start(&lab, &repo)?;
+    let proxy = Proxy::start(master.address())?;
+    let mut cache = CacheServer::start(&lab, &proxy.url())?;
+    for words in ["source", "offline", "waiting", "listing"] {
+        cache.daemon.allow_log(words);
+    }
+    let file = File::open(cache.path("lab/1/disk.raw"))?;
+    file.read_exact_at(&mut [0; 10], 70_000).context("the first page of hashes")?;
+    proxy.set(Fault::Refuse, "");
+    posix_fadvise(&file, 4 * MIB as i64, MIB as i64, PosixFadviseAdvice::POSIX_FADV_WILLNEED)?;
+    cache.wait_status("reads ahead that wait", |status| status["mount"]["waiting_requests"].as_u64() > Some(0))?;
+    drop(file);
+    cache.daemon.stop()
 }
 
 /// A block of MiB `mib` that has to be fetched: blocks of zeros are known without asking.
