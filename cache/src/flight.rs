@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::budget::RUN_BLOCKS_MAX;
 use crate::file::File;
+use crate::writeback::ASIDE;
 
 /// Claimed blocks of one file, at most [`RUN_BLOCKS_MAX`], and their hashes.
 pub(crate) struct Flight {
@@ -148,10 +149,25 @@ impl Flight {
         let (slots, share) = (self.file.slots(), share.split(1));
         let (index, bytes) = (block.index(), block.bytes().clone());
         slots.land(index, &bytes, || match (self.file.version().filling(), share) {
-            (Some(_), Some(share)) => self.file.version().core().writeback.write(self.file.clone(), block, share),
+            (Some(_), Some(share)) => self.have_written(block, share),
             // There is no tree to write to: the disk refused it.
             _ => slots.settle(index),
         });
+    }
+}
+
+impl Flight {
+    fn have_written(&self, block: VerifiedBlock, share: OwnedSemaphorePermit) {
+        let core = self.file.version().core();
+        if !self.urgency.is_awaited() {
+            core.writeback.write(self.file.clone(), block, share);
+        } else if core.writeback.put_aside(self.file.clone(), block, share) {
+            let core = core.clone();
+            drop(core.clone().spawn_for(self.urgency, async move {
+                tokio::time::sleep(ASIDE).await;
+                core.writeback.take_up();
+            }));
+        }
     }
 }
 

@@ -5,6 +5,9 @@
 //! blocks are written while others are synced. The queue to the writer is bounded by the budget:
 //! every block in it holds its share of memory. A block that cannot be written is dropped; its reader
 //! had it before it came here.
+//!
+//! A block that somebody waits for is put aside for a moment first: where processors are few, a writer that is woken
+//! at once writes before the waiter goes on. Whatever else is to be done finds it in the queue before itself.
 
 mod batch;
 mod gather;
@@ -13,7 +16,7 @@ mod sync;
 use std::io;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -32,11 +35,17 @@ const BATCH_BYTES: u64 = 16 << 20;
 const BATCH_FILES: usize = 256;
 /// What was written is durable after this, when nothing more comes.
 const IDLE: Duration = Duration::from_millis(500);
+/// How long a block is put aside for: a reader's next miss is under way by then.
+pub(crate) const ASIDE: Duration = Duration::from_millis(1);
+/// So many are not put aside for longer: who waits for that much waits for the writer as well.
+const ASIDE_BLOCKS_MAX: usize = 16;
 
 /// The way to the writer.
 #[derive(Debug)]
 pub(crate) struct Writeback {
     jobs: Sender<Job>,
+    /// Put aside; locked while jobs are pushed, so that nothing overtakes it.
+    aside: Mutex<Vec<Landed>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -65,12 +74,28 @@ impl Writeback {
         let writer = std::thread::Builder::new()
             .name("icbd-write".into())
             .spawn(move || write(&queue, &batches, &*probed, &writer_health))?;
-        Ok(Writeback { jobs, threads: Mutex::new(vec![writer, syncer]) })
+        Ok(Writeback { jobs, aside: Mutex::default(), threads: Mutex::new(vec![writer, syncer]) })
     }
 
     /// Takes a block that landed; its slot is settled when it is written or dropped.
     pub(crate) fn write(&self, file: Arc<File>, block: VerifiedBlock, share: OwnedSemaphorePermit) {
         self.push(Job::Write(Landed { file, block, share }));
+    }
+
+    /// The same, in a moment: whether the caller has to see that [`Writeback::take_up`] is called after [`ASIDE`].
+    #[must_use]
+    pub(crate) fn put_aside(&self, file: Arc<File>, block: VerifiedBlock, share: OwnedSemaphorePermit) -> bool {
+        let mut aside = self.lock_aside();
+        aside.push(Landed { file, block, share });
+        if aside.len() >= ASIDE_BLOCKS_MAX {
+            self.send_all(&mut aside);
+        }
+        aside.len() == 1
+    }
+
+    /// Has what was put aside written.
+    pub(crate) fn take_up(&self) {
+        self.send_all(&mut self.lock_aside());
     }
 
     /// Has zero blocks of one hash page called resident. A file asks once for each of its pages.
@@ -97,8 +122,22 @@ impl Writeback {
         }
     }
 
-    /// After `stop` what comes is dropped, as at a power cut.
     fn push(&self, job: Job) {
+        let mut aside = self.lock_aside();
+        self.send_all(&mut aside);
+        self.send(job);
+    }
+
+    fn send_all(&self, aside: &mut Vec<Landed>) {
+        aside.drain(..).for_each(|landed| self.send(Job::Write(landed)));
+    }
+
+    fn lock_aside(&self) -> MutexGuard<'_, Vec<Landed>> {
+        self.aside.lock().expect("no panic under this lock")
+    }
+
+    /// After `stop` what comes is dropped, as at a power cut.
+    fn send(&self, job: Job) {
         if let Err(error) = self.jobs.send(job)
             && let Job::Write(Landed { file, block, .. }) = error.0
         {

@@ -119,7 +119,7 @@ impl Member {
             patient: Arc::new(Semaphore::new(patient_max(&settings))),
             idle: Arc::new(Semaphore::new(idle_max(&settings))),
             small: Arc::new(Semaphore::new(SMALL_REQUESTS_MAX)),
-            short_line: Line::new(),
+            short_line: Line::short(),
             line: Line::new(),
             requests: AtomicU64::new(0),
             settings,
