@@ -10,7 +10,9 @@ mod show;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use icbd_image::{ImageName, ImageRecord, RepositoryId, Root, Serial, VersionId, VersionNumber, VersionRecord};
+use icbd_image::{
+    ImageName, ImageRecord, RepositoryId, Root, Serial, StatementError, VersionId, VersionNumber, VersionRecord,
+};
 
 use crate::CacheError;
 use crate::local::Choices;
@@ -111,6 +113,12 @@ impl View {
             Some(why) => CacheError::Untrusted { version: id.clone(), why: why.clone() },
             None => CacheError::UnknownVersion(id.clone()),
         })
+    }
+
+    /// The versions of an image that are known and not shown, and why each is not.
+    pub fn withheld_of(&self, image: &ImageName) -> impl Iterator<Item = (&VersionRecord, &StatementError)> {
+        let known = self.known_image(image).into_iter().flat_map(|image| &image.versions);
+        known.filter_map(|version| Some((version, self.withheld.get(&version.serial())?)))
     }
 
     /// What the serial stands for.

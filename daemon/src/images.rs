@@ -41,6 +41,9 @@ pub(crate) struct VersionSummary {
     /// What of it is not as it was published, on a master that noticed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
+    /// Why a cache does not show it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<String>,
 }
 
 impl From<&ImageRecord> for ImageSummary {
@@ -63,6 +66,7 @@ impl ImageSummary {
         let is_fallback = version.state == VersionState::Ready && self.fallback == Some(number);
         let state = if is_fallback { "fallback".to_owned() } else { version.state.to_string() };
         let state = if version.damage.is_some() { format!("{state}, damaged") } else { state };
+        let state = if version.withheld.is_some() { format!("{state}, withheld") } else { state };
         match self.plan.as_ref().filter(|plan| plan.version.number == number) {
             Some(PlanReport { at, failed: None, .. }) => format!("{state}, deployed at {at}"),
             Some(PlanReport { at, .. }) => format!("{state}, was not deployed at {at}"),
@@ -85,6 +89,7 @@ impl From<&VersionRecord> for VersionSummary {
             signers: record.statement.signers().map(|key: KeyId| key.to_string()).collect(),
             note: record.note.clone(),
             damage: None,
+            withheld: None,
         }
     }
 }
@@ -132,6 +137,7 @@ mod tests {
             signers: Vec::new(),
             note: String::new(),
             damage: None,
+            withheld: None,
         };
         vec![ImageSummary {
             name: "debian-lab".parse().unwrap(),

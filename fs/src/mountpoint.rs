@@ -143,7 +143,7 @@ pub(crate) fn detach(path: &Path, device: u32) -> Result<Unmounted, FsError> {
         Err(Errno::EBUSY) => {
             umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
                 .map_err(FsError::system(format!("detach {}", path.display()), "run `umount -l` on it"))?;
-            warn!(path = %path.display(), "the mount is in use: detached; programs with open files keep what they have");
+            warn!(path = %path.display(), "the mount is in use: detached; programs with open files can read until this daemon has ended");
             Ok(Unmounted::Detached)
         }
         Err(error) => Err(FsError::system(format!("unmount {}", path.display()), "run `umount` on it")(error)),

@@ -180,11 +180,12 @@ fn trees_that_cannot_be_opened_as_what_they_are_are_refused() {
     std::fs::create_dir(area.repository()).unwrap();
     let _mounted = Mounted::tmpfs(&area.repository(), "size=8m");
     drop(area.open());
-    let catalogue = rusqlite::Connection::open(area.repository().join("catalog.db")).unwrap();
-    let noted = || catalogue.query_row("SELECT trees FROM repository", [], |row| row.get::<_, String>(0)).unwrap();
+    // Opened anew each time: an open repository has its catalogue to itself.
+    let catalogue = || rusqlite::Connection::open(area.repository().join("catalog.db")).unwrap();
+    let noted = || catalogue().query_row("SELECT trees FROM repository", [], |row| row.get::<_, String>(0)).unwrap();
     let kind = noted();
     for (name, why) in [("btrfs", "no btrfs"), ("velvet", "no such kind")] {
-        catalogue.execute("UPDATE repository SET trees = ?1", [name]).unwrap();
+        catalogue().execute("UPDATE repository SET trees = ?1", [name]).unwrap();
         let error = Repository::open(&area.repository(), Settings::default()).unwrap_err();
         assert!(matches!(error, MasterError::TreesKind { .. }), "{error}");
         let says = [name, why, "right file system is mounted", "SET trees = NULL"];
@@ -192,7 +193,7 @@ fn trees_that_cannot_be_opened_as_what_they_are_are_refused() {
         assert_eq!(noted(), name, "it became another kind");
     }
     // As the error says.
-    catalogue.execute("UPDATE repository SET trees = NULL", []).unwrap();
+    catalogue().execute("UPDATE repository SET trees = NULL", []).unwrap();
     drop(area.open());
     assert_eq!(noted(), kind);
 }

@@ -223,3 +223,16 @@ fn a_damaged_manifest_is_noticed() {
     let error = area.open().head_bytes(root).unwrap_err();
     assert!(error.to_string().contains(&format!("{root}.head from a backup")), "{error}");
 }
+
+/// On a full btrfs a write to a mapped file is a SIGBUS.
+#[test]
+fn no_file_of_the_catalogue_is_mapped() {
+    let area = Area::new();
+    lab(&area);
+    let repository = area.open();
+    assert_eq!(repository.listing().images.len(), 1);
+    let mapped = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let catalogue = area.repository().join("catalog.db");
+    let of_catalogue: Vec<&str> = mapped.lines().filter(|line| line.contains(catalogue.to_str().unwrap())).collect();
+    assert!(of_catalogue.is_empty(), "{of_catalogue:#?}");
+}

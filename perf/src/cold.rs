@@ -34,6 +34,7 @@ pub(crate) fn run(scale: &Scale) -> Result<String> {
         unit: "MB/s",
         ours: mounted.median(),
         theirs: curl.median(),
+        ratio: stats::ratio_of_rounds(&mounted, &curl),
         goal: Goal::AtLeast(0.8),
     };
     Ok(stats::table("A cold file", "through the mount", "curl -o", &[row]))

@@ -38,7 +38,8 @@ pub(crate) fn run(scale: &Scale) -> Result<String> {
                 }
             }
             let work = format!("{work}, {temperature}");
-            rows.push(Row { work, unit: "MB/s", ours: mounted.median(), theirs: native.median(), goal: GOAL });
+            let ratio = stats::ratio_of_rounds(&mounted, &native);
+            rows.push(Row { work, unit: "MB/s", ours: mounted.median(), theirs: native.median(), ratio, goal: GOAL });
         }
     }
     Ok(stats::table("A complete file", "through the mount", "natively", &rows))

@@ -36,7 +36,7 @@ pub(crate) struct Scale {
 }
 
 const FULL: Scale =
-    Scale { file_bytes: 2 << 30, stream_bytes: 4 << 30, rounds: 5, random_reads: 64 * 1024, misses: 1000 };
+    Scale { file_bytes: 2 << 30, stream_bytes: 4 << 30, rounds: 9, random_reads: 64 * 1024, misses: 1000 };
 const SHORT: Scale =
     Scale { file_bytes: 256 << 20, stream_bytes: 512 << 20, rounds: 3, random_reads: 16 * 1024, misses: 200 };
 

@@ -40,6 +40,7 @@ pub(crate) fn run(scale: &Scale) -> Result<String> {
         unit: "µs",
         ours: mounted.quantile(q),
         theirs: bare.quantile(q),
+        ratio: mounted.quantile(q) / bare.quantile(q),
         goal: Goal::AtMost(2.0),
     };
     let rows = [row("4 KiB of a missing block, median", 0.5), row("the same, 99th percentile", 0.99)];

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Result, ensure};
-use icbd_tests::{CacheServer, Lab, MIB, Master, fill, icbd, wait_for};
+use icbd_tests::{CacheServer, Lab, MIB, Master, fill, get, icbd, wait_for};
 
 const CRITICAL: i32 = 2;
 const VERIFICATION: i32 = 7;
@@ -29,7 +29,8 @@ fn a_lost_manifest_is_told_of_and_caches_go_on() -> Result<()> {
     master.daemon.stop()?;
     let shown = icbd(["image", "show", "lab@2", "--json", "--socket", cache.socket()])?.ok()?;
     let shown: serde_json::Value = serde_json::from_str(&shown)?;
-    let head = format!("{}.head", shown["root"].as_str().unwrap_or_default());
+    let root = shown["root"].as_str().unwrap_or_default();
+    let head = format!("{root}.head");
     fs::remove_file(master.repo().join("manifests").join(&head))?;
     let master = Master::start_at(&lab, &lab.path("repo"), address, &[])?;
     master.daemon.allow_log(&head);
@@ -41,6 +42,13 @@ fn a_lost_manifest_is_told_of_and_caches_go_on() -> Result<()> {
     ask(&["image", "verify", "lab@2"])?.failed_with(VERIFICATION)?.says(&[&head, "publish the version again"])?;
     ask(&["image", "deploy", "lab@2"])?.failed_with(VERIFICATION)?.says(&["lab@2", &head])?;
     ask(&["image", "verify", "lab@1"])?.failed_with(0)?;
+
+    // Who needs it asks again and again.
+    for _ in 0..3 {
+        ensure!(get(address, &format!("/v1/heads/{root}"))?.status == 500, "it was served");
+    }
+    let log = master.daemon.log();
+    ensure!(log.matches("cannot serve").count() == 1, "not said once:\n{log}");
 
     wait_for("the cache to be online again", || Ok((cache.status()?["sources"][0]["online"] == true).then_some(())))?;
     let (mut got, mut published) = ([0; 100], [0; 100]);

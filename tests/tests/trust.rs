@@ -82,6 +82,8 @@ fn a_version_that_is_trusted_no_longer_is_withheld() -> Result<()> {
         cache.daemon.log()
     );
     cache.command(&["prefetch", "add", "lab@2", "--all"])?.failed_with(VERIFICATION)?.says(&["lab@2 is withheld"])?;
+    cache.command(&["image", "list", "lab"])?.prints(&["deployed, withheld"])?;
+    cache.command(&["image", "show", "lab@2"])?.prints(&["withheld   lab@2 is not signed by a trusted key"])?;
     // A name for what is trusted can be had meanwhile.
     cache.command(&["image", "rollback", "lab", "--local", "--to", "1"])?.ok()?;
     wait_for("the name to lead to version 1", || {

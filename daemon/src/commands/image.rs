@@ -77,7 +77,8 @@ async fn show(settings: &Settings, wanted: &ImageRef) -> Result<()> {
             ("note", plain(&version.note)),
         ];
         let damage = version.damage.iter().map(|what| ("damaged", plain(what)));
-        let lines = lines.into_iter().chain(damage);
+        let withheld = version.withheld.iter().map(|why| ("withheld", plain(why)));
+        let lines = lines.into_iter().chain(damage).chain(withheld);
         lines.map(|(key, value)| format!("{key:<10} {value}").trim_end().to_owned()).collect::<Vec<_>>().join("\n")
     })
 }

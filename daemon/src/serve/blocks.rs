@@ -68,7 +68,8 @@ impl Pieces {
                 self.begin_next();
             }
             Err(error) => {
-                tracing::error!(root = %run.root.short(), file = %run.file, first = run.first, %error, "an answer breaks off");
+                let what = format!("blocks from {} on of file {} of {}", run.first, run.file, run.root.short());
+                self.shared.failed(&what, error);
             }
         }
         Some((bytes, self))

@@ -117,7 +117,8 @@ impl Pieces {
             }
             Err(error) => {
                 let (root, file) = self.content;
-                tracing::error!(root = %root.short(), %file, before = self.rest.start, %error, "an answer breaks off");
+                let what = format!("bytes before {} of file {file} of {}", self.rest.start, root.short());
+                self.shared.failed(&what, error);
             }
         }
         Some((bytes, self))

@@ -1,6 +1,7 @@
 //! One request, one answer: the path says what, the method may only be GET or HEAD.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -25,12 +26,30 @@ pub(super) struct Shared {
     listing: Arc<ListingCache>,
     offers: Offers,
     reports: Reports,
+    /// What could not be served and was said lately: who waits for it asks again and again.
+    said: moka::sync::Cache<String, ()>,
+}
+
+/// The same trouble is logged once in this time …
+const SAID_FOR: Duration = Duration::from_secs(60);
+/// … of so many different ones.
+const SAID_MAX: u64 = 256;
+
+impl Shared {
+    /// Logs that something could not be served.
+    pub(super) fn failed(&self, what: &str, error: &MasterError) {
+        match self.said.entry(error.to_string()).or_insert(()).is_fresh() {
+            true => tracing::error!(what, %error, "cannot serve"),
+            false => tracing::debug!(what, %error, "cannot serve, still"),
+        }
+    }
 }
 
 /// Serves `repository`, counting in `sent`; what caches offer goes to `offers`, and what they say of themselves to
 /// `reports`.
 pub(crate) fn router(repository: Arc<Repository>, sent: Arc<Sent>, offers: Offers, reports: Reports) -> Router {
-    let shared = Shared { repository, sent, listing: Arc::default(), offers, reports };
+    let said = moka::sync::Cache::builder().max_capacity(SAID_MAX).time_to_live(SAID_FOR).build();
+    let shared = Shared { repository, sent, listing: Arc::default(), offers, reports, said };
     Router::new().fallback(handle).with_state(shared)
 }
 
@@ -48,7 +67,7 @@ async fn handle(State(shared): State<Shared>, request: Request) -> Response {
     }
     let conditions = Conditions::of(&request);
     let answered = answer(&shared, resource, &conditions).await;
-    answered.unwrap_or_else(|error| refuse(&error, request.uri().path()))
+    answered.unwrap_or_else(|error| refuse(&shared, &error, request.uri().path()))
 }
 
 /// Passes on what a cache offers, and says of itself, with its poll of the listing. Nonsense is as nothing.
@@ -145,10 +164,10 @@ impl<T> Reading<T> {
     }
 }
 
-fn refuse(error: &MasterError, path: &str) -> Response {
+fn refuse(shared: &Shared, error: &MasterError, path: &str) -> Response {
     if error.is_absent() {
         return answer::text(StatusCode::NOT_FOUND, &error.to_string());
     }
-    tracing::error!(path, %error, "cannot serve");
+    shared.failed(path, error);
     answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the master cannot read this; its log says why")
 }

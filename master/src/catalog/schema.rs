@@ -70,6 +70,9 @@ const MIGRATIONS: [&str; 2] = [
 
 /// Settings and migrations; the format that was found, which may be newer than ours.
 pub(super) fn prepare(db: &mut Connection, fresh: RepositoryId) -> rusqlite::Result<u32> {
+    // Before anything is read: SQLite then maps no file of the repository, where a write on a full btrfs is a SIGBUS.
+    // The repository's lock is ours anyway.
+    db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     // In WAL mode only FULL makes a commit durable before it returns.
     db.pragma_update(None, "synchronous", "FULL")?;

@@ -73,7 +73,7 @@ async fn status(State(api): State<Api>) -> Json<Report> {
 }
 
 async fn list(State(api): State<Api>) -> Json<Vec<ImageSummary>> {
-    Json(api.server.images())
+    Json(api.server.listed())
 }
 
 async fn audit_log(State(api): State<Api>) -> Response {

@@ -82,6 +82,20 @@ impl CacheServer {
         self.cache.view().images().iter().map(ImageSummary::from).collect()
     }
 
+    /// The same with the versions that are withheld, for people to see that they are.
+    pub(super) fn listed(&self) -> Vec<ImageSummary> {
+        let (view, mut images) = (self.cache.view(), self.images());
+        for image in &mut images {
+            let withheld = view.withheld_of(&image.name);
+            image.versions.extend(withheld.map(|(record, why)| VersionSummary {
+                withheld: Some(why.to_string()),
+                ..VersionSummary::from(record)
+            }));
+            image.versions.sort_by_key(|version| version.version.number);
+        }
+        images
+    }
+
     /// The version that is meant; of one that is withheld, why it is.
     pub(super) fn find_version(&self, wanted: &ImageRef) -> Result<VersionSummary, Failure> {
         let found = images::find_version(&self.images(), wanted).cloned();
