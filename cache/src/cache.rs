@@ -78,17 +78,18 @@ impl Cache {
             let (catalogue, warning) = catalogue::open(&store, &*of)?;
             let (known, held) = (catalogue.known()?, catalogue.held()?);
             let (orders, rates) = (catalogue.orders()?, catalogue.rates()?);
-            let (ledger, profiles) = (catalogue.ledger()?, Profiles::open(&store)?);
+            let (ledger, pins, profiles) = (catalogue.ledger()?, catalogue.pins()?, Profiles::open(&store)?);
             let node = catalogue.node(fresh_node(&store)?)?;
-            Ok::<_, CacheError>((catalogue, warning, known, held, orders, rates, ledger, profiles, node))
+            Ok::<_, CacheError>((catalogue, warning, known, held, orders, rates, ledger, pins, profiles, node))
         });
-        let (catalogue, warning, (known, choices), held, orders, rates, ledger, profiles, node) =
+        let (catalogue, warning, (known, choices), held, orders, rates, ledger, pins, profiles, node) =
             loaded.await.map_err(|_| CacheError::Closed)??;
         let core = Arc::new(Core::new(settings, sources, disk, catalogue, profiles, trust)?);
         let shows = core.clone();
         core.blocking(move || shows.show(known, choices)).await?;
         *core.held.lock().expect("no panic under this lock") = held;
         core.ledger.resume(ledger);
+        core.pins.resume(pins);
         let orders = Arc::new(Orders::new(core.clone(), orders, rates));
         drop(core.spawn(orders.clone().run()));
         drop(core.spawn(orders.clone().follow_boots()));

@@ -9,6 +9,7 @@ mod ledger;
 pub(crate) mod marks;
 mod open;
 pub(crate) mod orders;
+mod pins;
 mod rebuild;
 mod rows;
 

@@ -22,6 +22,7 @@ use crate::file::File;
 use crate::health::Health;
 use crate::ledger::Ledger;
 use crate::losses::Losses;
+use crate::pins::Pins;
 use crate::profiles::Profiles;
 use crate::spoilt::SpoiltList;
 use crate::version::{Residency, Versions};
@@ -54,6 +55,7 @@ pub(crate) struct Core {
     pub(crate) waiting: WaitingList,
     pub(crate) spoilt: SpoiltList,
     pub(crate) losses: Losses,
+    pub(crate) pins: Pins,
     pub(crate) ledger: Ledger,
     /// What is known to be held of each version, opened or not.
     pub(crate) held: Mutex<HashMap<Serial, Residency>>,
@@ -112,6 +114,7 @@ impl Core {
             waiting: WaitingList::default(),
             spoilt: SpoiltList::default(),
             losses: Losses::default(),
+            pins: Pins::default(),
             ledger: Ledger::default(),
             held: Mutex::default(),
             fetched_bytes: AtomicU64::new(0),

@@ -6,6 +6,7 @@
 
 mod ahead;
 mod backing;
+mod let_go;
 mod now;
 mod passthrough;
 mod read;

@@ -23,6 +23,16 @@ pub(crate) struct Tally {
     pub(crate) day: Day,
     /// Bytes of blocks from sources, decoded, on that day.
     pub(crate) fetched_bytes: u64,
+    /// When it was read or fetched last, in whole steps of [`USE_STEP`]; seconds since 1970.
+    pub(crate) used: Option<u64>,
+}
+
+/// So exactly it is known when a version was used last, in seconds: what is let go of first is a matter of days.
+const USE_STEP: u64 = 600;
+
+/// Now, in such steps.
+pub(crate) fn use_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / USE_STEP * USE_STEP
 }
 
 /// All of it, as it is kept in the catalogue.
@@ -52,6 +62,12 @@ impl Ledger {
         let tally = entries.tallies.entry(version).or_default();
         let before = tally.fetched_on(today);
         (tally.day, tally.fetched_bytes) = (today, before + bytes);
+        tally.used = Some(use_time());
+    }
+
+    /// Takes note that a version was read at that [`use_time`].
+    pub(crate) fn note_used(&self, version: Serial, at: u64) {
+        self.lock().tallies.entry(version).or_default().used = Some(at);
     }
 
     /// Takes note of whether a version is complete now.
@@ -97,6 +113,10 @@ impl Tally {
 
     pub(crate) fn complete_since(&self) -> Option<SystemTime> {
         self.complete_since.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds))
+    }
+
+    pub(crate) fn used(&self) -> Option<SystemTime> {
+        self.used.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds))
     }
 
     fn fetched_on(&self, day: Day) -> u64 {

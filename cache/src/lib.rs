@@ -6,7 +6,7 @@
 //! ([`File::read`]). A block is called durable only when a power cut cannot take it back.
 //!
 //! What this crate does not do: it shows nothing to a kernel (`fs/`), knows no protocol (`fetch/`),
-//! and removes no version. FORMAT.md, "Cache store on disk", describes every byte it writes.
+//! and decides neither when room is made nor what clients use. FORMAT.md, "Cache store on disk", describes every byte it writes.
 
 mod bits;
 mod boot;
@@ -16,6 +16,7 @@ mod catalogue;
 mod core;
 mod disk;
 mod error;
+mod evict;
 mod file;
 mod filling;
 mod flight;
@@ -26,6 +27,7 @@ mod layout;
 mod ledger;
 mod local;
 mod losses;
+mod pins;
 mod prefetch;
 mod profiles;
 mod refresh;
@@ -47,9 +49,11 @@ mod writeback;
 
 pub use cache::Cache;
 pub use error::CacheError;
+pub use evict::{Holding, Room, Stay};
 pub use file::{File, Passthrough, ReadNow};
 pub use health::StoreState;
 pub use local::LocalRollback;
+pub use pins::Pin;
 pub use prefetch::{
     Deadline, ExplainedVersion, Explanation, Order, OrderChange, OrderId, OrderState, OrderStatus, Priority, Rate,
     Verdict, Weekdays, WeekdaysError, What, Window, Zone, ZoneError,

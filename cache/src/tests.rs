@@ -3,6 +3,7 @@
 mod boots;
 mod crash;
 mod damage;
+mod evict;
 mod full;
 mod lost;
 mod master;

@@ -10,6 +10,7 @@ mod residency;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use crate::disk::{DiskFile, Tree, is_full};
 use crate::file::File;
 use crate::filling::Filling;
 use crate::flights::{Flights, Landing};
+use crate::ledger;
 pub(crate) use registry::Versions;
 pub use residency::Residency;
 
@@ -43,6 +45,8 @@ pub struct Version {
     preparing: Flights<(), ()>,
     refused: Mutex<Option<(Instant, CacheError)>>,
     page_flights: Flights<(FileIndex, u64), Page>,
+    /// When a read was noted last.
+    used: AtomicU64,
     pages_file: OnceLock<Arc<dyn DiskFile>>,
     pages_unsynced: std::sync::atomic::AtomicBool,
     /// The local version that blocks are taken from, as it was found last. By its serial: two versions
@@ -64,6 +68,7 @@ impl Version {
             preparing: Flights::new(),
             refused: Mutex::default(),
             page_flights: Flights::new(),
+            used: AtomicU64::new(0),
             pages_file: OnceLock::new(),
             pages_unsynced: false.into(),
             base: Mutex::default(),
@@ -230,7 +235,16 @@ impl Version {
 
     /// Takes note of a read that somebody asked for.
     pub(crate) fn note_read(self: &Arc<Self>, file: FileIndex, blocks: std::ops::Range<u64>) {
+        self.note_used();
         self.recorder.note(self, file, blocks);
+    }
+
+    /// Takes note that somebody uses it now.
+    pub(crate) fn note_used(&self) {
+        let now = ledger::use_time();
+        if self.used.swap(now, Ordering::Relaxed) != now {
+            self.core.ledger.note_used(self.serial(), now);
+        }
     }
 
     /// Whether boots are known to read these blocks.

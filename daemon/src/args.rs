@@ -185,6 +185,25 @@ pub(crate) enum ImageCommand {
         #[command(flatten)]
         made: MadeArgs,
     },
+    /// Keep what is here of a version, whatever room is lacking (on a cache)
+    Pin {
+        #[arg(value_name = "IMAGE@N")]
+        version: VersionId,
+        /// Not for ever: HH:MM, or 2026-03-01T02:00 with or without an offset
+        #[arg(long, value_name = "TIME", value_parser = moves::until)]
+        until: Option<icbd_image::Timestamp>,
+        /// Why, for the audit log
+        #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true, value_parser = moves::why)]
+        message: String,
+    },
+    /// Let it go again when room is lacking (on a cache)
+    Unpin {
+        #[arg(value_name = "IMAGE@N")]
+        version: VersionId,
+        /// Why, for the audit log
+        #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true, value_parser = moves::why)]
+        message: String,
+    },
     /// Make a retired version ready again (on a master)
     Restore {
         #[arg(value_name = "IMAGE@N")]

@@ -10,6 +10,7 @@ mod commands;
 mod connections;
 mod control;
 mod edits;
+mod evictions;
 mod failure;
 mod images;
 mod logging;

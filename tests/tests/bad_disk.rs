@@ -31,7 +31,7 @@ fn a_full_disk() -> Result<()> {
     let volume = Volume::new(&lab, FileSystem::Ext4, 32 * MIB)?;
     let settings = CacheSettings { store: Some(volume.path().join("store")), ..Default::default() };
     let mut cache = CacheServer::start_with(&lab, &[&master.url()], &settings)?;
-    cache.daemon.allow_log("full");
+    ["full", "min_free"].iter().for_each(|words| cache.daemon.allow_log(words));
     cache.daemon.allow_log("No space");
     let file = File::open(cache.path("lab/1/disk"))?;
     for mib in 0..80 {
@@ -62,7 +62,7 @@ fn a_full_disk_is_said_until_there_is_room() -> Result<()> {
         let volume = Volume::new(&lab, file_system, bytes * MIB)?;
         let settings = CacheSettings { store: Some(volume.path().join("store")), ..Default::default() };
         let cache = CacheServer::start_with(&lab, &[&master.url()], &settings)?;
-        ["full", "No space"].iter().for_each(|words| cache.daemon.allow_log(words));
+        ["full", "No space", "min_free"].iter().for_each(|words| cache.daemon.allow_log(words));
         let file = File::open(cache.path("lab/1/disk"))?;
         let (some, rest) = (volume.path().join("some"), volume.path().join("rest"));
         fill(&some, 9, 24 * MIB)?;

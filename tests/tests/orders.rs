@@ -184,7 +184,7 @@ fn a_disk_that_fills_stops_prefetch_before_demand() -> Result<()> {
     let config = "[store]\nmin_free = \"48MiB\"\n".to_owned();
     let settings = CacheSettings { store: Some(volume.path().join("store")), config, ..CacheSettings::default() };
     let cache = CacheServer::start_with(&lab, &[&master.url()], &settings)?;
-    cache.daemon.allow_log("prefetch");
+    ["prefetch", "min_free"].iter().for_each(|words| cache.daemon.allow_log(words));
     // Something else fills the disk.
     fill(&volume.path().join("other"), 9, 40 * MIB)?;
     let id = add(&cache, &["win11-lab@1", "--all"])?;

@@ -159,7 +159,7 @@ fn a_store_that_is_full_and_one_that_is_suspect() -> Result<()> {
     let (master, _) = site(&lab)?;
     let volume = Volume::new(&lab, FileSystem::Ext4, 32 * MIB)?;
     let full = cache(&lab, &master.url(), Some(volume.path().join("store")))?;
-    ["full", "No space", "noted", "kept"].iter().for_each(|words| full.daemon.allow_log(words));
+    ["full", "No space", "noted", "kept", "min_free"].iter().for_each(|words| full.daemon.allow_log(words));
     // Something else fills the disk, but for less than what is read.
     let other = File::create(volume.path().join("other"))?;
     let written =

@@ -282,7 +282,7 @@ pub(crate) fn after(now: Timestamp, time: Option<SignedDuration>) -> Option<Time
 }
 
 /// The versions that are meant: the one named; else the deployed one, and the newest that is ready to follow it.
-fn targets<'a>(view: &'a View, of: &ImageRef) -> Vec<&'a VersionRecord> {
+pub(crate) fn targets<'a>(view: &'a View, of: &ImageRef) -> Vec<&'a VersionRecord> {
     let Some(image) = view.image(&of.image) else { return Vec::new() };
     if let Some(number) = of.number {
         return image.version(number).into_iter().collect();

@@ -1,10 +1,12 @@
 //! Orders as people see them.
 
-use icbd_image::{Serial, VersionId};
+use std::collections::HashSet;
+
+use icbd_image::{Serial, VersionId, VersionRecord};
 use jiff::Timestamp;
 
 use super::Orders;
-use super::book::{Entry, Here};
+use super::book::{Entry, Here, targets};
 use super::order::{OrderId, OrderState, OrderStatus, Verdict};
 use crate::CacheError;
 
@@ -25,6 +27,22 @@ impl Orders {
         let book = self.lock();
         let running = book.values().filter(|entry| entry.running.is_some() && !entry.is_stuck);
         running.filter_map(|entry| Some(entry.legs.iter().find(|leg| !leg.is_complete())?.serial)).collect()
+    }
+
+    /// Versions that orders which have not ended are for, whether they run, wait or are paused.
+    pub(crate) fn ordered(&self) -> HashSet<Serial> {
+        let (view, book) = (self.core.view(), self.lock());
+        let going = book.values().filter(|entry| !entry.state.is_ended());
+        // What an order means now, and what it was for until something new came.
+        let means = |entry: &Entry| {
+            let targets = targets(&view, &entry.order.of);
+            targets
+                .into_iter()
+                .map(VersionRecord::serial)
+                .chain(entry.legs.iter().map(|leg| leg.serial))
+                .collect::<Vec<_>>()
+        };
+        going.flat_map(means).collect()
     }
 
     /// What an administrator should know of without asking.

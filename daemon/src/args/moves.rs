@@ -62,6 +62,14 @@ fn time(text: &str) -> Result<String, String> {
     if is_known { Ok(text.to_owned()) } else { Err(message.to_owned()) }
 }
 
+/// A time to come.
+pub(super) fn until(text: &str) -> Result<Timestamp, String> {
+    let message = "not a time such as 02:00 or 2026-03-01T02:00+01:00";
+    let when = text.parse::<When>().map_err(|_| message.to_owned())?;
+    let at = when.next(&jiff::tz::TimeZone::system()).map_err(|error| error.to_string())?;
+    Ok(Timestamp { seconds: at.as_second(), nanoseconds: 0 })
+}
+
 /// A time that is past: so long ago, or a time of the day or the calendar.
 pub(super) fn since(text: &str) -> Result<Timestamp, String> {
     if let Ok(Span(ago)) = text.parse() {

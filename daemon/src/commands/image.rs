@@ -1,11 +1,13 @@
 //! `icbd image`.
 
 use anyhow::Result;
+use http::Method;
 use icbd_image::{ImageName, ImageRef};
 
 use super::{edits, follow, interrupted, moves, publish};
 use crate::args::ImageCommand;
 use crate::control::Client;
+use crate::evictions::{PinReport, PinSpec};
 use crate::failure::{Exit, Failure};
 use crate::images::{ImageSummary, VersionSummary, find_image, find_version};
 use crate::moves::Verb;
@@ -28,10 +30,22 @@ pub(crate) async fn run(settings: &Settings, command: ImageCommand) -> Result<()
         ImageCommand::Retire { version, force, made } => {
             moves::make(settings, Verb::Retire { version, force }, made, moves::name).await
         }
+        ImageCommand::Pin { version, until, message } => {
+            pin(settings, PinSpec { version, until, remove: false, why: message }).await
+        }
+        ImageCommand::Unpin { version, message } => {
+            pin(settings, PinSpec { version, until: None, remove: true, why: message }).await
+        }
         ImageCommand::Restore { version, made } => {
             moves::make(settings, Verb::Restore { version }, made, moves::name).await
         }
     }
+}
+
+async fn pin(settings: &Settings, spec: PinSpec) -> Result<()> {
+    let mut client = Client::connect(&settings.sockets(Role::Cache)).await?;
+    let done: PinReport = client.call(Method::POST, "/v1/pin", &spec).await?;
+    settings.talk().result(&done, PinReport::words)
 }
 
 async fn images(settings: &Settings) -> Result<Vec<ImageSummary>> {

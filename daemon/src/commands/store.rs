@@ -1,16 +1,20 @@
-//! `icbd store`. Asks no daemon.
+//! `icbd store`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
+use http::Method;
 use icbd_snapshot::{Finding, Kind, Probe, Reflinks, SnapshotError, Subvolumes, Transfers};
 use serde::Serialize;
 
+use super::block_on;
 use crate::args::StoreCommand;
+use crate::control::Client;
+use crate::evictions::{EvictReport, EvictSpec};
 use crate::failure::{Exit, Failure};
 use crate::output::{bytes, table};
-use crate::settings::Settings;
+use crate::settings::{Role, Settings};
 
 /// What a directory's file system can do, as `--json` prints it.
 #[derive(Debug, Serialize)]
@@ -44,7 +48,22 @@ struct Trial {
 }
 
 pub(crate) fn run(settings: &Settings, command: StoreCommand) -> Result<()> {
-    let StoreCommand::Probe { path } = command;
+    match command {
+        StoreCommand::Probe { path } => try_out(settings, path),
+        StoreCommand::Evict { versions, bytes, yes, message } => {
+            let spec = EvictSpec { versions, bytes: bytes.map(|bytes| bytes.0), yes, why: message };
+            block_on(evict(settings, spec))
+        }
+    }
+}
+
+async fn evict(settings: &Settings, spec: EvictSpec) -> Result<()> {
+    let mut client = Client::connect(&settings.sockets(Role::Cache)).await?;
+    let report: EvictReport = client.call(Method::POST, "/v1/evict", &spec).await?;
+    settings.talk().result(&report, EvictReport::words)
+}
+
+fn try_out(settings: &Settings, path: Option<PathBuf>) -> Result<()> {
     let path = match path {
         Some(path) => path,
         None => settings.store()?,

@@ -7,6 +7,7 @@ mod api;
 mod boots;
 mod daemon;
 mod demand;
+mod evict;
 mod handover;
 mod local;
 mod prefetch;

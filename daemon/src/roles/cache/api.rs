@@ -12,12 +12,13 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
-use super::local;
 use super::prefetch::{self, Verb};
 use super::state::CacheServer;
+use super::{evict, local};
 use crate::audit;
 use crate::control::events::{self, Teller};
 use crate::control::{Event, Peer, fail};
+use crate::evictions::{EvictSpec, PinSpec};
 use crate::failure::{Exit, Failure};
 use crate::images::ImageSummary;
 use crate::moves::LocalSpec;
@@ -57,6 +58,8 @@ pub(super) fn router(server: Arc<CacheServer>, tasks: TaskTracker) -> Router {
         .route("/v1/profile/import", post(import_profile).layer(DefaultBodyLimit::max(IMPORT_BYTES_MAX)))
         .route("/v1/publish", any(not_here))
         .route("/v1/local", post(roll_back))
+        .route("/v1/evict", post(evict))
+        .route("/v1/pin", post(pin))
         .route("/v1/move", any(not_here))
         .route("/v1/plan", any(not_here))
         .route("/v1/edit", any(not_here))
@@ -102,6 +105,14 @@ async fn explain(State(api): State<Api>, Json(subject): Json<Subject>) -> Respon
 
 async fn roll_back(State(api): State<Api>, peer: Peer, Json(spec): Json<LocalSpec>) -> Response {
     on_daemon(&api, local::roll_back(api.server.clone(), peer, spec)).await
+}
+
+async fn evict(State(api): State<Api>, peer: Peer, Json(spec): Json<EvictSpec>) -> Response {
+    on_daemon(&api, evict::evict(api.server.clone(), peer, spec)).await
+}
+
+async fn pin(State(api): State<Api>, peer: Peer, Json(spec): Json<PinSpec>) -> Response {
+    on_daemon(&api, evict::pin(api.server.clone(), peer, spec)).await
 }
 
 async fn not_here(State(api): State<Api>) -> Response {

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::handover::{self, Keeping};
 use super::space::Space;
 use super::state::{CacheServer, Plane};
-use super::{api, refresh};
+use super::{api, evict, refresh};
 use crate::args::CacheArgs;
 use crate::audit::Audit;
 use crate::control::ControlServer;
@@ -53,6 +53,7 @@ pub(super) async fn serve(
         tasks.spawn(serve::serve(listener, router, server.plane.allow.clone(), stop.clone()));
     }
     tasks.spawn(server.space.clone().watch(stop.clone()));
+    tasks.spawn(evict::watch(server.clone(), stop.clone()));
     first_listing(&server, has_asked).await;
     let outcome = match mount(&server, &settings, keeping).await {
         Ok(mounted) => run(&server, mounted).await,

@@ -40,6 +40,8 @@ pub(super) fn router(master: Arc<Master>, tasks: TaskTracker) -> Router {
         .route("/v1/move", post(make_move))
         .route("/v1/plan", post(make_plan))
         .route("/v1/local", any(not_here))
+        .route("/v1/evict", any(not_here))
+        .route("/v1/pin", any(not_here))
         .route("/v1/verify", post(start_verify))
         .route("/v1/profile/{verb}", any(not_here))
         .route("/v1/prefetch", any(not_here))

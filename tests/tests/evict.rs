@@ -1,0 +1,143 @@
+//! A disk that is too small for all versions: what nobody needs makes room, what is needed stays, and it is said which.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use icbd_tests::{CacheServer, CacheSettings, FileSystem, Lab, MIB, Master, Volume, icbd, solid, wait_for};
+
+const USAGE: i32 = 2;
+const ABSENT: i32 = 3;
+const REFUSED: i32 = 4;
+const DISK: u64 = 24 * MIB;
+
+/// Blocks that no other version has: what versions share stays with the one that is left.
+fn content(version: u64) -> Vec<u8> {
+    let mut content = solid(version, DISK);
+    content.chunks_mut(65_536).for_each(|block| block[1..9].copy_from_slice(&version.to_le_bytes()));
+    content
+}
+
+/// Three versions, the third deployed, and a store whose disk has room for two and a little.
+fn site(lab: &Lab, file_system: FileSystem, bytes: u64) -> Result<(Master, CacheServer)> {
+    let (tree, repo) = (lab.folder("tree")?, lab.path("repo"));
+    for version in 1..=3 {
+        fs::write(tree.join("disk"), content(version))?;
+        let deploy: &[&str] = if version == 3 { &["--deploy"] } else { &[] };
+        Master::publish_offline(&repo, "lab", &tree, deploy)?;
+    }
+    let master = Master::start(lab, &repo)?;
+    let volume = Volume::new(lab, file_system, bytes)?;
+    let config = "[store]\nmin_free = \"24MiB\"\n".to_owned();
+    let settings = CacheSettings { store: Some(volume.path().join("store")), config, ..CacheSettings::default() };
+    let cache = CacheServer::start_with(lab, &[&master.url()], &settings)?;
+    cache.daemon.allow_log("prefetch");
+    Ok((master, cache))
+}
+
+fn resident(cache: &CacheServer, version: &str) -> Result<u64> {
+    Ok(cache.residency(version)?.resident_blocks)
+}
+
+/// Where room is short, the version that nobody needs goes by itself, for the one that is ordered to find a place.
+#[test]
+fn room_is_made_for_what_is_needed() -> Result<()> {
+    for (file_system, bytes) in [(FileSystem::Ext4, 96 * MIB), (FileSystem::Xfs, 320 * MIB)] {
+        let lab = Lab::new()?;
+        let (_master, cache) = site(&lab, file_system, bytes)?;
+        cache.prefetch_all("lab@1")?;
+        cache.command(&["image", "pin", "lab@1", "-m", "for the exam"])?.ok()?;
+        cache.prefetch_all("lab@2")?;
+        let other = cache.store().parent().context("a volume")?.join("other");
+        // Something else takes what is left, but for more than half of what the third version and the reserve need.
+        let mut file = File::create(&other)?;
+        while free_bytes(cache.store())? > 40 * MIB {
+            file.write_all(&solid(9, 2 * MIB))?;
+            file.sync_all()?;
+        }
+        cache.prefetch_all("lab@3").with_context(|| format!("{file_system:?}"))?;
+        ensure!(cache.residency("lab@3")?.is_complete, "{file_system:?}");
+        wait_for("what nobody needs goes", || Ok((resident(&cache, "lab@2")? == 0).then_some(())))
+            .with_context(|| format!("{file_system:?}"))?;
+        wait_for("there is room", || Ok((free_bytes(cache.store())? >= 24 * MIB).then_some(())))?;
+        ensure!(cache.residency("lab@3")?.is_complete, "{file_system:?}: the deployed version lost something");
+        ensure!(cache.residency("lab@1")?.is_complete, "{file_system:?}: what was pinned is gone");
+        ensure!(cache.daemon.log().contains("used longest ago"), "{file_system:?}: the log does not say what went");
+    }
+    Ok(())
+}
+
+/// By hand: what would go and why the rest stays; what went is fetched again, and nothing that is needed goes.
+#[test]
+fn a_person_makes_room_by_hand() -> Result<()> {
+    by_hand(FileSystem::Ext4, 192 * MIB)?;
+    by_hand(FileSystem::Btrfs, 512 * MIB).context("on btrfs")
+}
+
+fn by_hand(file_system: FileSystem, bytes: u64) -> Result<()> {
+    let lab = Lab::new()?;
+    let (_master, cache) = site(&lab, file_system, bytes)?;
+    cache.command(&["store", "evict"])?.prints(&["nothing is held here"])?;
+    (1..=3).try_for_each(|version| cache.prefetch_all(&format!("lab@{version}")))?;
+    cache
+        .command(&["image", "pin", "lab@1", "--until", "2099-01-01T00:00"])?
+        .prints(&["lab@1 stays here until 2099"])?;
+    let plan =
+        cache.command(&["store", "evict"])?.prints(&["lab@3", "it is deployed", "root pinned it", "--yes does it"])?;
+    let line = |version: &str| plan.stdout.lines().find(|line| line.starts_with(version)).unwrap_or_default();
+    ensure!(line("lab@2").contains("goes") && line("lab@1").contains("stays"), "{}", plan.stdout);
+    ensure!(cache.residency("lab@2")?.is_complete, "the plan alone did something");
+
+    let evict = |args: &[&str]| cache.command(&[&["store", "evict"], args].concat());
+    evict(&["lab@1", "--yes"])?.failed_with(REFUSED)?.says(&["lab@1 stays", "pinned"])?;
+    evict(&["lab@3", "--yes"])?.failed_with(REFUSED)?.says(&["lab@3 stays", "deployed"])?;
+    evict(&["lab@9"])?.failed_with(ABSENT)?.says(&["lab@9", "lab@3"])?;
+    evict(&["--bytes", "5"])?.failed_with(USAGE)?;
+    cache.command(&["image", "unpin", "lab@2"])?.failed_with(REFUSED)?.says(&["lab@2 is not pinned"])?;
+    cache.command(&["image", "pin", "lab@2", "--until", "2020-01-01T00:00"])?.failed_with(USAGE)?.says(&["past"])?;
+    let open = File::open(cache.path("lab/2/disk"))?;
+    evict(&["lab@2", "--yes"])?.failed_with(REFUSED)?.says(&["lab@2 stays", "1 of its files open"])?;
+    drop(open);
+    // The kernel tells of closed files after the fact.
+    wait_for("nobody has it open", || {
+        let closed =
+            cache.status()?["versions"].as_array().is_some_and(|all| all.iter().all(|of| of["open_handles"] == 0));
+        Ok(closed.then_some(()))
+    })?;
+
+    let before = blocks_of(&cache)?;
+    let report = evict(&["--yes", "--json"])?.ok()?;
+    let report: serde_json::Value = serde_json::from_str(&report)?;
+    let freed = report["freed_bytes"].as_u64().unwrap_or(0);
+    let really = (before - blocks_of(&cache)?) * 512;
+    ensure!(freed.abs_diff(really) < DISK / 20, "it says that {freed} bytes were freed, and it was {really}");
+    ensure!(really > DISK * 95 / 100, "only {really} bytes were freed");
+    ensure!(resident(&cache, "lab@2")? == 0 && cache.residency("lab@1")?.is_complete, "{report}");
+    cache.command(&["log"])?.prints(&["store evict", "image pin lab@1"])?;
+
+    let (mut read, expected) = (vec![0; 3 * MIB as usize], content(2));
+    File::open(cache.path("lab/2/disk"))?.read_exact_at(&mut read, 7 * MIB)?;
+    ensure!(read == expected[7 * MIB as usize..][..read.len()], "wrong bytes");
+    cache.command(&["image", "unpin", "lab@1"])?.ok()?;
+    evict(&["--yes"])?.prints(&["lab@1", "went"])?;
+    ensure!(cache.residency("lab@3")?.is_complete, "the deployed version went");
+    icbd(["store", "evict", "--socket", "/nowhere"])?.failed_with(6).map(drop)
+}
+
+fn free_bytes(path: &Path) -> Result<u64> {
+    let disk = rustix::fs::statvfs(path)?;
+    Ok(disk.f_bavail * disk.f_frsize)
+}
+
+/// Sectors that the files of the store take.
+fn blocks_of(cache: &CacheServer) -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let versions = cache.store().join("filling/lab");
+    let mut sectors = 0;
+    for version in 1..=3 {
+        sectors += fs::metadata(versions.join(version.to_string()).join("disk"))?.blocks();
+    }
+    Ok(sectors)
+}
