@@ -30,7 +30,7 @@ pub enum CacheError {
     NewerStore { store: PathBuf, found: u32, ours: u32 },
     #[error("cannot {doing} {}: {error}; see that the disk is there, healthy and writable", path.display())]
     Disk { doing: &'static str, path: PathBuf, error: Arc<io::Error> },
-    #[error("the catalogue of the store failed: {0}; it is rebuilt at the next start if it is damaged")]
+    #[error("the catalogue of the store failed: {0}; {advice}", advice = catalogue_to_do(.0))]
     Catalogue(Arc<rusqlite::Error>),
     #[error("no version has the serial {0}")]
     UnknownSerial(Serial),
@@ -116,6 +116,14 @@ fn to_do(why: &HeadError) -> &'static str {
     match why {
         HeadError::Format(_) => "install an icbd that reads it on this cache server, then restart the cache",
         _ => "publish it anew on its master: other versions are not touched by this",
+    }
+}
+
+/// What helps against an error of the catalogue.
+fn catalogue_to_do(error: &rusqlite::Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => "free space on the store's file system, and try again",
+        _ => "it is rebuilt at the next start if it is damaged",
     }
 }
 

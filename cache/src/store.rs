@@ -86,8 +86,10 @@ fn lock(store: &Path) -> Result<StoreLock, CacheError> {
         }
         Err((_, errno)) => return Err(failed(errno.into())),
     };
-    let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-    written.map_err(failed)?;
+    // Only said to whoever comes second; a full disk must keep nobody from what it holds.
+    if let Err(error) = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())) {
+        tracing::warn!(path = %path.display(), %error, "it cannot be noted who owns the store");
+    }
     Ok(StoreLock(lock))
 }
 

@@ -158,6 +158,9 @@ fn of_cache(cache: &CacheReport) -> Check {
         let what = format!("source {} is offline for {}{why}", source.url, seconds(source.since_seconds));
         problems.push(problem(Level::Warning, &what));
     }
+    if !cache.sources.is_empty() && cache.sources.iter().all(|source| source.online.is_none()) {
+        problems.push(problem(Level::Warning, "no source has answered yet"));
+    }
     problems.extend(cache.warnings.iter().map(|warning| problem(Level::Warning, warning)));
     let online = cache.sources.iter().filter(|source| source.online == Some(true)).count();
     let complete = cache.versions.iter().filter(|version| version.complete).count();

@@ -151,8 +151,10 @@ impl Layout {
             }
             Err(error) => return Err(MasterError::io("lock", path)(error)),
         }
-        let write = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        write.map_err(MasterError::io("write", path))?;
+        // Only said to whoever comes second; a full disk must keep nobody from serving.
+        if let Err(error) = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())) {
+            tracing::warn!(path = %path.display(), %error, "it cannot be noted who owns the repository");
+        }
         Ok(Lock(file))
     }
 }

@@ -34,6 +34,8 @@ pub enum Fault {
     Html,
     /// Status 503.
     Unavailable,
+    /// Status 500.
+    Broken,
     /// The master's answer, so much later.
     Delay(Duration),
 }
@@ -194,6 +196,7 @@ fn serve(stream: TcpStream, shared: &Shared) -> Result<()> {
         Fault::Refuse => return Ok(stream.shutdown(Shutdown::Both)?),
         Fault::Stall => shared.stall(&path, fault),
         Fault::Html => return reply(&stream, "200 OK", "text/html", b"<html><body>Please log in</body></html>"),
+        Fault::Broken => return reply(&stream, "500 Internal Server Error", "text/plain", b""),
         Fault::Unavailable => return reply(&stream, "503 Service Unavailable", "text/plain", b"overloaded"),
         Fault::Delay(time) => std::thread::sleep(time),
         _ => {}

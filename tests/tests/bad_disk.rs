@@ -89,6 +89,51 @@ fn a_full_disk_is_said_until_there_is_room() -> Result<()> {
     Ok(())
 }
 
+/// Where a btrfs has no room at all, neither a master nor a cache is kept from starting: both serve what they hold.
+///
+/// Both refused, because nobody could note their process ids.
+#[test]
+fn a_full_btrfs_keeps_nobody_from_starting() -> Result<()> {
+    let lab = Lab::new()?;
+    let tree = lab.folder("tree")?;
+    fs::write(tree.join("disk"), solid(1, 8 * MIB))?;
+    let volume = Volume::new(&lab, FileSystem::Btrfs, 256 * MIB)?;
+    let repo = volume.path().join("repo");
+    Master::publish_offline(&repo, "lab", &tree, &["--deploy"])?;
+    let mut master = Master::start(&lab, &repo)?;
+    let address = master.address();
+    let settings = CacheSettings { store: Some(volume.path().join("store")), ..Default::default() };
+    let mut cache = CacheServer::start_with(&lab, &[&master.url()], &settings)?;
+    let allow = |cache: &CacheServer, master: &Master| {
+        ["full", "No space", "min_free", "noted", "offline", "unreachable"].iter().for_each(|words| {
+            cache.daemon.allow_log(words);
+            master.daemon.allow_log(words);
+        });
+    };
+    allow(&cache, &master);
+    cache.prefetch_all("lab@1")?;
+    // Both end when there is no room; the small files take what the large one cannot.
+    let _ = fill(&volume.path().join("large"), 10, 512 * MIB);
+    let _ = File::open(volume.path().join("large"))?.sync_all();
+    for small in 0..100_000 {
+        if fs::write(volume.path().join(small.to_string()), [7; 1500]).is_err() {
+            break;
+        }
+    }
+    cache.daemon.stop()?;
+    master.daemon.stop()?;
+    let mut master = Master::start_at(&lab, &repo, address, &[])?;
+    cache.start_again(&lab)?;
+    allow(&cache, &master);
+    ensure!(cache.daemon.log().contains("cannot be noted who owns"), "there was room:\n{}", cache.daemon.log());
+    ensure!(fs::read(cache.path("lab/1/disk"))? == solid(1, 8 * MIB), "wrong bytes");
+    let other = CacheServer::start(&lab, &master.url())?;
+    ensure!(fs::read(other.path("lab/1/disk"))? == solid(1, 8 * MIB), "wrong bytes from the master");
+    cache.daemon.stop()?;
+    drop(other);
+    master.daemon.stop()
+}
+
 /// A store that a newer version made is left alone.
 #[test]
 fn a_store_of_a_newer_version() -> Result<()> {

@@ -171,6 +171,30 @@ fn an_empty_cache_starts_without_its_master() -> Result<()> {
     check_reads(&cache)
 }
 
+/// A master that answers and gives no list is no master that is well: status and check say that new versions do not
+/// appear, until they do.
+#[test]
+fn a_master_without_a_list_is_told_of() -> Result<()> {
+    let lab = Lab::new()?;
+    let repo = published(&lab)?;
+    let master = Master::start(&lab, &repo)?;
+    let proxy = Proxy::start(master.address())?;
+    let cache = CacheServer::start(&lab, &proxy.url())?;
+    allow_source_trouble(&cache);
+    cache.command(&["check"])?.failed_with(0)?;
+    proxy.set(Fault::Broken, "/images");
+    let words = ["no source has given the list of versions", "500"];
+    wait_for("a status that says so", || {
+        let status = cache.command(&["status"])?.ok()?;
+        Ok(words.iter().all(|words| status.contains(words)).then_some(()))
+    })?;
+    cache.command(&["check"])?.failed_with(1)?.prints(&words)?;
+    // What is asked for by name is still to be had.
+    check_reads(&cache)?;
+    proxy.set(Fault::None, "");
+    wait_for("all is well again", || Ok((cache.command(&["check"])?.code == 0).then_some(())))
+}
+
 /// With two sources, reads go on at the second when the first fails, and return to the first.
 #[test]
 fn a_second_source_takes_over() -> Result<()> {

@@ -39,7 +39,7 @@ fn each_trouble_has_its_level() {
         1,
         "WARNING: source http://img:7070 is offline for 9 min: con",
     );
-    expect(&|cache| cache.sources[0].online = None, 0, "OK");
+    expect(&|cache| cache.sources[0].online = None, 1, "no source has answered yet");
     expect(&|cache| cache.store = ill.store.clone(), 1, "WARNING: the store /s is full: no space left");
     expect(&|cache| cache.store.state = "suspect".to_owned(), 2, "CRITICAL: the store /s is suspect");
     expect(&|cache| cache.mount.mounted = false, 2, "CRITICAL: /icbd is not mounted");

@@ -113,6 +113,7 @@ async fn open(
         store: settings.store.clone(),
         mount: settings.mount.clone(),
         mounted: Mutex::new(None),
+        unlisted: Mutex::new(None),
         started: Instant::now(),
     })
 }

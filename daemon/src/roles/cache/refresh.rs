@@ -21,13 +21,17 @@ pub(super) async fn run(server: std::sync::Arc<CacheServer>, asked: watch::Sende
             () = stop.cancelled() => return,
             refreshed = server.cache.refresh() => match refreshed {
                 Ok(refresh) => {
+                    server.listed_or_not(None);
                     if refresh.changed {
                         tracing::info!(added = refresh.added.len(), "the listing changed");
                         server.view_changed();
                     }
                 }
                 // Sources say themselves when one goes away and comes back; status shows it.
-                Err(error) => tracing::debug!(%error, "the listing could not be refreshed"),
+                Err(error) => {
+                    tracing::debug!(%error, "the listing could not be refreshed");
+                    server.listed_or_not(Some(error.to_string()));
+                }
             },
         }
         asked.send_replace(true);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use icbd_cache::{Cache, CacheError, CacheStatus, LocalRollback, StoreState, VersionStatus, Waiting};
 use icbd_fetch::{HttpSource, SourceHealth, SourceState, Sources};
@@ -26,6 +26,9 @@ use crate::roles::config::RunningConfig;
 use crate::serve::Allow;
 use crate::settings::{CacheSettings, Reloaded, Settings, TRUST_KEYS};
 
+/// A list that cannot be had for so long is worth a word.
+const UNLISTED_AFTER: Duration = Duration::from_secs(10);
+
 /// A running cache server.
 #[derive(Debug)]
 pub(super) struct CacheServer {
@@ -42,6 +45,8 @@ pub(super) struct CacheServer {
     pub(super) mount: PathBuf,
     /// Absent while it is being mounted or unmounted.
     pub(super) mounted: Mutex<Option<Arc<Mounted>>>,
+    /// Since when the list of versions cannot be had, and why.
+    pub(super) unlisted: Mutex<Option<(Instant, String)>>,
     pub(super) started: Instant,
 }
 
@@ -163,11 +168,29 @@ impl CacheServer {
             versions: versions.map(shown).collect(),
             local: status.local.iter().map(local).collect(),
             waiting: status.waiting.iter().map(waiting).collect(),
-            warnings: status.warnings,
+            warnings: status.warnings.into_iter().chain(self.unlisted()).collect(),
             fetched_bytes: status.fetched_bytes,
             reused_bytes: status.reused_bytes,
             in_flight_bytes: status.in_flight_bytes,
         })
+    }
+
+    /// The list of versions could not be had, or was had.
+    pub(super) fn listed_or_not(&self, trouble: Option<String>) {
+        let mut known = self.unlisted.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = trouble.map(|why| (known.as_ref().map_or_else(Instant::now, |(since, _)| *since), why));
+    }
+
+    /// That sources which answer give no list: said by nobody else, and new versions do not appear.
+    fn unlisted(&self) -> Option<String> {
+        let known = self.unlisted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (since, why) = known.filter(|(since, _)| since.elapsed() >= UNLISTED_AFTER)?;
+        let is_offline = |source: &SourceHealth| matches!(source.state, SourceState::Offline { .. });
+        if self.sources.health().iter().all(is_offline) {
+            return None;
+        }
+        let since = since.elapsed().as_secs();
+        Some(format!("no source has given the list of versions for {since} s, so new ones do not appear: {why}"))
     }
 
     /// The same and its orders, for Prometheus.
