@@ -1,13 +1,13 @@
 //! Manifest files that are not as they were published: noticed, noted with every version they describe, and named.
 //!
 //! A start looks for all of them by name only: to read thousands of heads would take minutes on a slow disk, and
-//! whoever uses one compares all of it with its root anyway.
+//! whoever uses one compares all of it with its root anyway. A running master reads all heads now and then.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use icbd_image::{Head, Root, VersionId};
+use icbd_image::{Hash, Head, Root, VersionId};
 
 use crate::catalog::{Catalogue, Damages};
 use crate::layout::Layout;
@@ -66,7 +66,65 @@ fn shown(layout: &Layout, path: &Path, what: &str) -> String {
     format!("{} {what}", path.strip_prefix(layout.root()).unwrap_or(path).display())
 }
 
+/// What is wrong with a manifest, as far as its head and the length of its pages tell; an error if the disk does not
+/// give them now.
+fn fault_in(layout: &Layout, root: &Root) -> io::Result<Option<String>> {
+    let (path, pages) = (layout.head(root), layout.pages(root));
+    let head = match std::fs::read(&path) {
+        Ok(bytes) => Head::parse_expecting(bytes.into(), root),
+        Err(error) if is_gone(&error) => return Ok(Some(shown(layout, &path, "is missing"))),
+        Err(error) => return Err(error),
+    };
+    let Ok(head) = head else { return Ok(Some(shown(layout, &path, "is damaged"))) };
+    let bytes = head.paged_blocks() * Hash::BYTES as u64;
+    match pages.metadata() {
+        _ if bytes == 0 => Ok(None),
+        Ok(found) => Ok((found.len() < bytes).then(|| shown(layout, &pages, "is cut short"))),
+        Err(error) if is_gone(&error) => Ok(Some(shown(layout, &pages, "is missing"))),
+        Err(error) => Err(error),
+    }
+}
+
 impl Repository {
+    /// Reads the heads of all versions, and looks how long their hash pages are. What is wrong is noted; what was noted
+    /// of a manifest that somebody put back is forgotten. Blocks, for minutes where there are thousands.
+    pub fn look_over_manifests(&self, is_over: impl Fn() -> bool) -> Result<(), MasterError> {
+        let snapshot = self.snapshot();
+        let mut of_root: BTreeMap<Root, Vec<VersionId>> = BTreeMap::new();
+        for record in snapshot.listing.images.iter().flat_map(|image| &image.versions) {
+            of_root.entry(record.root()).or_default().push(record.statement.statement().version());
+        }
+        for (root, versions) in of_root {
+            if is_over() {
+                return Ok(());
+            }
+            let fault = match fault_in(&self.layout, &root) {
+                Ok(fault) => fault,
+                Err(error) => {
+                    tracing::warn!(root = %root.short(), %error, "a manifest cannot be read now");
+                    continue;
+                }
+            };
+            for version in versions {
+                match &fault {
+                    Some(what) => self.note_damage(&version, what),
+                    None if self.is_mended(&root, &version) => self.clear_damage(&version)?,
+                    None => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether what was noted of a version was one of the faults that [`fault_in`] finds: not wrong bytes in a page.
+    fn is_mended(&self, root: &Root, version: &VersionId) -> bool {
+        let snapshot = self.snapshot();
+        let Some(noted) = snapshot.damages().get(version) else { return false };
+        let (head, pages) = (self.layout.head(root), self.layout.pages(root));
+        noted.starts_with(&shown(&self.layout, &head, ""))
+            || ["is missing", "is cut short"].iter().any(|what| *noted == shown(&self.layout, &pages, what))
+    }
+
     /// Notes that a manifest file is not as it was published.
     pub(crate) fn note_manifest(&self, root: &Root, path: &Path, what: &str) {
         let snapshot = self.snapshot();

@@ -128,3 +128,34 @@ fn pages_that_nobody_needs_may_be_gone() {
     repository.deploy(&lab()).unwrap();
     assert!(verify(&repository).unwrap().is_whole());
 }
+
+/// A running master finds what was done to a manifest without anybody asking for it, and that it was put back.
+#[test]
+fn a_look_over_all_manifests_finds_what_was_done_to_them() {
+    let harms: [(&str, &str, fn(&std::path::Path)); 5] = [
+        ("head", "is missing", |path| std::fs::remove_file(path).unwrap()),
+        ("head", "is damaged", |path| std::fs::write(path, &std::fs::read(path).unwrap()[..100]).unwrap()),
+        ("head", "is damaged", |path| std::fs::write(path, b"").unwrap()),
+        ("pages", "is missing", |path| std::fs::remove_file(path).unwrap()),
+        ("pages", "is cut short", |path| std::fs::write(path, &std::fs::read(path).unwrap()[..100]).unwrap()),
+    ];
+    let (area, root) = area();
+    let repository = area.open();
+    let other = publish(&repository, "other", &area.source()).unwrap().version;
+    for (what, says, harm) in harms {
+        let path = manifest(&area, root, what);
+        let before = std::fs::read(&path).unwrap();
+        repository.look_over_manifests(|| false).unwrap();
+        assert!(repository.damages().is_empty(), "{:?}", repository.damages());
+        harm(&path);
+        repository.look_over_manifests(|| false).unwrap();
+        let name = format!("manifests/{root}.{what} {says}");
+        let damages = repository.damages();
+        assert_eq!(damages.get(&lab()), Some(&name));
+        assert_eq!(damages.get(&other), Some(&name), "it has the same content");
+        std::fs::write(&path, before).unwrap();
+        repository.look_over_manifests(|| false).unwrap();
+        assert!(repository.damages().is_empty(), "it was put back");
+        read(&repository, root).unwrap();
+    }
+}

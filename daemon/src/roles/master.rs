@@ -4,6 +4,7 @@ mod api;
 mod edits;
 mod hear;
 mod learn;
+mod look;
 mod operations;
 mod plans;
 mod publish;
@@ -61,6 +62,7 @@ async fn serve(settings: MasterSettings, config: RunningConfig<MasterArgs>) -> a
     let (reports, reported) = Reports::channel();
     servers.spawn(hear::run(master.repository.clone(), reported, stop.clone()));
     servers.spawn(plans::run(master.clone(), stop.clone()));
+    servers.spawn(look::run(master.repository.clone(), stop.clone()));
     for (listener, _) in listeners {
         let told = master.clone();
         let router = serve::router(master.repository.clone(), master.sent.clone(), offers.clone(), reports.clone())
