@@ -3,7 +3,7 @@
 mod common;
 
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use common::{Area, publish};
@@ -132,7 +132,8 @@ fn pages_that_nobody_needs_may_be_gone() {
 /// A running master finds what was done to a manifest without anybody asking for it, and that it was put back.
 #[test]
 fn a_look_over_all_manifests_finds_what_was_done_to_them() {
-    let harms: [(&str, &str, fn(&std::path::Path)); 5] = [
+    type Harm = fn(&Path);
+    let harms: [(&str, &str, Harm); 5] = [
         ("head", "is missing", |path| std::fs::remove_file(path).unwrap()),
         ("head", "is damaged", |path| std::fs::write(path, &std::fs::read(path).unwrap()[..100]).unwrap()),
         ("head", "is damaged", |path| std::fs::write(path, b"").unwrap()),
