@@ -154,9 +154,7 @@ impl Flight {
             _ => slots.settle(index),
         });
     }
-}
 
-impl Flight {
     fn have_written(&self, block: VerifiedBlock, share: OwnedSemaphorePermit) {
         let core = self.file.version().core();
         if !self.urgency.is_awaited() {

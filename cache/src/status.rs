@@ -10,7 +10,6 @@ use crate::core::Core;
 use crate::health::StoreState;
 use crate::ledger::Tally;
 use crate::local::{Choice, LocalRollback};
-use crate::pins::Pin;
 use crate::version::Residency;
 use crate::view::{Object, View};
 use crate::waiting::Waiting;
@@ -49,8 +48,6 @@ pub struct VersionStatus {
     pub filling: bool,
     /// Whether it was deployed before the one that is now.
     pub fallback: bool,
-    /// Who wants it kept here.
-    pub pin: Option<Pin>,
     /// Bytes of its blocks that came from sources since midnight, decoded.
     pub fetched_today_bytes: u64,
 }
@@ -95,7 +92,6 @@ impl Core {
                 complete_since: since.filter(|_| complete),
                 filling: false,
                 fallback: fallbacks.contains(&serial),
-                pin: self.pins.get(serial),
                 fetched_today_bytes: fetched(&serial),
             });
         }

@@ -242,7 +242,8 @@ impl Version {
     /// Takes note that somebody uses it now.
     pub(crate) fn note_used(&self) {
         let now = ledger::use_time();
-        if self.used.swap(now, Ordering::Relaxed) != now {
+        if self.used.load(Ordering::Relaxed) != now {
+            self.used.store(now, Ordering::Relaxed);
             self.core.ledger.note_used(self.serial(), now);
         }
     }

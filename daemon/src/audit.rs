@@ -101,6 +101,19 @@ impl Audit {
         }
     }
 
+    /// Makes a change with both ends of it recorded.
+    pub(crate) async fn both_ends<T>(
+        &self,
+        peer: &Peer,
+        change: Change<'_>,
+        make: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
+        self.begin(peer, change)?;
+        let made = make.await;
+        self.record(peer, change, &made);
+        made
+    }
+
     fn append(&self, entry: &Entry) -> anyhow::Result<()> {
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');

@@ -8,12 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::output::{bytes, plain, table, time};
 
 /// What is to go.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct EvictSpec {
     /// All that may go, if none is named.
     pub versions: Vec<VersionId>,
-    /// Stop when so much was freed.
-    pub bytes: Option<u64>,
     /// Without it, nothing is done.
     pub yes: bool,
     #[serde(default)]
@@ -74,8 +72,7 @@ pub(crate) struct PinReport {
 impl fmt::Display for EvictSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("store evict")?;
-        self.versions.iter().try_for_each(|version| write!(f, " {version}"))?;
-        self.bytes.map_or(Ok(()), |bytes| write!(f, " --bytes {bytes}"))
+        self.versions.iter().try_for_each(|version| write!(f, " {version}"))
     }
 }
 

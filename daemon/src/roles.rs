@@ -2,4 +2,5 @@
 
 pub(crate) mod cache;
 mod config;
+mod every;
 pub(crate) mod master;

@@ -23,7 +23,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::Talk;
 use crate::trust;
 pub(crate) use file::{File, LogLevel, Role};
-pub(crate) use quantity::{BitRate, ByteCount, Span};
+pub(crate) use quantity::{BitRate, Span};
 pub(crate) use reload::{Reloaded, TRUST_KEYS};
 
 /// Where the configuration is when `--config` names no other place.

@@ -37,7 +37,8 @@ pub(crate) struct Edge {
     pub(crate) runtime: Runtime,
     /// Answers that wait for something.
     pub(crate) tasks: TaskTracker,
-    /// Set when a successor takes over: requests are then left unanswered, the kernel sends them again.
+    /// Requests are left unanswered from now on: a successor takes over, and the kernel sends them again, or the mount is
+    /// no more.
     pub(crate) leaving: Arc<AtomicBool>,
     /// The mount is no more: nobody hears the answers that still wait.
     pub(crate) over: CancellationToken,

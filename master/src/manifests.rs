@@ -121,8 +121,8 @@ impl Repository {
         let snapshot = self.snapshot();
         let Some(noted) = snapshot.damages().get(version) else { return false };
         let (head, pages) = (self.layout.head(root), self.layout.pages(root));
-        noted.starts_with(&shown(&self.layout, &head, ""))
-            || ["is missing", "is cut short"].iter().any(|what| *noted == shown(&self.layout, &pages, what))
+        let is_of = |path: &Path| noted.starts_with(&shown(&self.layout, path, ""));
+        is_of(&head) || is_of(&pages) && *noted != shown(&self.layout, &pages, "is damaged")
     }
 
     /// Notes that a manifest file is not as it was published.

@@ -69,6 +69,36 @@ fn room_is_made_for_what_is_needed() -> Result<()> {
     Ok(())
 }
 
+/// Who reads past the daemon what the daemon before had opened keeps it: a restarted daemon lets go of nothing before it
+/// knows what is open.
+#[test]
+fn a_restarted_daemon_takes_nothing_from_who_reads_past_it() -> Result<()> {
+    let lab = Lab::new()?;
+    let (_master, mut cache) = site(&lab, FileSystem::Ext4, 96 * MIB)?;
+    cache.daemon.allow_log("min_free");
+    (1..=2).try_for_each(|version| cache.prefetch_all(&format!("lab@{version}")))?;
+    let open: Vec<File> =
+        (1..=2).map(|version| File::open(cache.path(format!("lab/{version}/disk")))).collect::<Result<_, _>>()?;
+    ensure!(cache.status()?["mount"]["passthrough_handles"] == 2, "they are read through the daemon");
+    let mut other = File::create(cache.store().parent().context("a volume")?.join("other"))?;
+    while free_bytes(cache.store())? > 12 * MIB {
+        other.write_all(&solid(9, 2 * MIB))?;
+        other.sync_all()?;
+    }
+    cache.kill_worker()?;
+    // Said once it has looked, and found all of it needed.
+    let said = |log: &str| log.rsplit("the daemon ended").next().is_some_and(|log| log.contains("less room than"));
+    wait_for("the new daemon has looked", || Ok(said(&cache.daemon.log()).then_some(())))?;
+    for (file, version) in open.iter().zip(1..) {
+        fs::write("/proc/sys/vm/drop_caches", "1")?;
+        let mut read = vec![0; DISK as usize];
+        file.read_exact_at(&mut read, 0)?;
+        ensure!(read == content(version), "wrong bytes of version {version}");
+        ensure!(cache.residency(&format!("lab@{version}"))?.is_complete, "version {version} was let go of");
+    }
+    Ok(())
+}
+
 /// By hand: what would go and why the rest stays; what went is fetched again, and nothing that is needed goes.
 #[test]
 fn a_person_makes_room_by_hand() -> Result<()> {
@@ -94,7 +124,7 @@ fn by_hand(file_system: FileSystem, bytes: u64) -> Result<()> {
     evict(&["lab@1", "--yes"])?.failed_with(REFUSED)?.says(&["lab@1 stays", "pinned"])?;
     evict(&["lab@3", "--yes"])?.failed_with(REFUSED)?.says(&["lab@3 stays", "deployed"])?;
     evict(&["lab@9"])?.failed_with(ABSENT)?.says(&["lab@9", "lab@3"])?;
-    evict(&["--bytes", "5"])?.failed_with(USAGE)?;
+    evict(&["lab"])?.failed_with(USAGE)?.says(&["IMAGE@N"])?;
     cache.command(&["image", "unpin", "lab@2"])?.failed_with(REFUSED)?.says(&["lab@2 is not pinned"])?;
     cache.command(&["image", "pin", "lab@2", "--until", "2020-01-01T00:00"])?.failed_with(USAGE)?.says(&["past"])?;
     let open = File::open(cache.path("lab/2/disk"))?;

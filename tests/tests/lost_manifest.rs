@@ -57,3 +57,22 @@ fn a_lost_manifest_is_told_of_and_caches_go_on() -> Result<()> {
     ensure!(got == published, "the cache serves something else");
     Ok(())
 }
+
+/// A head that was cut short while the master was away is told of soon after its start, before anybody needs it.
+#[test]
+fn a_head_that_was_cut_short_is_told_of() -> Result<()> {
+    let lab = Lab::new()?;
+    let tree = lab.folder("tree")?;
+    fill(&tree.join("disk"), 1, 4 * MIB)?;
+    Master::publish_offline(&lab.path("repo"), "lab", &tree, &[])?;
+    let mut heads =
+        fs::read_dir(lab.path("repo/manifests"))?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    heads.retain(|path| path.extension().is_some_and(|of| of == "head"));
+    ensure!(heads.len() == 1, "{heads:?}");
+    File::options().write(true).open(&heads[0])?.set_len(100)?;
+    let master = Master::start(&lab, &lab.path("repo"))?;
+    master.daemon.allow_log("lab@1");
+    let ask = |args: &[&str]| icbd([args, &["--socket", master.socket()]].concat());
+    wait_for("a check that says so", || Ok((ask(&["check"])?.code == CRITICAL).then_some(())))?;
+    ask(&["image", "list", "lab"])?.prints(&["ready, damaged"]).map(drop)
+}

@@ -5,8 +5,6 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use icbd_image::VersionId;
 
-use crate::settings::ByteCount;
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum StoreCommand {
     /// Show what may go from a cache's store and why the rest stays; with --yes, let it go (on a cache)
@@ -17,9 +15,6 @@ pub(crate) enum StoreCommand {
         /// These and no others [default: all that may go, the one used longest ago first]
         #[arg(value_name = "IMAGE@N")]
         versions: Vec<VersionId>,
-        /// Stop when so much was freed, such as 20GiB
-        #[arg(long, value_name = "SIZE", requires = "yes")]
-        bytes: Option<ByteCount>,
         /// Do it
         #[arg(long)]
         yes: bool,

@@ -50,8 +50,8 @@ struct Trial {
 pub(crate) fn run(settings: &Settings, command: StoreCommand) -> Result<()> {
     match command {
         StoreCommand::Probe { path } => try_out(settings, path),
-        StoreCommand::Evict { versions, bytes, yes, message } => {
-            let spec = EvictSpec { versions, bytes: bytes.map(|bytes| bytes.0), yes, why: message };
+        StoreCommand::Evict { versions, yes, message } => {
+            let spec = EvictSpec { versions, yes, why: message };
             block_on(evict(settings, spec))
         }
     }

@@ -37,7 +37,7 @@ Whole copies count from their start. The bytes include headers; big segments on 
 const FILES: &str = "
 ## Single files
 
-On loopback: master, cache and reader share the machine. Medians; the goal is for the ratio.
+On loopback: master, cache and reader share the machine. Medians; the goal is for the ratio, which is the median of the rounds' ratios.
 
 ";
 

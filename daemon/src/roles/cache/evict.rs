@@ -1,10 +1,11 @@
 //! Keeping room on the store's disk: when it gets short, what was used longest ago and nobody needs goes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use icbd_cache::{CacheError, Holding, Pin, Room};
-use icbd_image::{ImageRef, Timestamp, VersionId};
+use icbd_image::{ImageRef, Serial, Timestamp, VersionId};
 use tokio_util::sync::CancellationToken;
 
 use super::state::CacheServer;
@@ -13,6 +14,7 @@ use crate::control::Peer;
 use crate::evictions::{EvictReport, EvictSpec, EvictedReport, Fate, PinReport, PinSpec};
 use crate::failure::{Exit, Failure};
 use crate::output;
+use crate::roles::every::Every;
 
 /// So often it is looked whether there is room.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -21,18 +23,8 @@ const MORE_SHARE: u64 = 4;
 
 /// Looks again and again until `stop`.
 pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut is_short = false;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        let made = tokio::select! {
-            () = stop.cancelled() => return,
-            made = make_room(&server) => made,
-        };
+    let (mut every, mut is_short) = (Every::new(INTERVAL, stop), false);
+    while let Some(made) = every.turn(make_room(&server)).await {
         match made {
             Ok(enough) => {
                 if !enough && !is_short {
@@ -55,11 +47,13 @@ async fn make_room(server: &CacheServer) -> Result<bool, CacheError> {
         return Ok(true);
     }
     let wanted = reserve_bytes + reserve_bytes / MORE_SHARE;
-    let in_use = server.open_by_version();
+    // As long as nobody knows what is open, nothing is let go of.
+    let Some(in_use) = server.in_use() else { return Ok(true) };
     for holding in server.cache.holdings(&in_use).into_iter().filter(|holding| holding.stays.is_none()) {
         tracing::info!(version = %holding.version, free_bytes, reserve_bytes, "room is short: this was used longest ago");
         // Asked again: somebody may have opened it.
-        match server.cache.let_go(&holding.version, &server.open_by_version()).await {
+        let Some(in_use) = server.in_use() else { return Ok(true) };
+        match server.cache.let_go(&holding.version, &in_use).await {
             Ok(_) | Err(CacheError::Refused(_)) => {}
             Err(error) => tracing::warn!(version = %holding.version, %error, "cannot let go of what is held"),
         }
@@ -72,7 +66,7 @@ async fn make_room(server: &CacheServer) -> Result<bool, CacheError> {
 
 /// Says what would go, or has it go, with both ends of it in the audit log.
 pub(super) async fn evict(server: Arc<CacheServer>, peer: Peer, spec: EvictSpec) -> anyhow::Result<EvictReport> {
-    let holdings = server.cache.holdings(&server.open_by_version());
+    let holdings = server.cache.holdings(&known(&server)?);
     for version in &spec.versions {
         server.find_version(&meant(version))?;
     }
@@ -89,24 +83,17 @@ pub(super) async fn evict(server: Arc<CacheServer>, peer: Peer, spec: EvictSpec)
     }
     let what = spec.to_string();
     let change = Change { what: &what, why: &spec.why };
-    server.audit.begin(&peer, change)?;
-    let done = act(&server, &spec, &named).await;
-    server.audit.record(&peer, change, &done);
-    done
+    server.audit.both_ends(&peer, change, act(&server, &named)).await
 }
 
-async fn act(server: &CacheServer, spec: &EvictSpec, named: &[Holding]) -> anyhow::Result<EvictReport> {
+async fn act(server: &CacheServer, named: &[Holding]) -> anyhow::Result<EvictReport> {
     let mut done = EvictReport { done: true, freed_bytes: 0, versions: Vec::new() };
     for holding in named {
-        let is_enough = spec.bytes.is_some_and(|bytes| done.freed_bytes >= bytes);
-        if holding.stays.is_some() || is_enough {
-            done.versions.push(EvictedReport {
-                reason: is_enough.then(|| "enough was freed".to_owned()).or_else(|| reason(holding)),
-                ..report(holding, Fate::Stays)
-            });
+        if holding.stays.is_some() {
+            done.versions.push(report(holding, Fate::Stays));
             continue;
         }
-        match server.cache.let_go(&holding.version, &server.open_by_version()).await {
+        match server.cache.let_go(&holding.version, &known(server)?).await {
             Ok(freed) => {
                 done.freed_bytes += freed;
                 done.versions.push(report(holding, Fate::Went));
@@ -130,12 +117,15 @@ fn report(holding: &Holding, fate: Fate) -> EvictedReport {
         resident_bytes: holding.resident_bytes,
         used: holding.used.map(Timestamp::from),
         fate,
-        reason: reason(holding),
+        reason: holding.stays.as_ref().map(ToString::to_string),
     }
 }
 
-fn reason(holding: &Holding) -> Option<String> {
-    holding.stays.as_ref().map(ToString::to_string)
+/// What is open. As long as nobody knows, nothing may be let go of: after a restart programs read past the daemon what
+/// they opened before.
+fn known(server: &CacheServer) -> Result<BTreeMap<Serial, u64>, Failure> {
+    let message = "the images are not mounted now, so what programs have open is not known; try again";
+    server.in_use().ok_or_else(|| Failure::new(Exit::Refused, message))
 }
 
 /// Pins a version, or takes its pin away, with both ends of it in the audit log.
@@ -143,10 +133,7 @@ pub(super) async fn pin(server: Arc<CacheServer>, peer: Peer, spec: PinSpec) -> 
     server.find_version(&meant(&spec.version))?;
     let what = spec.to_string();
     let change = Change { what: &what, why: &spec.why };
-    server.audit.begin(&peer, change)?;
-    let done = act_on_pin(&server, &peer, &spec).await;
-    server.audit.record(&peer, change, &done);
-    done
+    server.audit.both_ends(&peer, change, act_on_pin(&server, &peer, &spec)).await
 }
 
 async fn act_on_pin(server: &CacheServer, peer: &Peer, spec: &PinSpec) -> anyhow::Result<PinReport> {

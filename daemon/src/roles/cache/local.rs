@@ -16,10 +16,7 @@ pub(super) async fn roll_back(server: Arc<CacheServer>, peer: Peer, spec: LocalS
     find_image(&server.images(), &spec.image)?;
     let what = spec.to_string();
     let change = Change { what: &what, why: &spec.why };
-    server.audit.begin(&peer, change)?;
-    let done = act(&server, &peer, &spec).await;
-    server.audit.record(&peer, change, &done);
-    done
+    server.audit.both_ends(&peer, change, act(&server, &peer, &spec)).await
 }
 
 async fn act(server: &CacheServer, peer: &Peer, spec: &LocalSpec) -> anyhow::Result<LocalResult> {

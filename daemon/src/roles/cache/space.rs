@@ -7,6 +7,8 @@ use std::time::Duration;
 use nix::sys::statfs::{self, FsType, statfs};
 use tokio_util::sync::CancellationToken;
 
+use crate::roles::every::Every;
+
 /// Space changes by gigabytes, not by seconds.
 const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -36,20 +38,12 @@ impl Space {
 
     /// Looks again and again until `stop`; one look at a time, however long it takes.
     pub(super) async fn watch(self, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(INTERVAL);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
+        let mut every = Every::new(INTERVAL, stop);
+        let look = async || {
             let space = self.clone();
-            let look = tokio::task::spawn_blocking(move || space.look());
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = look => {}
-            }
-        }
+            tokio::task::spawn_blocking(move || space.look()).await
+        };
+        while every.turn(look()).await.is_some() {}
     }
 
     fn look(&self) {

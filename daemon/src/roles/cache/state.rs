@@ -222,6 +222,12 @@ impl CacheServer {
         self.mount().1
     }
 
+    /// The same if it is known: not before the mount was made or taken over, nor after it was left.
+    pub(super) fn in_use(&self) -> Option<BTreeMap<Serial, u64>> {
+        let (mount, open) = self.mount();
+        mount.mounted.then_some(open)
+    }
+
     /// How the mount is, and open handles by version.
     fn mount(&self) -> (MountReport, BTreeMap<Serial, u64>) {
         let mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
