@@ -6,7 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use icbd_tests::{CacheServer, CacheSettings, FileSystem, Lab, MIB, Master, Volume, icbd, solid, wait_for};
+use icbd_tests::{
+    CacheServer, CacheSettings, Fault, FileSystem, Lab, MIB, Master, Proxy, Volume, icbd, solid, wait_for,
+};
 
 const USAGE: i32 = 2;
 const ABSENT: i32 = 3;
@@ -21,7 +23,7 @@ fn content(version: u64) -> Vec<u8> {
 }
 
 /// Three versions, the third deployed, and a store whose disk has room for two and a little.
-fn site(lab: &Lab, file_system: FileSystem, bytes: u64) -> Result<(Master, CacheServer)> {
+fn site(lab: &Lab, file_system: FileSystem, bytes: u64) -> Result<(Master, Proxy, CacheServer)> {
     let (tree, repo) = (lab.folder("tree")?, lab.path("repo"));
     for version in 1..=3 {
         fs::write(tree.join("disk"), content(version))?;
@@ -32,9 +34,10 @@ fn site(lab: &Lab, file_system: FileSystem, bytes: u64) -> Result<(Master, Cache
     let volume = Volume::new(lab, file_system, bytes)?;
     let config = "[store]\nmin_free = \"24MiB\"\n".to_owned();
     let settings = CacheSettings { store: Some(volume.path().join("store")), config, ..CacheSettings::default() };
-    let cache = CacheServer::start_with(lab, &[&master.url()], &settings)?;
+    let proxy = Proxy::start(master.address())?;
+    let cache = CacheServer::start_with(lab, &[&proxy.url()], &settings)?;
     cache.daemon.allow_log("prefetch");
-    Ok((master, cache))
+    Ok((master, proxy, cache))
 }
 
 fn resident(cache: &CacheServer, version: &str) -> Result<u64> {
@@ -46,7 +49,7 @@ fn resident(cache: &CacheServer, version: &str) -> Result<u64> {
 fn room_is_made_for_what_is_needed() -> Result<()> {
     for (file_system, bytes) in [(FileSystem::Ext4, 96 * MIB), (FileSystem::Xfs, 320 * MIB)] {
         let lab = Lab::new()?;
-        let (_master, cache) = site(&lab, file_system, bytes)?;
+        let (_master, _proxy, cache) = site(&lab, file_system, bytes)?;
         cache.prefetch_all("lab@1")?;
         cache.command(&["image", "pin", "lab@1", "-m", "for the exam"])?.ok()?;
         cache.prefetch_all("lab@2")?;
@@ -74,9 +77,12 @@ fn room_is_made_for_what_is_needed() -> Result<()> {
 #[test]
 fn a_restarted_daemon_takes_nothing_from_who_reads_past_it() -> Result<()> {
     let lab = Lab::new()?;
-    let (_master, mut cache) = site(&lab, FileSystem::Ext4, 96 * MIB)?;
-    cache.daemon.allow_log("min_free");
+    let (_master, proxy, mut cache) = site(&lab, FileSystem::Ext4, 96 * MIB)?;
     (1..=2).try_for_each(|version| cache.prefetch_all(&format!("lab@{version}")))?;
+    // How much is held is noted now and then, and at the end.
+    cache.daemon.stop()?;
+    cache.start_again(&lab)?;
+    ["min_free", "offline"].iter().for_each(|words| cache.daemon.allow_log(words));
     let open: Vec<File> =
         (1..=2).map(|version| File::open(cache.path(format!("lab/{version}/disk")))).collect::<Result<_, _>>()?;
     ensure!(cache.status()?["mount"]["passthrough_handles"] == 2, "they are read through the daemon");
@@ -85,7 +91,10 @@ fn a_restarted_daemon_takes_nothing_from_who_reads_past_it() -> Result<()> {
         other.write_all(&solid(9, 2 * MIB))?;
         other.sync_all()?;
     }
+    // The new daemon waits a moment for its master before it takes the mount over.
+    proxy.set(Fault::Stall, "/images");
     cache.kill_worker()?;
+    proxy.set(Fault::None, "");
     // Said once it has looked, and found all of it needed.
     let said = |log: &str| log.rsplit("the daemon ended").next().is_some_and(|log| log.contains("less room than"));
     wait_for("the new daemon has looked", || Ok(said(&cache.daemon.log()).then_some(())))?;
@@ -108,7 +117,7 @@ fn a_person_makes_room_by_hand() -> Result<()> {
 
 fn by_hand(file_system: FileSystem, bytes: u64) -> Result<()> {
     let lab = Lab::new()?;
-    let (_master, cache) = site(&lab, file_system, bytes)?;
+    let (_master, _proxy, cache) = site(&lab, file_system, bytes)?;
     cache.command(&["store", "evict"])?.prints(&["nothing is held here"])?;
     (1..=3).try_for_each(|version| cache.prefetch_all(&format!("lab@{version}")))?;
     cache
