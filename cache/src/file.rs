@@ -6,6 +6,7 @@
 
 mod ahead;
 mod backing;
+mod check;
 mod let_go;
 mod now;
 mod passthrough;
@@ -134,6 +135,11 @@ impl File {
     /// Whether all these blocks can be read from the backing file.
     pub(crate) fn is_readable(&self, blocks: Range<u64>) -> bool {
         self.version.filling().is_some_and(|filling| filling.resident.is_readable(self.index, blocks))
+    }
+
+    /// Whether all these blocks can be read from the backing file, and are known to be right.
+    fn is_checked(&self, blocks: Range<u64>) -> bool {
+        self.version.filling().is_some_and(|filling| filling.resident.is_checked(self.index, blocks))
     }
 
     /// The hashes of some blocks, as many as there are; in one round over the sources.

@@ -1,7 +1,8 @@
 //! Which blocks of a version are here: one bitmap in memory for readers, one on disk for power cuts.
 //!
 //! A bit of *readable* says that the block's verified bytes are in the backing file; a bit of *durable*
-//! says that they, and the bit itself, are on the disk. Bits reach the disk after the data they vouch
+//! says that they, and the bit itself, are on the disk. A bit of *checked* says that this daemon has seen that
+//! they are what they should be: it wrote them, or read them back. What another left here is checked at its first read. Bits reach the disk after the data they vouch
 //! for ([`Resident::commit`]); clearing is the reverse ([`Resident::clear`], and only then may the data
 //! go). So a bit that a power cut lost or kept costs a refetch at most. FORMAT.md describes the file.
 //!
@@ -38,6 +39,7 @@ pub(crate) struct Resident {
     layout: Layout,
     readable: Bits,
     durable: Bits,
+    checked: Bits,
     place: Place,
     /// The bitmap file. Locked for as long as its words change.
     file: Mutex<Arc<dyn DiskFile>>,
@@ -116,11 +118,18 @@ impl Resident {
     fn from_durable(place: Place, layout: Layout, durable: Bits, file: Arc<dyn DiskFile>) -> Resident {
         let readable = Bits::zeros(durable.words());
         (0..durable.words()).for_each(|at| readable.or_word(at, durable.word(at)));
-        Resident { layout, readable, durable, place, file: Mutex::new(file), clearings: AtomicU64::new(0) }
+        let checked = Bits::zeros(durable.words());
+        Resident { layout, readable, durable, checked, place, file: Mutex::new(file), clearings: AtomicU64::new(0) }
     }
 
     pub(crate) fn is_readable(&self, file: FileIndex, blocks: Range<u64>) -> bool {
         self.readable.all(self.layout.bits(file, blocks))
+    }
+
+    /// Whether all of them can be read, and none has to be compared with its hash before.
+    pub(crate) fn is_checked(&self, file: FileIndex, blocks: Range<u64>) -> bool {
+        let bits = self.layout.bits(file, blocks);
+        self.checked.all(bits.clone()) && self.readable.all(bits)
     }
 
     pub(crate) fn is_durable(&self, file: FileIndex, blocks: Range<u64>) -> bool {
@@ -143,12 +152,19 @@ impl Resident {
 
     /// Bytes of memory that the bits take.
     pub(crate) fn weight(&self) -> usize {
-        self.durable.words() * 16 + self.layout.first_word.len() * 8
+        self.durable.words() * 24 + self.layout.first_word.len() * 8
     }
 
     /// To be called after the block's bytes were written, under the file's residency guard.
     pub(crate) fn set_readable(&self, file: FileIndex, blocks: Range<u64>) {
-        self.readable.set(self.layout.bits(file, blocks));
+        let bits = self.layout.bits(file, blocks);
+        self.checked.set(bits.clone());
+        self.readable.set(bits);
+    }
+
+    /// To be called when a block was read back and matched its hash, under the same guard as the reading.
+    pub(crate) fn set_checked(&self, file: FileIndex, block: u64) {
+        self.checked.set(self.layout.bits(file, block..block + 1));
     }
 
     /// The moment to give to `commit`: taken before the data is synced.
@@ -191,6 +207,7 @@ impl Resident {
         let mut file = self.file.lock().expect("no panic under this lock");
         self.clearings.fetch_add(1, Ordering::AcqRel);
         self.readable.clear(bits.clone());
+        self.checked.clear(bits.clone());
         self.durable.clear(bits.clone());
         self.see_to(&mut file)?;
         let words = (bits.start / 64) as usize..bits.end.div_ceil(64) as usize;

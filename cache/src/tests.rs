@@ -1,6 +1,7 @@
 //! The cache as a whole, on disks and sources that misbehave.
 
 mod boots;
+mod checked;
 mod crash;
 mod damage;
 mod evict;

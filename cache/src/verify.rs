@@ -7,12 +7,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use icbd_image::{BLOCK_BYTES, Hash, PAGE_BLOCKS, Root, VersionId, block_len};
+use icbd_image::{BLOCK_BYTES, Hash, PAGE_BLOCKS, Root, VersionId};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::CacheError;
 use crate::core::Core;
-use crate::disk::Wait;
 use crate::file::{File, is_lost};
 
 /// Blocks read in one go, one on a thread at a time: 1 MiB.
@@ -136,18 +135,5 @@ impl File {
             }
         }
         wrong
-    }
-
-    fn check_block(&self, block: u64, hash: &Hash) -> std::io::Result<()> {
-        let _guard = self.guard().read().expect("no panic under this lock");
-        if !self.is_readable(block..block + 1) {
-            return Ok(());
-        }
-        let mut bytes = vec![0; block_len(self.size(), block)];
-        let read = self.backing()?.read(block * BLOCK_BYTES, &mut bytes, Wait::Yes)?;
-        match read == bytes.len() && Hash::of(&bytes) == *hash {
-            true => Ok(()),
-            false => Err(std::io::Error::other("it does not match its hash")),
-        }
     }
 }

@@ -12,7 +12,7 @@ use crate::disk::Wait;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadNow {
     Done,
-    /// It is here, but reading it takes the disk: use [`File::read`].
+    /// It is here, but reading it takes the disk, or it has to be checked first: use [`File::read`].
     Cold,
     /// Some of it is not here: use [`File::read`].
     Missing,
@@ -51,7 +51,7 @@ impl File {
         let len = (range.end - range.start) as usize;
         if let Ok(_guard) = self.guard.try_read()
             && let Some(backing) = self.backing_at_hand()
-            && self.is_readable(blocks.clone())
+            && self.is_checked(blocks.clone())
         {
             // What was in it is overwritten: no need to make it zero first.
             out.resize(len, 0);
@@ -89,7 +89,7 @@ impl File {
                 let Ok(_guard) = self.guard.try_read() else { return ReadNow::Cold };
                 let Some(backing) = self.backing_at_hand() else { return ReadNow::Cold };
                 let whole = target.len();
-                let read = self.is_readable(block..block + 1).then(|| backing.read(part.start, target, Wait::No));
+                let read = self.is_checked(block..block + 1).then(|| backing.read(part.start, target, Wait::No));
                 if !matches!(read, Some(Ok(read)) if read == whole) || self.check_size(&*backing).is_err() {
                     return ReadNow::Cold;
                 }

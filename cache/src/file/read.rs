@@ -173,6 +173,9 @@ impl File {
 
     fn read_backing_blocking(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes, Again> {
         let blocks = blocks_of(&range);
+        if let Err((block, error)) = self.check_unchecked(blocks.clone()) {
+            return Err(self.unreadable(block..block + 1, error));
+        }
         let mut bytes = vec![0; (range.end - range.start) as usize];
         let guard = self.guard.read().expect("no panic under this lock");
         if !self.is_readable(blocks.clone()) {
@@ -184,13 +187,20 @@ impl File {
         });
         drop(guard);
         match read {
-            Ok(read) if read == bytes.len() => return Ok(bytes.into()),
-            Ok(_) => self.damaged(blocks, &std::io::Error::other("its backing file is too short")),
-            // Where it cannot be made anew its blocks must not be called readable for ever.
-            Err(error) if is_lost(&error) && self.remake(&error) => {}
-            Err(error) if is_shortage(&error) => return Err(Again::Lacking(Arc::new(error))),
-            Err(error) => self.damaged(blocks, &error),
+            Ok(read) if read == bytes.len() => Ok(bytes.into()),
+            Ok(_) => Err(self.unreadable(blocks, io::Error::other("its backing file is too short"))),
+            Err(error) => Err(self.unreadable(blocks, error)),
         }
-        Err(Again::Changed)
+    }
+
+    /// What is to be done where blocks could not be read, or were not what they should be.
+    fn unreadable(self: &Arc<Self>, blocks: Range<u64>, error: io::Error) -> Again {
+        match error {
+            // Where it cannot be made anew its blocks must not be called readable for ever.
+            error if is_lost(&error) && self.remake(&error) => {}
+            error if is_shortage(&error) => return Again::Lacking(Arc::new(error)),
+            error => self.damaged(blocks, &error),
+        }
+        Again::Changed
     }
 }
