@@ -30,7 +30,9 @@ impl File {
     /// Whether a resident block is what its hash says. Blocks.
     pub(crate) fn check_block(&self, block: u64, hash: &Hash) -> io::Result<()> {
         let _guard = self.guard.read().expect("no panic under this lock");
-        let Some(filling) = self.version.filling().filter(|_| self.is_readable(block..block + 1)) else { return Ok(()) };
+        let Some(filling) = self.version.filling().filter(|_| self.is_readable(block..block + 1)) else {
+            return Ok(());
+        };
         let mut bytes = vec![0; block_len(self.size, block)];
         let read = self.backing()?.read(block * BLOCK_BYTES, &mut bytes, Wait::Yes)?;
         if read != bytes.len() || Hash::of(&bytes) != *hash {

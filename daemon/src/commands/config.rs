@@ -1,7 +1,10 @@
 //! `icbd config`: is the file right, and what does it come to.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use http::Method;
+use serde::Serialize;
 
 use crate::args::{CacheArgs, ConfigCommand, MasterArgs};
 use crate::control::Client;
@@ -44,10 +47,26 @@ fn check(settings: &Settings) -> Result<()> {
         Some(Role::Cache) => drop(settings.cache(&CacheArgs::default())?),
         None => {}
     }
-    settings.trust().load()?;
-    match &settings.config {
-        Some(path) => settings.talk().say(format_args!("{}: right", path.display())),
-        None => settings.talk().say("there is no configuration file; the defaults hold"),
+    let trust = settings.trust();
+    let keys = trust.load()?.keys;
+    if trust.require && keys.is_empty() {
+        let patterns: Vec<String> = trust.keys.iter().map(|path| path.display().to_string()).collect();
+        let message = format!(
+            "trust.require is set and no key is trusted ({}): no version could be used; run `icbd key trust FILE.pub`",
+            patterns.join(", ")
+        );
+        return Err(Failure::new(Exit::Failed, message).into());
     }
-    Ok(())
+    let checked = Checked { file: settings.config.clone(), role: settings.file.role };
+    settings.talk().result(&checked, |checked| match &checked.file {
+        Some(path) => format!("{}: right", path.display()),
+        None => "there is no configuration file; the defaults hold".to_owned(),
+    })
+}
+
+/// A configuration that is right.
+#[derive(Debug, Serialize)]
+struct Checked {
+    file: Option<PathBuf>,
+    role: Option<Role>,
 }

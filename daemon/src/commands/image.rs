@@ -116,7 +116,8 @@ async fn verify(settings: &Settings, version: ImageRef) -> Result<()> {
     match result.fault_count {
         0 => Ok(()),
         count => {
-            let message = format!("{} is not what was published: {count} faults", result.version);
+            let faults = if count == 1 { "fault" } else { "faults" };
+            let message = format!("{} is not what was published: {count} {faults}", result.version);
             Err(Failure::new(Exit::Verification, message).into())
         }
     }

@@ -1,12 +1,17 @@
 //! Reads a configuration file's text and says what is wrong with it: line, key, reason, nearest word.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::file::File;
+use super::quantity::ByteCount;
 use crate::near;
+
+/// Less than four of the longest runs keeps no line busy.
+const IN_FLIGHT_BYTES_MIN: u64 = 16 << 20;
 
 /// What this version reads, by section; the first are the keys outside any section.
 const KNOWN: &[(&str, &[&str])] = &[
@@ -59,7 +64,46 @@ pub(crate) fn read(text: &str) -> Result<File, Vec<Problem>> {
         problems.sort_by_key(|problem| problem.line);
         return Err(problems);
     }
-    toml::from_str(text).map_err(|error| vec![value(text, document.get_ref(), &error)])
+    let file = toml::from_str(text).map_err(|error| vec![value(text, document.get_ref(), &error)])?;
+    let problems = unusable_values(text, document.get_ref(), &file);
+    if problems.is_empty() { Ok(file) } else { Err(problems) }
+}
+
+/// Values that are of the right kind, and of no use.
+fn unusable_values(text: &str, document: &DeTable<'_>, file: &File) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut check = |section: &str, nth: usize, key: &str, wrong: Option<String>| {
+        if let Some(message) = wrong {
+            let line = line_of_key(text, document, section, nth, key);
+            problems.push(Problem { line, message: format!("{section}.{key}: {message}") });
+        }
+    };
+    let relative = |path: &PathBuf| {
+        let message = || format!("{:?} begins nowhere; write the whole path, from / on", path.display());
+        path.is_relative().then(message)
+    };
+    for (nth, source) in file.source.iter().enumerate() {
+        check("source", nth, "url", super::check_url(&source.url).err().map(|failure| failure.message));
+    }
+    check("store", 0, "path", file.store.path.as_ref().and_then(relative));
+    check("mount", 0, "path", file.mount.path.as_ref().and_then(relative));
+    check("master", 0, "repo", file.master.repo.as_ref().and_then(relative));
+    check("sign", 0, "key", file.sign.key.as_ref().and_then(relative));
+    check("trust", 0, "keys", file.trust.keys.iter().flatten().find_map(relative));
+    let too_little = |bytes: &ByteCount| {
+        (bytes.0 < IN_FLIGHT_BYTES_MIN)
+            .then(|| format!("{} bytes are too few for a cache to work with; give it 16MiB or more", bytes.0))
+    };
+    check("memory", 0, "in_flight", file.memory.in_flight.as_ref().and_then(too_little));
+    problems.sort_by_key(|problem| problem.line);
+    problems
+}
+
+/// Where a key of the `nth` table of a section is.
+fn line_of_key(text: &str, document: &DeTable<'_>, section: &str, nth: usize, key: &str) -> usize {
+    let tables = document.get(section).map(tables).unwrap_or_default();
+    let place = tables.get(nth).and_then(|table| table.get_key_value(key));
+    place.map_or(1, |(key, _)| line_of(text, key.span().start))
 }
 
 fn keys_of(table: &'static [(&str, &[&str])], section: &str) -> &'static [&'static str] {
@@ -154,6 +198,27 @@ mod tests {
         check(
             "[[source]]\nurl = \"http://a\"\n[[source]]\nur = \"\"\nx = 1\n",
             &["4: unknown key \"ur\" in [source]; did you mean \"url\"?", "5: unknown key \"x\" in [source]"],
+        );
+    }
+
+    #[test]
+    fn values_that_are_of_no_use_are_named() {
+        let check = |text: &str, says: &[&str]| assert_eq!(problems(text), says, "{text}");
+        check(
+            "[[source]]\nurl = \"http://a:1\"\n[[source]]\ncodec = \"lz4\"\nurl = \"https://b\"\n",
+            &["5: source.url: source \"https://b\" asks for https, which this version does not speak; \
+                write http://HOST:PORT, for example http://img.example:7070"],
+        );
+        check(
+            "[trust]\nkeys = [\"/a/*.pub\", \"b.pub\"]\n[mount]\n# here\npath = \"icbd\"\n",
+            &[
+                "2: trust.keys: \"b.pub\" begins nowhere; write the whole path, from / on",
+                "5: mount.path: \"icbd\" begins nowhere; write the whole path, from / on",
+            ],
+        );
+        check(
+            "[memory]\nin_flight = \"1B\"\n",
+            &["2: memory.in_flight: 1 bytes are too few for a cache to work with; give it 16MiB or more"],
         );
     }
 

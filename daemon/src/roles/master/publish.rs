@@ -1,5 +1,6 @@
 //! Publishing, for the daemon and for the command that has a repository to itself.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -125,8 +126,16 @@ impl PublishResult {
 
 pub(super) fn read_secret_key(path: &Path) -> anyhow::Result<SecretKey> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::new(Exit::Absent, error.to_string()))
-        .with_context(|| format!("cannot read the key {shown}; `icbd key create {shown}` makes one"))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let remedy = match error.kind() {
+            std::io::ErrorKind::NotFound => format!("; `icbd key create {shown}` makes one"),
+            _ => String::new(),
+        };
+        Failure::new(Exit::Absent, format!("cannot read the key {shown}: {error}{remedy}"))
+    })?;
+    let mode = std::fs::metadata(path).map_or(0, |found| found.mode());
+    if mode & 0o077 != 0 {
+        tracing::warn!(key = %shown, mode = format!("{:o}", mode & 0o777), "others than its owner can read the key to sign with; run `chmod 600` on it");
+    }
     text.parse().with_context(|| format!("{shown} is not a key to sign with"))
 }
