@@ -17,11 +17,12 @@ use crate::refresh::{Refresh, merge};
 use crate::spoilt::Spoilt;
 use crate::status::CacheStatus;
 use crate::store::{self, StoreLock};
-use crate::verify::{VerifyProgress, VerifyReport};
+use crate::seal::SealReport;
+use crate::verify::{Pace, VerifyProgress, VerifyReport};
 use crate::version::Version;
 use crate::view::View;
 use crate::waiting::WaitingList;
-use crate::{CacheError, Settings, trust};
+use crate::{CacheError, Settings, layout, trust};
 
 /// How much is held, and what was fetched today, is noted in the catalogue so often, for the status after a restart.
 const NOTE_INTERVAL: Duration = Duration::from_secs(10);
@@ -88,6 +89,9 @@ impl Cache {
         let shows = core.clone();
         core.blocking(move || shows.show(known, choices)).await?;
         *core.held.lock().expect("no panic under this lock") = held;
+        let looks = core.clone();
+        let found = core.blocking(move || looks.find_sealed()).await?;
+        found.map_err(CacheError::disk("list", layout::VERSIONS))?;
         core.ledger.resume(ledger);
         core.pins.resume(pins);
         let orders = Arc::new(Orders::new(core.clone(), orders, rates));
@@ -278,7 +282,39 @@ impl Cache {
         version: &VersionId,
         progress: impl FnMut(VerifyProgress) + Send,
     ) -> Result<VerifyReport, CacheError> {
-        self.core.verify(version, progress).await
+        Ok(self.core.verify(version, Pace::default(), progress).await?.0)
+    }
+
+    /// The same at a pace, and what is wrong is fetched again at once. How many blocks were mended.
+    pub async fn scrub(
+        &self,
+        version: &VersionId,
+        pace: Pace,
+        progress: impl FnMut(VerifyProgress) + Send,
+    ) -> Result<(VerifyReport, u64), CacheError> {
+        let (report, spoilt) = self.core.verify(version, pace, progress).await?;
+        let mut mended = 0;
+        for (file, block) in spoilt {
+            match file.fetch_again(&[block]).await {
+                Ok(()) if file.is_readable(block..block + 1) => mended += 1,
+                Ok(()) => {}
+                Err(CacheError::Closed) => return Err(CacheError::Closed),
+                Err(error) => {
+                    tracing::warn!(file = file.shown(), block, %error, "a spoilt block cannot be had anew yet; its next reader asks again");
+                }
+            }
+        }
+        Ok((report, mended))
+    }
+
+    /// Makes a complete version one that never changes, verified as it lies on the disk.
+    pub async fn seal(
+        &self,
+        version: &VersionId,
+        pace: Pace,
+        progress: impl FnMut(VerifyProgress) + Send,
+    ) -> Result<SealReport, CacheError> {
+        self.core.seal(version, pace, progress).await
     }
 
     /// All that is known of boots of a version: its own observations, those that sources told of, and, while

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use icbd_fetch::{Sources, Urgency};
 use icbd_image::{FileIndex, Page, Serial, Trust};
@@ -57,6 +57,10 @@ pub(crate) struct Core {
     pub(crate) losses: Losses,
     pub(crate) pins: Pins,
     pub(crate) ledger: Ledger,
+    /// The versions that are sealed, opened or not, and since when.
+    pub(crate) sealed: Mutex<HashMap<Serial, SystemTime>>,
+    /// One version is sealed at a time.
+    pub(crate) sealing: Semaphore,
     /// What is known to be held of each version, opened or not.
     pub(crate) held: Mutex<HashMap<Serial, Residency>>,
     pub(crate) fetched_bytes: AtomicU64,
@@ -116,6 +120,8 @@ impl Core {
             losses: Losses::default(),
             pins: Pins::default(),
             ledger: Ledger::default(),
+            sealed: Mutex::default(),
+            sealing: Semaphore::new(1),
             held: Mutex::default(),
             fetched_bytes: AtomicU64::new(0),
             reused_bytes: AtomicU64::new(0),

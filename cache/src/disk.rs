@@ -17,6 +17,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use icbd_image::Head;
 use nix::errno::Errno;
 
 pub(crate) use real::RealDisk;
@@ -65,11 +66,27 @@ pub(crate) trait Disk: Send + Sync + fmt::Debug + 'static {
     /// Makes `to`, which is there, share all content of `from`; `Unsupported` where the disk cannot.
     fn reflink(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Makes a tree that may change, and begins as `from` is now; `Unsupported` where that would copy all content.
+    fn clone_tree(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Gives a tree everything that its manifest says besides the content of its files.
+    fn furnish(&self, path: &Path, head: &Head) -> io::Result<()>;
+
+    /// Makes one that never changes of a tree that nobody else ever had open: whole and durable at its new place, or not
+    /// there at all.
+    fn seal_tree(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Waits until the room of what was removed is free, where that comes later.
+    fn settle(&self) -> io::Result<()>;
+
     /// How much room there is.
     fn space(&self) -> io::Result<Space>;
 
     /// Removes a file, or a directory with all that is in it; nothing there is fine.
     fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// The names in a directory, those that are no text left out; none where there is no directory.
+    fn names(&self, path: &Path) -> io::Result<Vec<String>>;
 
     fn xattr(&self, path: &Path, name: &str) -> io::Result<Option<Vec<u8>>>;
 

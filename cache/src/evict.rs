@@ -151,6 +151,7 @@ impl Version {
         // btrfs counts what was written when it commits.
         core.disk.sync(Barrier::Everything).map_err(failed)?;
         let before = free();
+        filling.thaw(self).map_err(failed)?;
         let files: Vec<(FileIndex, u64, u64)> =
             self.head().files().map(|node| (node.index(), node.blocks(), node.size())).collect();
         for (index, blocks, size) in files {
@@ -159,7 +160,7 @@ impl Version {
             }
         }
         self.note_residency();
-        core.disk.sync(Barrier::Everything).map_err(failed)?;
+        core.disk.settle().map_err(failed)?;
         Ok(free().saturating_sub(before))
     }
 }

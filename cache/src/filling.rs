@@ -4,10 +4,12 @@
 //! changes; names, holes and what was taken from another version are synced before the first bit. What
 //! does not carry the bitmap's root and incarnation is not resident, and is removed.
 
+mod freeze;
+
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use icbd_image::Kind;
 
@@ -18,6 +20,7 @@ use crate::inherit::Plan;
 use crate::resident::{Incarnation, Layout, Place, Resident};
 use crate::version::Version;
 use crate::{CacheError, layout};
+pub(crate) use freeze::Frozen;
 
 /// The tree's extended attribute that names its filling.
 const INCARNATION: &str = "user.icbd.incarnation";
@@ -25,11 +28,14 @@ const INCARNATION: &str = "user.icbd.incarnation";
 /// A tree and its bitmap.
 #[derive(Debug)]
 pub(crate) struct Filling {
-    /// Relative to the store.
-    pub(crate) path: PathBuf,
+    /// Where the tree is while it changes, relative to the store.
+    filling: PathBuf,
+    /// Where it is once it does not change any more.
+    sealed: PathBuf,
+    is_sealed: AtomicBool,
     pub(crate) resident: Resident,
     incarnation: Incarnation,
-    /// Counts the trees that were made in the place of one that somebody took away: what is open of an earlier one is
+    /// Counts the trees that were made, empty, in the place of one that somebody took away: what is open of an earlier one is
     /// no part of the store any more.
     generation: AtomicU64,
     /// Held while the tree is made anew.
@@ -39,18 +45,46 @@ pub(crate) struct Filling {
 impl Filling {
     /// Finds a tree and bitmap that belong together; `None` when one has to be made. Blocks.
     pub(crate) fn load(version: &Version) -> Result<Option<Filling>, CacheError> {
-        let (path, disk) = (layout::tree(version.id()), &version.core().disk);
-        let incarnation = match disk.xattr(&path, INCARNATION) {
-            Ok(value) => value.and_then(|value| Incarnation::try_from(value).ok()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(CacheError::disk("read the attributes of", path)(error)),
-        };
-        let Some(incarnation) = incarnation else { return Ok(None) };
+        let disk = &version.core().disk;
+        if let Some(sealed) = Filling::load_sealed(version)? {
+            return Ok(Some(sealed));
+        }
+        let Some(incarnation) = incarnation_of(&**disk, &layout::tree(version.id()))? else { return Ok(None) };
         let bitmap = layout::bitmap(version.id());
         let place = Place { disk: disk.clone(), path: bitmap.clone(), root: version.root(), incarnation };
         let resident = Resident::load(place, version.head());
         let resident = resident.map_err(CacheError::disk("read", bitmap))?;
-        Ok(resident.map(|resident| Filling::new(path, resident, incarnation)))
+        Ok(resident.map(|resident| Filling::new(version, resident, incarnation, false)))
+    }
+
+    /// The same of one that is sealed: it is complete whether its bitmap is there or not.
+    fn load_sealed(version: &Version) -> Result<Option<Filling>, CacheError> {
+        let (id, disk) = (version.id(), &version.core().disk);
+        let Some(incarnation) = incarnation_of(&**disk, &layout::sealed(id))? else { return Ok(None) };
+        let statement = marks::read_statement(&**disk, &layout::sealed(id), id);
+        if statement.is_none_or(|statement| statement.statement().root != version.root()) {
+            // Somebody put another in its place.
+            return Ok(None);
+        }
+        let bitmap = layout::bitmap(id);
+        let place = Place { disk: disk.clone(), path: bitmap.clone(), root: version.root(), incarnation };
+        let failed = CacheError::disk("read", bitmap);
+        let resident = match Resident::load(place.clone(), version.head()) {
+            Ok(Some(resident)) => Ok(resident),
+            Ok(None) => {
+                let layout = Layout::new(version.head());
+                let bits = all_blocks(version, &layout);
+                Resident::create(place, layout, bits)
+            }
+            Err(error) => Err(error),
+        };
+        let resident = resident.map_err(failed)?;
+        // A power cut may bring back what it was made of.
+        let left = disk.remove(&layout::tree(id)).and_then(|()| disk.remove(&layout::sealing(id)));
+        if let Err(error) = left {
+            tracing::warn!(version = %id, %error, "what the sealed version was made of could not be removed");
+        }
+        Ok(Some(Filling::new(version, resident, incarnation, true)))
     }
 
     /// Makes a tree, with what `plan` takes from another version. Blocks.
@@ -83,11 +117,29 @@ impl Filling {
                 version.core().health.failed(&format!("making the tree of {id}"), error);
             }
         })?;
-        Ok(Filling::new(path, resident, incarnation))
+        Ok(Filling::new(version, resident, incarnation, false))
     }
 
-    fn new(path: PathBuf, resident: Resident, incarnation: Incarnation) -> Filling {
-        Filling { path, resident, incarnation, generation: AtomicU64::new(0), remaking: Mutex::default() }
+    fn new(version: &Version, resident: Resident, incarnation: Incarnation, is_sealed: bool) -> Filling {
+        Filling {
+            filling: layout::tree(version.id()),
+            sealed: layout::sealed(version.id()),
+            is_sealed: is_sealed.into(),
+            resident,
+            incarnation,
+            generation: AtomicU64::new(0),
+            remaking: Mutex::default(),
+        }
+    }
+
+    /// Where the tree is now, relative to the store.
+    pub(crate) fn path(&self) -> &Path {
+        if self.is_sealed() { &self.sealed } else { &self.filling }
+    }
+
+    /// Whether the tree never changes any more.
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.is_sealed.load(Ordering::Acquire)
     }
 
     pub(crate) fn generation(&self) -> u64 {
@@ -96,7 +148,7 @@ impl Filling {
 
     /// Whether the tree in the store is the one that the bits are of. Blocks.
     pub(crate) fn has_its_tree(&self, disk: &dyn Disk) -> io::Result<bool> {
-        match disk.xattr(&self.path, INCARNATION) {
+        match disk.xattr(self.path(), INCARNATION) {
             Ok(value) => Ok(value.as_deref() == Some(&self.incarnation)),
             Err(error) if is_gone(&error) => Ok(false),
             Err(error) => Err(error),
@@ -120,17 +172,34 @@ impl Filling {
         let held = self.resident.counts().0;
         self.resident.clear_all()?;
         version.unmark_zeros();
-        disk.remove(&self.path)?;
-        disk.make_tree(&self.path, version.tree())?;
+        disk.remove(&self.sealed)?;
+        self.set_sealed(version, false);
+        disk.remove(&self.filling)?;
+        disk.make_tree(&self.filling, version.tree())?;
         marks::write(disk, version)?;
         disk.sync(Barrier::Everything)?;
         // Last: before this mark, a start finds a tree that is nobody's.
-        disk.set_xattr(&self.path, INCARNATION, &self.incarnation)?;
-        disk.sync(Barrier::Names(&self.path))?;
+        disk.set_xattr(&self.filling, INCARNATION, &self.incarnation)?;
+        disk.sync(Barrier::Names(&self.filling))?;
         let what = format!("the tree of {} was deleted or replaced", version.id());
         version.core().losses.note(version, None, held, &what);
         Ok(())
     }
+}
+
+/// Whose filling a tree is; `None` if it is nobody's, or not there.
+fn incarnation_of(disk: &dyn Disk, path: &Path) -> Result<Option<Incarnation>, CacheError> {
+    match disk.xattr(path, INCARNATION) {
+        Ok(value) => Ok(value.and_then(|value| Incarnation::try_from(value).ok())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(CacheError::disk("read the attributes of", path)(error)),
+    }
+}
+
+fn all_blocks(version: &Version, layout: &Layout) -> Bits {
+    let bits = Bits::zeros(layout.words());
+    version.head().files().for_each(|node| bits.set(layout.bits(node.index(), 0..node.blocks())));
+    bits
 }
 
 /// The blocks that the head itself says are zero: they are the holes that they shall be.

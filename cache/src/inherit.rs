@@ -185,7 +185,7 @@ impl Same {
     fn take(&self, base: &Arc<Version>, version: &Version, layout: &Layout, bits: &Bits) -> io::Result<()> {
         let (Some(held), Ok(source)) = (base.filling(), base.file(self.base)) else { return Ok(()) };
         let core = version.core();
-        let from = layout::tree(base.id()).join(base.tree().path(self.base));
+        let from = held.path().join(base.tree().path(self.base));
         let to = layout::tree(version.id()).join(version.tree().path(self.file));
         // From the bits' copy to the reflink nothing of the source may be punched.
         let guard = source.guard().read().expect("no panic under this lock");

@@ -8,6 +8,12 @@ use icbd_image::{ImageName, Root, VersionId};
 pub(crate) const MANIFESTS: &str = "manifests";
 /// Versions that are being filled.
 pub(crate) const FILLING: &str = "filling";
+/// Versions that are complete, and never change: nothing half done is ever in there.
+pub(crate) const VERSIONS: &str = "versions";
+/// Versions on their way from the one to the other; nothing in there outlives a restart.
+const SEALING: &str = "sealing";
+/// Where trees are made and removed.
+const MAKING: &str = "making";
 pub(crate) const CATALOGUE: &str = "catalog.db";
 /// Boot profiles, by root.
 pub(crate) const PROFILES: &str = "profiles";
@@ -24,7 +30,7 @@ const AUDIT: &str = "audit.jsonl";
 
 /// Whether this may stand at the top of a store.
 pub(crate) fn is_ours(name: &str) -> bool {
-    let names = [MANIFESTS, FILLING, PROFILES, SITE, PROBE, LOCK, FORMAT, AUDIT];
+    let names = [MANIFESTS, FILLING, VERSIONS, SEALING, MAKING, PROFILES, SITE, PROBE, LOCK, FORMAT, AUDIT];
     names.contains(&name) || [CATALOGUE, FOUND].iter().any(|prefix| name.starts_with(prefix))
 }
 
@@ -44,6 +50,21 @@ pub(crate) fn image(name: &ImageName) -> PathBuf {
 /// A version's tree.
 pub(crate) fn tree(id: &VersionId) -> PathBuf {
     PathBuf::from(format!("{FILLING}/{}/{}", id.image, id.number))
+}
+
+/// The directory of an image's sealed versions.
+pub(crate) fn sealed_image(name: &ImageName) -> PathBuf {
+    PathBuf::from(format!("{VERSIONS}/{name}"))
+}
+
+/// A version's tree once it is sealed.
+pub(crate) fn sealed(id: &VersionId) -> PathBuf {
+    PathBuf::from(format!("{VERSIONS}/{}/{}", id.image, id.number))
+}
+
+/// A version's tree while it is being sealed.
+pub(crate) fn sealing(id: &VersionId) -> PathBuf {
+    PathBuf::from(format!("{SEALING}/{}/{}", id.image, id.number))
 }
 
 /// A version's bitmap.

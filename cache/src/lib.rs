@@ -33,6 +33,7 @@ mod profiles;
 mod refresh;
 mod resident;
 mod reuse;
+mod seal;
 mod settings;
 mod slots;
 mod spoilt;
@@ -59,10 +60,11 @@ pub use prefetch::{
     Verdict, Weekdays, WeekdaysError, What, Window, Zone, ZoneError,
 };
 pub use refresh::Refresh;
+pub use seal::SealReport;
 pub use settings::Settings;
 pub use spoilt::Spoilt;
 pub use status::{CacheStatus, VersionStatus};
-pub use verify::{BadBlock, VerifyProgress, VerifyReport};
+pub use verify::{BadBlock, Pace, VerifyProgress, VerifyReport};
 pub use version::{Residency, Version};
 pub use view::{Object, View};
 pub use waiting::Waiting;

@@ -44,6 +44,8 @@ pub struct VersionStatus {
     pub complete: bool,
     /// When this cache found it complete; gone when it no longer is.
     pub complete_since: Option<SystemTime>,
+    /// Since when it is sealed.
+    pub sealed_since: Option<SystemTime>,
     /// Whether a prefetch job is at it.
     pub filling: bool,
     /// Whether it was deployed before the one that is now.
@@ -90,6 +92,7 @@ impl Core {
                 residency,
                 complete,
                 complete_since: since.filter(|_| complete),
+                sealed_since: self.sealed_since(serial),
                 filling: false,
                 fallback: fallbacks.contains(&serial),
                 fetched_today_bytes: fetched(&serial),

@@ -13,6 +13,7 @@ mod orders;
 mod profiles;
 mod reads;
 mod rig;
+mod seal;
 mod seam;
 mod trust;
 mod zeros;

@@ -3,6 +3,7 @@
 //! What does not match is forgotten, so that the next reader has it from a source and it is written anew. Where
 //! readers go past the daemon it is fetched at once.
 
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,10 +13,27 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::CacheError;
 use crate::core::Core;
+use crate::disk::DiskFile;
 use crate::file::{File, is_lost};
 
 /// Blocks read in one go, one on a thread at a time: 1 MiB.
-const STRIDE_BLOCKS: u64 = 16;
+pub(crate) const STRIDE_BLOCKS: u64 = 16;
+
+/// How fast the disk is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// At most; `None`: as fast as it can.
+    pub bytes_per_second: Option<NonZeroU64>,
+}
+
+impl Pace {
+    /// Waits as long as reading so many blocks is to take.
+    pub(crate) async fn wait(self, blocks: u64) {
+        if let Some(rate) = self.bytes_per_second {
+            tokio::time::sleep(Duration::from_secs_f64((blocks * BLOCK_BYTES) as f64 / rate.get() as f64)).await;
+        }
+    }
+}
 
 /// How far a verification is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,18 +62,20 @@ pub struct BadBlock {
 }
 
 impl Core {
+    /// What it found, and the blocks that are forgotten since.
     pub(crate) async fn verify(
         self: &Arc<Core>,
         id: &VersionId,
+        pace: Pace,
         mut progress: impl FnMut(VerifyProgress) + Send,
-    ) -> Result<VerifyReport, CacheError> {
+    ) -> Result<(VerifyReport, Vec<(Arc<File>, u64)>), CacheError> {
         let started = Instant::now();
         let view = self.view();
         let version = self.version(view.usable(id)?.serial()).await?;
         version.prepare().await?;
         self.writeback.flush().await;
         let total_bytes = version.residency().resident_bytes;
-        let (mut checked, mut bad) = (0, Vec::new());
+        let (mut checked, mut bad, mut spoilt) = (0, Vec::new(), Vec::new());
         for node in version.head().files().filter(|node| node.size() > 0) {
             let file = version.file(node.index())?;
             let path = version.tree().path(node.index()).display().to_string();
@@ -70,21 +90,19 @@ impl Core {
                     continue;
                 }
                 let hashes = file.patient_hashes(blocks.clone()).await?;
+                pace.wait(here).await;
                 let wrong = self.verify_page(&file, blocks, &hashes).await?;
                 file.mend_for_passthrough(&wrong).await;
+                spoilt.extend(wrong.iter().map(|block| (file.clone(), *block)));
                 bad.extend(wrong.into_iter().map(|block| BadBlock { path: path.clone(), block }));
                 checked += here;
                 progress(VerifyProgress { done_bytes: (checked * BLOCK_BYTES).min(total_bytes), total_bytes });
             }
         }
         version.note_residency();
-        Ok(VerifyReport {
-            version: id.clone(),
-            root: version.root(),
-            blocks_checked: checked,
-            bad,
-            elapsed: started.elapsed(),
-        })
+        let root = version.root();
+        let report = VerifyReport { version: id.clone(), root, blocks_checked: checked, bad, elapsed: started.elapsed() };
+        Ok((report, spoilt))
     }
 
     async fn verify_page(
@@ -104,6 +122,14 @@ impl Core {
     }
 }
 
+/// Has the disk asked at the next read, not the page cache. Only advice: dirty pages stay, and were checked before.
+pub(crate) fn drop_pages(file: &dyn DiskFile, blocks: &Range<u64>) {
+    if let Some(fd) = file.fd() {
+        let (offset, len) = ((blocks.start * BLOCK_BYTES) as i64, ((blocks.end - blocks.start) * BLOCK_BYTES) as i64);
+        let _ = posix_fadvise(fd, offset, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    }
+}
+
 impl File {
     /// Those blocks that were called resident and whose file is lost; it is made anew. Blocks.
     fn lost_blocks(self: &Arc<Self>) -> Vec<u64> {
@@ -119,12 +145,8 @@ impl File {
 
     /// Those blocks that are called resident and are not what their hashes say; they are forgotten. Blocks.
     fn wrong_blocks(self: &Arc<Self>, blocks: Range<u64>, hashes: &[Hash]) -> Vec<u64> {
-        let backing = self.backing().ok();
-        if let Some(fd) = backing.as_ref().and_then(|backing| backing.fd()) {
-            // The disk is asked, not the page cache. Only advice: dirty pages stay, and were checked before.
-            let (offset, len) =
-                ((blocks.start * BLOCK_BYTES) as i64, ((blocks.end - blocks.start) * BLOCK_BYTES) as i64);
-            let _ = posix_fadvise(fd, offset, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        if let Ok(backing) = self.backing() {
+            drop_pages(&*backing, &blocks);
         }
         let mut wrong = Vec::new();
         for (block, hash) in blocks.zip(hashes) {

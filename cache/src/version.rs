@@ -171,6 +171,8 @@ impl Version {
         };
         // Only this flight sets it.
         let _ = self.filling.set(filling);
+        let version = self.clone();
+        self.core.blocking(move || version.note_sealed()).await?;
         self.note_residency();
         self.core.versions.weigh(self);
         Ok(())
@@ -191,7 +193,7 @@ impl Version {
     /// An error is one that keeps blocks from being kept. Blocks.
     pub(crate) fn see_to_files(self: &Arc<Self>, files: impl Iterator<Item = FileIndex>) -> Result<u64, CacheError> {
         let Some(filling) = self.filling() else { return Ok(0) };
-        let failed = |error| CacheError::disk("make anew", filling.path.clone())(error);
+        let failed = |error| CacheError::disk("make anew", filling.path())(error);
         let generation = filling.generation();
         filling.see_to_tree(self).map_err(failed)?;
         let mut lost = u64::from(filling.generation() != generation);
@@ -212,9 +214,12 @@ impl Version {
 
     /// After all bits were cleared: zero blocks are marked again when somebody comes by.
     pub(crate) fn unmark_zeros(&self) {
-        let files: Vec<Arc<File>> =
-            self.files.lock().expect("no panic under this lock").values().filter_map(Weak::upgrade).collect();
-        files.iter().for_each(|file| file.unmark_zeros(&(0..file.blocks())));
+        self.live_files().iter().for_each(|file| file.unmark_zeros(&(0..file.blocks())));
+    }
+
+    /// The files that somebody holds.
+    pub(crate) fn live_files(&self) -> Vec<Arc<File>> {
+        self.files.lock().expect("no panic under this lock").values().filter_map(Weak::upgrade).collect()
     }
 
     /// Opens the tree if there is one; whether there is.

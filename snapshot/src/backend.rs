@@ -56,6 +56,9 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync {
     /// The stretches of the disk that a file holds; `None` where nobody tells.
     fn held(&self, file: BorrowedFd<'_>) -> rustix::io::Result<Option<Vec<Held>>>;
 
+    /// Waits until the space of what is deleted by now is free.
+    fn wait_for_deleted(&self, base: BorrowedFd<'_>) -> rustix::io::Result<()>;
+
     /// The programs that send and receive trees, where there are any.
     fn streams(&self) -> Option<Programs>;
 }

@@ -82,6 +82,14 @@ impl Backend for Btrfs {
         held_by_search(file)
     }
 
+    fn wait_for_deleted(&self, base: BorrowedFd<'_>) -> Result<()> {
+        match subvolume::wait_for_deleted(base) {
+            // Linux before 6.13 does not tell.
+            Err(Errno::NOTTY) => Ok(()),
+            waited => waited,
+        }
+    }
+
     fn streams(&self) -> Option<Programs> {
         Some(Programs { name: PROGRAM, send, receive, was_received })
     }

@@ -71,6 +71,10 @@ impl Backend for Directories {
         held_by_map(file)
     }
 
+    fn wait_for_deleted(&self, base: BorrowedFd<'_>) -> Result<()> {
+        rustix::fs::syncfs(base)
+    }
+
     fn streams(&self) -> Option<Programs> {
         None
     }

@@ -5,7 +5,7 @@
 //! shares what it can with the first. How, is the [`Kind`]: subvolumes of btrfs, directories of reflinked files, or
 //! plain copies. Each kind is one file that implements `Backend`, and one suite of tests runs on all of them.
 //!
-//! This crate knows nothing of images or versions, decides nothing about what is kept, and does not look into what it
+//! This crate knows nothing of images or versions but what a manifest says of a tree ([`furnish`]), decides nothing about what is kept, and does not look into what it
 //! is given to receive: who calls it verifies a received tree before anybody uses it. Its calls block.
 
 mod error;
@@ -21,6 +21,8 @@ mod directories;
 mod plain;
 mod reflink;
 mod staging;
+
+mod furnish;
 
 mod difference;
 mod extents;
@@ -38,6 +40,7 @@ mod ioctl;
 pub use backend::Kind;
 pub use difference::FileDifference;
 pub use error::SnapshotError;
+pub use furnish::furnish;
 pub use probe::{Finding, Probe, Reflinks, Subvolumes, Transfers};
 pub use stream::{Encoding, Receiving, Sending, Streams};
 pub use tree::{Access, Sealed, Tree, Writable};

@@ -166,6 +166,27 @@ impl Trees {
         }
     }
 
+    /// Waits until the space of trees that are deleted by now is free: btrfs frees it later, and older kernels do not
+    /// tell when.
+    pub fn wait_for_deleted(&self) -> Result<(), SnapshotError> {
+        self.backend.wait_for_deleted(self.base.root()).map_err(SnapshotError::io("sync", self.path()))
+    }
+
+    /// Removes what is at a place with all that is in it, trees or not; nothing there is fine.
+    pub fn remove(&self, at: &Path) -> Result<(), SnapshotError> {
+        for listed in self.list(at)? {
+            match listed.access {
+                Access::Sealed => self.delete(self.sealed(&listed.at)?)?,
+                Access::Writable => self.delete(self.writable(&listed.at)?)?,
+            }
+        }
+        let path = self.base.shown(at.as_os_str().as_bytes());
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(SnapshotError::io("remove", path)),
+        }
+    }
+
     /// The trees at and below `at`, sorted; what is inside of a tree is not looked at.
     pub fn list(&self, at: &Path) -> Result<Vec<Listed>, SnapshotError> {
         let mut listed = Vec::new();

@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("snapshot", &["image"]),
     ("master", &["image", "wire", "snapshot"]),
     ("fetch", &["image", "wire"]),
-    ("cache", &["image", "fetch"]),
+    ("cache", &["image", "fetch", "snapshot"]),
     ("fs", &["image", "cache"]),
     // What measures anybody's disk knows nothing of ours.
     ("storm", &[]),

@@ -1,8 +1,10 @@
 //! Extended attributes of the trees that say whose they are, so that a lost catalogue can be rebuilt.
 
 use std::io;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
-use icbd_image::{ImageName, ImageRecord, Serial, SignedStatement, Timestamp, VersionNumber};
+use icbd_image::{ImageName, ImageRecord, Serial, SignedStatement, Timestamp, VersionId, VersionNumber};
 
 use crate::disk::Disk;
 use crate::layout;
@@ -10,6 +12,8 @@ use crate::version::Version;
 
 /// Of a version's tree: its signed statement.
 const STATEMENT: &str = "user.icbd.statement";
+/// Of a sealed version's tree: when that was, in seconds since 1970, in decimal.
+const SEALED: &str = "user.icbd.sealed";
 /// Of an image's directory: `serial seconds nanoseconds deployed`, in decimal; deployed 0 is none.
 const IMAGE: &str = "user.icbd.image";
 
@@ -53,9 +57,19 @@ pub(super) fn read_image(disk: &dyn Disk, name: &ImageName) -> Option<ImageRecor
     })
 }
 
-/// What a tree's mark says.
-pub(super) fn read_statement(disk: &dyn Disk, image: &ImageName, number: VersionNumber) -> Option<SignedStatement> {
-    let id = icbd_image::VersionId { image: image.clone(), number };
-    let statement = SignedStatement::decode(&disk.xattr(&layout::tree(&id), STATEMENT).ok()??).ok()?;
-    (statement.statement().version() == id).then_some(statement)
+/// What the mark of a version's tree says.
+pub(crate) fn read_statement(disk: &dyn Disk, tree: &Path, id: &VersionId) -> Option<SignedStatement> {
+    let statement = SignedStatement::decode(&disk.xattr(tree, STATEMENT).ok()??).ok()?;
+    (statement.statement().version() == *id).then_some(statement)
+}
+
+/// Notes when a tree was sealed.
+pub(crate) fn write_sealed(disk: &dyn Disk, tree: &Path, since: SystemTime) -> io::Result<()> {
+    disk.set_xattr(tree, SEALED, Timestamp::from(since).seconds.to_string().as_bytes())
+}
+
+/// When a tree was sealed, if it is.
+pub(crate) fn read_sealed(disk: &dyn Disk, tree: &Path) -> Option<SystemTime> {
+    let seconds = str::from_utf8(&disk.xattr(tree, SEALED).ok()??).ok()?.parse().ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }

@@ -52,7 +52,7 @@ pub(crate) fn open(store: &Path, disk: &dyn Disk) -> Result<(Catalogue, Option<S
         Err(error) => return Err(error),
     };
     let catalogue = Catalogue(Mutex::new(db));
-    let (repository, images) = rebuild::from_marks(store, disk);
+    let (repository, images) = rebuild::from_marks(disk);
     if images.is_empty() && was == "was gone" {
         // A new store.
         return Ok((catalogue, None));

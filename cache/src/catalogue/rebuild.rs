@@ -1,22 +1,30 @@
 //! A catalogue from what lies in the store: trees, their marks, and the heads they name.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
-use icbd_image::{Head, ImageName, ImageRecord, RepositoryId, VersionNumber, VersionRecord, VersionState};
+use icbd_image::{Head, ImageName, ImageRecord, RepositoryId, VersionId, VersionNumber, VersionRecord, VersionState};
 
 use super::marks;
 use crate::disk::{Disk, Missing, Wait};
 use crate::layout;
 
 /// What the trees prove. States and notes are not among it: the next refresh brings them.
-pub(super) fn from_marks(store: &Path, disk: &dyn Disk) -> (Option<RepositoryId>, Vec<ImageRecord>) {
+pub(super) fn from_marks(disk: &dyn Disk) -> (Option<RepositoryId>, Vec<ImageRecord>) {
     let mut images = Vec::new();
     let mut repository = None;
-    for name in names(&store.join(layout::FILLING)).iter().filter_map(|name| name.parse::<ImageName>().ok()) {
+    let names = |directory: &Path| disk.names(directory).unwrap_or_default();
+    for name in names(Path::new(layout::FILLING)).iter().filter_map(|name| name.parse::<ImageName>().ok()) {
         let Some(mut image) = marks::read_image(disk, &name) else { continue };
-        let directory = store.join(layout::image(&name));
-        for number in names(&directory).iter().filter_map(|name| name.parse::<VersionNumber>().ok()) {
-            let Some(statement) = marks::read_statement(disk, &name, number) else { continue };
+        let numbers = |directory: PathBuf| names(&directory).into_iter().filter_map(|name| name.parse().ok());
+        let numbers: BTreeSet<VersionNumber> =
+            numbers(layout::image(&name)).chain(numbers(layout::sealed_image(&name))).collect();
+        for number in numbers {
+            let id = VersionId { image: name.clone(), number };
+            let statement = [layout::sealed(&id), layout::tree(&id)]
+                .iter()
+                .find_map(|tree| marks::read_statement(disk, tree, &id));
+            let Some(statement) = statement else { continue };
             let Some(data_bytes) = data_bytes(disk, statement.statement().root) else { continue };
             repository = Some(statement.statement().repository);
             let state = if image.deployed == Some(number) { VersionState::Deployed } else { VersionState::Ready };
@@ -28,11 +36,6 @@ pub(super) fn from_marks(store: &Path, disk: &dyn Disk) -> (Option<RepositoryId>
     }
     images.sort_by(|a, b| a.name.cmp(&b.name));
     (repository, images)
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
 fn data_bytes(disk: &dyn Disk, root: icbd_image::Root) -> Option<u64> {

@@ -6,13 +6,14 @@
 
 mod content;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use content::Content;
+use icbd_image::Head;
 
 use super::{Barrier, Disk, DiskFile, FileState, Missing, Space, Tree, Wait};
 
@@ -25,6 +26,8 @@ struct State {
     names: BTreeMap<PathBuf, u64>,
     durable_names: BTreeMap<PathBuf, u64>,
     nodes: BTreeMap<u64, Node>,
+    /// Files that never change again.
+    sealed: BTreeSet<u64>,
     dice: u64,
     faults: Faults,
 }
@@ -70,7 +73,7 @@ impl MemoryDisk {
         let names = BTreeMap::from([(PathBuf::new(), 0)]);
         let nodes = BTreeMap::from([(0, root)]);
         let (durable_names, dice) = (names.clone(), seed * 2 + 1);
-        MemoryDisk(Arc::new(Mutex::new(State { names, durable_names, nodes, dice, faults: Faults::default() })))
+        MemoryDisk(Arc::new(Mutex::new(State { names, durable_names, nodes, sealed: BTreeSet::new(), dice, faults: Faults::default() })))
     }
 
     pub(crate) fn set_faults(&self, change: impl FnOnce(&mut Faults)) {
@@ -189,6 +192,10 @@ impl State {
         }
     }
 
+    fn may_write(&self, node: u64) -> io::Result<()> {
+        if self.sealed.contains(&node) { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
+    }
+
     /// Whether a sync happens now; else nothing of it may count.
     fn may_sync(&mut self) -> io::Result<bool> {
         match &mut self.faults.syncs_left {
@@ -255,6 +262,67 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn clone_tree(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.faults.no_reflink {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        state.may_change()?;
+        state.node(from)?;
+        to.parent().into_iter().for_each(|parent| state.make_directories(parent));
+        let inside: Vec<(PathBuf, u64)> =
+            state.names.iter().filter(|(name, _)| name.starts_with(from)).map(|(name, node)| (name.clone(), *node)).collect();
+        for (name, node) in inside {
+            let copy = match &state.nodes[&node] {
+                // Of what was not synced a clone has all or nothing, too.
+                Node::File(content) => Node::File(content.clone()),
+                directory => directory.clone(),
+            };
+            let rest = name.strip_prefix(from).expect("it begins so");
+            let place = if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) };
+            state.add(&place, copy);
+        }
+        Ok(())
+    }
+
+    fn furnish(&self, path: &Path, _head: &Head) -> io::Result<()> {
+        let state = self.lock();
+        state.may_change()?;
+        state.node(path).map(drop)
+    }
+
+    fn seal_tree(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.lock();
+        state.may_change()?;
+        state.may_sync()?;
+        state.node(from)?;
+        to.parent().into_iter().for_each(|parent| state.make_directories(parent));
+        let inside: Vec<(PathBuf, u64)> =
+            state.names.iter().filter(|(name, _)| name.starts_with(from)).map(|(name, node)| (name.clone(), *node)).collect();
+        for (name, node) in inside {
+            state.names.remove(&name);
+            let rest = name.strip_prefix(from).expect("it begins so").to_owned();
+            let place = if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) };
+            match state.nodes.get_mut(&node) {
+                Some(Node::File(content)) => content.sync(),
+                Some(Node::Directory { xattrs, durable }) => *durable = xattrs.clone(),
+                None => {}
+            }
+            state.sealed.insert(node);
+            state.names.insert(place.clone(), node);
+            // Durable with the directories it is in.
+            for above in place.ancestors() {
+                let node = state.names[above];
+                state.durable_names.insert(above.to_owned(), node);
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        self.sync(Barrier::Everything)
+    }
+
     fn space(&self) -> io::Result<Space> {
         let size_bytes = 1 << 40;
         Ok(Space { free_bytes: self.faults().free_bytes.unwrap_or(size_bytes), size_bytes })
@@ -265,6 +333,12 @@ impl Disk for MemoryDisk {
         state.may_change()?;
         state.names.retain(|name, _| !name.starts_with(path));
         Ok(())
+    }
+
+    fn names(&self, path: &Path) -> io::Result<Vec<String>> {
+        let state = self.lock();
+        let inside = state.names.keys().filter(|name| name.parent() == Some(path));
+        Ok(inside.filter_map(|name| Some(name.file_name()?.to_str()?.to_owned())).collect())
     }
 
     fn xattr(&self, path: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -347,6 +421,7 @@ impl DiskFile for MemoryFile {
         if state.faults.no_room && parts.iter().map(|part| part.len()).sum::<usize>() > 4096 {
             return Err(io::ErrorKind::StorageFull.into());
         }
+        state.may_write(self.node)?;
         let mut offset = offset as usize;
         for part in parts {
             state.content(self.node).write(offset, part);
@@ -358,6 +433,7 @@ impl DiskFile for MemoryFile {
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let mut state = self.disk.lock();
         state.may_change()?;
+        state.may_write(self.node)?;
         let content = state.content(self.node);
         let end = content.now.len().min((offset + len) as usize);
         let start = end.min(offset as usize);
@@ -374,6 +450,7 @@ impl DiskFile for MemoryFile {
     fn set_size(&self, size: u64) -> io::Result<()> {
         let mut state = self.disk.lock();
         state.may_change()?;
+        state.may_write(self.node)?;
         state.content(self.node).resize(size as usize);
         Ok(())
     }

@@ -5,11 +5,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use icbd_image::Head;
+use icbd_snapshot::{Kind, SnapshotError, Trees};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, OpenHow, ResolveFlag, fallocate, openat2, renameat};
 use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, fstatfs};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, fdatasync, fsync, syncfs, unlinkat};
 
@@ -20,6 +23,8 @@ use super::{Barrier, Disk, DiskFile, FileState, Missing, NotRegular, Space, Tree
 pub(crate) struct RealDisk {
     path: PathBuf,
     directory: OwnedFd,
+    /// What shares content between trees; `None` where nothing does. Tried when first needed.
+    trees: OnceLock<Option<Trees>>,
 }
 
 #[derive(Debug)]
@@ -29,7 +34,7 @@ impl RealDisk {
     /// The store at `path`, which is there.
     pub(crate) fn open(path: &Path) -> io::Result<RealDisk> {
         let directory = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(path)?;
-        Ok(RealDisk { path: path.to_owned(), directory: directory.into() })
+        Ok(RealDisk { path: path.to_owned(), directory: directory.into(), trees: OnceLock::new() })
     }
 
     /// Opens a path that may not leave the store, nor go through a symbolic link: the names in it come
@@ -41,6 +46,34 @@ impl RealDisk {
             .mode(if flags.contains(OFlag::O_CREAT) { Mode::from_bits_truncate(0o600) } else { Mode::empty() })
             .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
         Ok(openat2(directory, path, how)?)
+    }
+
+    /// The trees of this store. What did not work out for lack of room, say, is tried again the next time.
+    fn trees(&self) -> io::Result<Option<&Trees>> {
+        if let Some(trees) = self.trees.get() {
+            return Ok(trees.as_ref());
+        }
+        let mut found = None;
+        for kind in [Kind::Btrfs, Kind::Reflink] {
+            match Trees::open(&self.path, kind) {
+                Ok(trees) => {
+                    found = Some(trees);
+                    break;
+                }
+                Err(SnapshotError::Unsupported { .. }) => {}
+                Err(error) => return Err(of_tree(error)),
+            }
+        }
+        Ok(self.trees.get_or_init(|| found).as_ref())
+    }
+
+    /// Where trees are subvolumes.
+    fn is_btrfs(&self) -> bool {
+        fstatfs(&self.directory).is_ok_and(|stat| stat.filesystem_type() == BTRFS_SUPER_MAGIC)
+    }
+
+    fn sharing_trees(&self) -> io::Result<&Trees> {
+        self.trees()?.ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
     fn directory(&self, path: &Path) -> io::Result<OwnedFd> {
@@ -92,9 +125,7 @@ impl RealDisk {
             Err(errno) => Err(errno.into()),
         }
     }
-}
 
-impl RealDisk {
     fn move_aside(&self, parent: &OwnedFd, path: &Path) -> io::Result<()> {
         let Some(name) = path.file_name() else { return Ok(()) };
         let number = getrandom::u32().map_err(|error| io::Error::other(error.to_string()))?;
@@ -120,7 +151,14 @@ impl Disk for RealDisk {
             }
             _ => {}
         }
-        let file = fs::File::from(self.beneath(&self.directory, path, flags)?);
+        let file = match self.beneath(&self.directory, path, flags) {
+            // Sealed: nobody writes to it.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem && missing == Missing::Fail => {
+                self.beneath(&self.directory, path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW)?
+            }
+            opened => opened?,
+        };
+        let file = fs::File::from(file);
         if !file.metadata()?.is_file() {
             return Err(io::Error::other(NotRegular));
         }
@@ -128,6 +166,16 @@ impl Disk for RealDisk {
     }
 
     fn make_tree(&self, path: &Path, tree: &Tree) -> io::Result<()> {
+        if self.is_btrfs()
+            && let Ok(Some(trees)) = self.trees()
+            && !self.path.join(path).exists()
+        {
+            match trees.create(path) {
+                // It is one of directories then, and sealed with some more work.
+                Ok(_) | Err(SnapshotError::Rights { .. }) => {}
+                Err(error) => return Err(of_tree(error)),
+            }
+        }
         self.make_directories(path)?;
         for index in tree.directories() {
             self.make_directory(&path.join(tree.path(index)))?;
@@ -159,6 +207,34 @@ impl Disk for RealDisk {
         }
     }
 
+    fn clone_tree(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let trees = self.sharing_trees()?;
+        let cloned = match trees.writable(from) {
+            Ok(tree) => trees.clone_tree(&tree, to),
+            Err(SnapshotError::NotWritable(_)) => trees.sealed(from).and_then(|tree| trees.clone_tree(&tree, to)),
+            Err(SnapshotError::NotATree { .. }) => trees.import(&self.path.join(from), to),
+            Err(error) => Err(error),
+        };
+        cloned.map(drop).map_err(of_tree)
+    }
+
+    fn furnish(&self, path: &Path, head: &Head) -> io::Result<()> {
+        let tree = self.sharing_trees()?.writable(path);
+        tree.and_then(|tree| icbd_snapshot::furnish(&tree, head)).map_err(of_tree)
+    }
+
+    fn seal_tree(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let trees = self.sharing_trees()?;
+        trees.writable(from).and_then(|tree| trees.finish(tree, to)).map(drop).map_err(of_tree)
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        match self.trees()? {
+            Some(trees) => trees.wait_for_deleted().map_err(of_tree),
+            None => self.sync(Barrier::Everything),
+        }
+    }
+
     fn space(&self) -> io::Result<Space> {
         let stat = fstatvfs(&self.directory)?;
         let unit = stat.fragment_size();
@@ -169,11 +245,23 @@ impl Disk for RealDisk {
         // Removing by name follows no symbolic link; only the last part may be of the store's making.
         let full = self.path.join(path);
         let removed = match fs::symlink_metadata(&full) {
+            Ok(metadata) if metadata.is_dir() && self.is_btrfs() => match self.trees()? {
+                Some(trees) => return trees.remove(path).map_err(of_tree),
+                None => fs::remove_dir_all(&full),
+            },
             Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&full),
             Ok(_) => fs::remove_file(&full),
             Err(error) => Err(error),
         };
         removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+    }
+
+    fn names(&self, path: &Path) -> io::Result<Vec<String>> {
+        match fs::read_dir(self.path.join(path)) {
+            Ok(entries) => entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose()).collect(),
+            Err(error) if super::is_gone(&error) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 
     fn xattr(&self, path: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -192,6 +280,17 @@ impl Disk for RealDisk {
             Barrier::Everything => Ok(syncfs(&self.directory)?),
         }
     }
+}
+
+/// What a tree's error means to a store.
+fn of_tree(error: SnapshotError) -> io::Error {
+    let kind = match &error {
+        SnapshotError::Unsupported { .. } => io::ErrorKind::Unsupported,
+        SnapshotError::Absent(_) => io::ErrorKind::NotFound,
+        SnapshotError::Full { .. } => io::ErrorKind::StorageFull,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
 }
 
 impl DiskFile for RealFile {

@@ -58,7 +58,7 @@ impl File {
     /// The same if it is open already. Never blocks.
     pub(super) fn backing_at_hand(&self) -> Option<Arc<dyn DiskFile>> {
         let generation = self.version.filling()?.generation();
-        let opened = self.backing.read().expect("no panic under this lock");
+        let opened = self.backing.try_read().ok()?;
         opened.as_ref().filter(|opened| opened.generation == generation).map(|opened| opened.file.clone())
     }
 
@@ -85,15 +85,25 @@ impl File {
         if !filling.has_its_tree(&**disk)? {
             return Err(lost("its version's tree was deleted or replaced", false));
         }
-        let path = filling.path.join(self.version.tree().path(self.index));
+        let mut opened = self.backing.write().expect("no panic under this lock");
+        if let Some(opened) = &*opened {
+            return Ok(opened.file.clone());
+        }
+        // Under the lock: whoever moves the tree has everybody open anew afterwards.
+        let path = filling.path().join(self.version.tree().path(self.index));
         let file = disk.open(&path, Missing::Fail).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => lost("it was deleted", false),
             _ if is_gone(&error) => lost(format!("something else was in its place ({error})"), false),
             _ => error,
         })?;
         self.check_size(&*file)?;
-        let mut opened = self.backing.write().expect("no panic under this lock");
-        Ok(opened.get_or_insert(Backing { generation, file }).file.clone())
+        *opened = Some(Backing { generation, file: file.clone() });
+        Ok(file)
+    }
+
+    /// The tree was moved: the file is found anew by its next reader. Who has it open goes on with what is open.
+    pub(crate) fn reopen(&self) {
+        *self.backing.write().expect("no panic under this lock") = None;
     }
 
     /// Makes the backing file anew if it is lost; whether there is a whole one now, and whether it was lost. Blocks.
@@ -112,7 +122,12 @@ impl File {
     /// source. Whether blocks can be kept in it again. Nobody may hold the residency guard. Blocks.
     pub(crate) fn remake(self: &Arc<Self>, why: &io::Error) -> bool {
         let Some(filling) = self.version.filling() else { return false };
-        let made = filling.see_to_tree(&self.version).and_then(|()| self.remake_in(filling, why));
+        let is_lost = || self.whole_backing().is_err_and(|error| is_lost(&error));
+        let made = filling.see_to_tree(&self.version).and_then(|()| match filling.is_sealed() && is_lost() {
+            true => filling.thaw(&self.version),
+            false => Ok(()),
+        });
+        let made = made.and_then(|()| self.remake_in(filling, why));
         if let Err(error) = &made {
             self.version.core().health.failed(&format!("making {} anew, for {why}", self.shown()), error);
         }
@@ -152,11 +167,11 @@ impl File {
     /// A new file in the place of whatever is there, durable as all names above it are.
     fn make_hole(&self, filling: &Filling) -> io::Result<Arc<dyn DiskFile>> {
         let disk = &self.version.core().disk;
-        let path = filling.path.join(self.version.tree().path(self.index));
+        let path = filling.path().join(self.version.tree().path(self.index));
         let file = disk.open(&path, Missing::Replace)?;
         file.set_size(self.size)?;
         file.sync()?;
-        let above = path.ancestors().skip(1).take_while(|above| above.starts_with(&filling.path));
+        let above = path.ancestors().skip(1).take_while(|above| above.starts_with(filling.path()));
         above.into_iter().try_for_each(|above: &Path| disk.sync(Barrier::Names(above)))?;
         Ok(file)
     }

@@ -20,6 +20,9 @@ impl File {
         core.health
             .failed(&format!("reading blocks {} to {} of {}", blocks.start, blocks.end - 1, self.shown()), error);
         let Some(filling) = self.version.filling() else { return };
+        if let Err(error) = filling.thaw(&self.version) {
+            core.health.failed(&format!("making {} one that can be mended", self.version.id()), &error);
+        }
         let _guard = self.guard.write().expect("no panic under this lock");
         let cleared = filling.resident.clear(self.index, blocks.clone());
         self.unmark_zeros(&blocks);
@@ -57,6 +60,15 @@ impl File {
             }
         }
         core.writeback.flush().await;
+    }
+
+    /// Fetches blocks again that were forgotten, and has them written.
+    pub(crate) async fn fetch_again(self: &Arc<Self>, blocks: &[u64]) -> Result<(), CacheError> {
+        for block in blocks {
+            self.mend(*block).await?;
+        }
+        self.version.core().writeback.flush().await;
+        Ok(())
     }
 
     async fn mend(self: &Arc<Self>, block: u64) -> Result<(), CacheError> {

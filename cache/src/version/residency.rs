@@ -1,8 +1,11 @@
 //! How much of a version is here.
 
+use std::time::SystemTime;
+
 use icbd_image::BLOCK_BYTES;
 
 use super::Version;
+use crate::catalogue::marks;
 
 /// How much is here, of a version or a file, in bytes of whole blocks.
 ///
@@ -36,6 +39,17 @@ impl Version {
             resident_bytes: readable * BLOCK_BYTES,
             durable_bytes: durable * BLOCK_BYTES,
         }
+    }
+
+    /// Keeps in mind whether it is sealed, and since when, while nobody has it open.
+    pub(crate) fn note_sealed(&self) {
+        let tree = self.filling().filter(|filling| filling.is_sealed()).map(|filling| filling.path());
+        let since = tree.map(|tree| marks::read_sealed(&*self.core.disk, tree).unwrap_or(SystemTime::UNIX_EPOCH));
+        let mut sealed = self.core.sealed.lock().expect("no panic under this lock");
+        match since {
+            Some(since) => sealed.insert(self.serial(), since),
+            None => sealed.remove(&self.serial()),
+        };
     }
 
     /// Keeps the counts for the status and for the choice of a base, also after a restart.
