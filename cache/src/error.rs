@@ -23,6 +23,12 @@ pub enum CacheError {
     )]
     NotAStore { store: PathBuf, holds: String },
     #[error(
+        "the store {} has lost its file `format`, without which nobody knows how to read it; if icbd made it, write it \
+         again: echo \"icbd-store {ours}\" > {}",
+        store.display(), store.join("format").display()
+    )]
+    NoFormat { store: PathBuf, ours: u32 },
+    #[error(
         "the store {} has format {found}, made by a newer icbd; this one reads up to format {ours}: install the newer \
          icbd again, or use an empty store",
         store.display()
@@ -84,6 +90,7 @@ impl CacheError {
         match self {
             CacheError::InUse { .. }
             | CacheError::NewerStore { .. }
+            | CacheError::NoFormat { .. }
             | CacheError::NotAStore { .. }
             | CacheError::UnknownSerial(_)
             | CacheError::UnknownVersion(_)

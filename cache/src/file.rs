@@ -17,7 +17,8 @@ mod seek;
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Instant;
 
 use icbd_fetch::Leave;
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Node, PAGE_BLOCKS, block_count};
@@ -45,6 +46,8 @@ pub struct File {
     guard: RwLock<()>,
     slots: Slots,
     ahead: Ahead,
+    /// What was given up last, and when.
+    given_up: Mutex<Option<(Range<u64>, Instant)>>,
     passthroughs: AtomicU32,
     /// Hash pages whose zero blocks were handed to the writer, or needed not to be.
     zeros_marked: Bits,
@@ -61,6 +64,7 @@ impl File {
             guard: RwLock::new(()),
             slots: Slots::default(),
             ahead: Ahead::default(),
+            given_up: Mutex::default(),
             passthroughs: AtomicU32::new(0),
             zeros_marked: Bits::zeros(block_count(node.size()).div_ceil(PAGE_BLOCKS).div_ceil(64) as usize),
         }
@@ -124,7 +128,7 @@ impl File {
     pub(crate) fn want(self: &Arc<Self>, block: u64) -> Want {
         let file = self.clone();
         let path = Arc::new(move || file.version.tree().path(file.index).display().to_string());
-        Want { version: self.version.id().clone(), path, block }
+        Want { version: self.version.id().clone(), path, block: Some(block) }
     }
 
     /// How many of these blocks can be read from the backing file.

@@ -67,4 +67,4 @@ pub use status::{CacheStatus, VersionStatus};
 pub use verify::{BadBlock, Pace, VerifyProgress, VerifyReport};
 pub use version::{Residency, Version};
 pub use view::{Object, View};
-pub use waiting::Waiting;
+pub use waiting::{GivenUp, Waiting};

@@ -13,7 +13,7 @@ mod disk;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,6 +54,11 @@ pub(crate) struct Place {
     pub(crate) path: PathBuf,
     pub(crate) root: Root,
     pub(crate) incarnation: Incarnation,
+}
+
+/// Of which root the bitmap at `path` is, and how many blocks it calls resident, without the version's head.
+pub(crate) fn count(disk: &dyn Disk, path: &Path) -> io::Result<Option<(Root, u64)>> {
+    disk::count(&*disk.open(path, Missing::Fail)?)
 }
 
 /// A moment in the history of clearings.

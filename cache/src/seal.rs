@@ -62,7 +62,12 @@ impl Core {
         };
         for _ in 0..ATTEMPTS {
             if let Some(since) = self.sealed_since(version.serial()) {
-                return Ok(SealReport { since, was_sealed: report.freezing.is_zero(), elapsed: started.elapsed(), ..report });
+                return Ok(SealReport {
+                    since,
+                    was_sealed: report.freezing.is_zero(),
+                    elapsed: started.elapsed(),
+                    ..report
+                });
             }
             self.writeback.flush().await;
             if !version.is_complete() {
@@ -153,12 +158,18 @@ impl Core {
     /// Looks which versions are sealed: there are few, and it is known without opening them. Blocks.
     pub(crate) fn find_sealed(&self) -> io::Result<()> {
         let view = self.view();
-        for image in self.disk.names(Path::new(layout::VERSIONS))?.iter().filter_map(|name| name.parse::<ImageName>().ok()) {
+        for image in
+            self.disk.names(Path::new(layout::VERSIONS))?.iter().filter_map(|name| name.parse::<ImageName>().ok())
+        {
             let numbers = self.disk.names(&layout::sealed_image(&image))?;
             for number in numbers.iter().filter_map(|name| name.parse().ok()) {
                 let id = VersionId { image: image.clone(), number };
                 let since = marks::read_sealed(&*self.disk, &layout::sealed(&id));
-                let (Some(record), Some(since)) = (view.known_image(&id.image).and_then(|image| image.version(id.number)), since) else { continue };
+                let (Some(record), Some(since)) =
+                    (view.known_image(&id.image).and_then(|image| image.version(id.number)), since)
+                else {
+                    continue;
+                };
                 self.sealed.lock().expect("no panic under this lock").insert(record.serial(), since);
                 // A kill may have come before it was noted; to the byte it is known once it is opened.
                 let all = record.data_bytes.next_multiple_of(BLOCK_BYTES);

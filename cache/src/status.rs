@@ -12,7 +12,7 @@ use crate::ledger::Tally;
 use crate::local::{Choice, LocalRollback};
 use crate::version::Residency;
 use crate::view::{Object, View};
-use crate::waiting::Waiting;
+use crate::waiting::{GivenUp, Waiting};
 
 /// How the cache is.
 #[derive(Debug, Clone)]
@@ -24,6 +24,7 @@ pub struct CacheStatus {
     pub local: Vec<LocalRollback>,
     /// Reads that have waited for more than a second, the longest first.
     pub waiting: Vec<Waiting>,
+    pub given_up: GivenUp,
     /// What contradicts what this cache knows.
     pub warnings: Vec<String>,
     /// Bytes of blocks fetched from sources since the start, decoded.
@@ -104,6 +105,7 @@ impl Core {
             versions,
             local: local_rollbacks(&view),
             waiting: self.waiting.shown(),
+            given_up: self.waiting.given_up(),
             warnings,
             fetched_bytes: self.fetched_bytes.load(Ordering::Relaxed),
             reused_bytes: self.reused_bytes.load(Ordering::Relaxed),

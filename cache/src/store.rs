@@ -65,6 +65,12 @@ fn check_ours(store: &Path) -> Result<(), CacheError> {
             Ok(_) => layout::is_ours(&name),
             Err(_) => name == layout::LOCK,
         };
+        if !is_ours
+            && layout::is_ours(&name)
+            && [layout::CATALOGUE, layout::FILLING].iter().all(|part| store.join(part).exists())
+        {
+            return Err(CacheError::NoFormat { store: store.to_owned(), ours: FORMAT });
+        }
         if !is_ours && name != LOST_AND_FOUND {
             return Err(refused(format!("other files (`{}`)", name.escape_debug())));
         }

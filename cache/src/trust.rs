@@ -87,8 +87,17 @@ fn tell(before: &View, now: &View) {
 
 /// What is withheld, for people.
 pub(crate) fn warnings(view: &View) -> Vec<String> {
-    view.withheld().keys().filter_map(|serial| warning(view, *serial)).collect()
+    let mut warnings: Vec<String> = view.withheld().keys().filter_map(|serial| warning(view, *serial)).collect();
+    let more = warnings.len().saturating_sub(WARNINGS_MAX);
+    if more > 1 {
+        warnings.truncate(WARNINGS_MAX);
+        warnings.push(format!("{more} more versions are withheld; `icbd image list IMAGE` says which and why"));
+    }
+    warnings
 }
+
+/// One key that is gone may withhold hundreds of versions.
+const WARNINGS_MAX: usize = 3;
 
 fn warning(view: &View, serial: Serial) -> Option<String> {
     let why = view.withheld().get(&serial)?;

@@ -15,6 +15,7 @@ use crate::CacheError;
 use crate::core::Core;
 use crate::disk::DiskFile;
 use crate::file::{File, is_lost};
+use crate::version::Version;
 
 /// Blocks read in one go, one on a thread at a time: 1 MiB.
 pub(crate) const STRIDE_BLOCKS: u64 = 16;
@@ -49,6 +50,8 @@ pub struct VerifyReport {
     pub root: Root,
     /// Blocks read from the disk and compared; what is not here is not among them.
     pub blocks_checked: u64,
+    /// Those that the version has.
+    pub blocks_all: u64,
     /// Those that were not what they should be; they are forgotten, and fetched again when read.
     pub bad: Vec<BadBlock>,
     pub elapsed: Duration,
@@ -74,7 +77,9 @@ impl Core {
         let version = self.version(view.usable(id)?.serial()).await?;
         version.prepare().await?;
         self.writeback.flush().await;
-        let total_bytes = version.residency().resident_bytes;
+        let (total_bytes, blocks_all) =
+            (version.residency().resident_bytes, version.residency().total_bytes / BLOCK_BYTES);
+        self.see_to_head(&version).await?;
         let (mut checked, mut bad, mut spoilt) = (0, Vec::new(), Vec::new());
         for node in version.head().files().filter(|node| node.size() > 0) {
             let file = version.file(node.index())?;
@@ -101,8 +106,27 @@ impl Core {
         }
         version.note_residency();
         let root = version.root();
-        let report = VerifyReport { version: id.clone(), root, blocks_checked: checked, bad, elapsed: started.elapsed() };
+        let report = VerifyReport {
+            version: id.clone(),
+            root,
+            blocks_checked: checked,
+            blocks_all,
+            bad,
+            elapsed: started.elapsed(),
+        };
         Ok((report, spoilt))
+    }
+
+    /// Writes the manifest's head anew if what is kept of it is not what it was.
+    async fn see_to_head(self: &Arc<Core>, version: &Arc<Version>) -> Result<(), CacheError> {
+        let (core, version) = (self.clone(), version.clone());
+        self.blocking(move || {
+            if core.head_on_disk(version.root()).is_none() {
+                tracing::warn!(version = %version.id(), "its manifest was not kept as it should be: it is written anew");
+                core.keep_head(version.head());
+            }
+        })
+        .await
     }
 
     async fn verify_page(

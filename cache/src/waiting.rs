@@ -21,6 +21,9 @@ const SHOWN_AFTER: Duration = Duration::from_secs(1);
 /// The log names who has waited for this long.
 const LOGGED_AFTER: Duration = Duration::from_secs(10);
 
+/// What was given up is worth a word for so long.
+const GIVEN_UP_SHOWN: Duration = Duration::from_secs(600);
+
 /// What is lacking here for a moment is tried again so often, and not given up before.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 const SHORTAGE_WAIT_MIN: Duration = Duration::from_secs(5);
@@ -31,7 +34,8 @@ pub struct Waiting {
     pub version: VersionId,
     /// The file's path in its version, or what else is waited for.
     pub path: String,
-    pub block: u64,
+    /// Of a file.
+    pub block: Option<u64>,
     pub since: SystemTime,
     pub waited: Duration,
     /// The cause, in short: what the sources said last, or what is lacking here; `None` while nothing failed.
@@ -45,7 +49,16 @@ pub(crate) struct Want {
     pub(crate) version: VersionId,
     /// Finds the path.
     pub(crate) path: Arc<dyn Fn() -> String + Send + Sync>,
-    pub(crate) block: u64,
+    pub(crate) block: Option<u64>,
+}
+
+/// Reads that were given up: whoever asked got an I/O error.
+#[derive(Debug, Clone)]
+pub struct GivenUp {
+    /// Since the start.
+    pub count: u64,
+    /// What the last one was for and why it failed, if that was within the last ten minutes.
+    pub lately: Option<(Duration, String)>,
 }
 
 /// All who wait.
@@ -53,6 +66,7 @@ pub(crate) struct Want {
 pub(crate) struct WaitingList {
     entries: Mutex<BTreeMap<u64, Entry>>,
     next: AtomicU64,
+    given_up: Mutex<(u64, Option<(Instant, String)>)>,
 }
 
 struct Entry {
@@ -75,6 +89,7 @@ pub(crate) struct Patience<'a> {
     id: u64,
     want: Want,
     first_failure: Option<Instant>,
+    is_spent: bool,
     rounds: u32,
 }
 
@@ -87,6 +102,18 @@ impl WaitingList {
         drop(entries);
         shown.sort_by_key(|waiting| std::cmp::Reverse(waiting.waited));
         shown
+    }
+
+    pub(crate) fn given_up(&self) -> GivenUp {
+        let (count, last) = self.given_up.lock().expect("no panic under this lock").clone();
+        let lately = last.map(|(when, what)| (when.elapsed(), what)).filter(|(ago, _)| *ago < GIVEN_UP_SHOWN);
+        GivenUp { count, lately }
+    }
+
+    fn gives_up(&self, want: &Want, why: &Why) {
+        let mut given_up = self.given_up.lock().expect("no panic under this lock");
+        *given_up =
+            (given_up.0 + 1, Some((Instant::now(), format!("{} {}: {}", want.version, want.what(), why.short()))));
     }
 
     /// Logs who waits too long, each once, until the cache stops.
@@ -124,6 +151,15 @@ impl WaitingList {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
         self.entries.lock().expect("no panic under this lock")
+    }
+}
+
+impl Want {
+    fn what(&self) -> String {
+        match self.block {
+            Some(block) => format!("{}, block {block}", (self.path)()),
+            None => (self.path)(),
+        }
     }
 }
 
@@ -166,7 +202,13 @@ impl std::fmt::Debug for WaitingList {
 impl<'a> Patience<'a> {
     pub(crate) fn new(core: &'a Core, want: Want) -> Patience<'a> {
         let id = core.waiting.enter(want.clone());
-        Patience { core, id, want, first_failure: None, rounds: 0 }
+        Patience { core, id, want, first_failure: None, is_spent: false, rounds: 0 }
+    }
+
+    /// For who asks again at once for what was just given up: it was waited for, and one round has to do.
+    pub(crate) fn spent(mut self) -> Self {
+        self.is_spent = true;
+        self
     }
 
     /// After a round that failed: waits until another is worth making, or says that it took too long.
@@ -174,16 +216,15 @@ impl<'a> Patience<'a> {
         let first = *self.first_failure.get_or_insert_with(Instant::now);
         self.rounds += 1;
         self.core.waiting.because(self.id, Why::Fetch(cause.clone()));
-        let deadline = first + self.core.offline_wait();
+        let waited = if self.is_spent { Duration::ZERO } else { self.core.offline_wait() };
         tokio::select! {
             biased;
             () = self.core.stop.cancelled() => Err(CacheError::Closed),
-            () = tokio::time::sleep_until(deadline) => Err(CacheError::Unavailable {
-                version: self.want.version.clone(),
-                what: format!("{}, block {}", (self.want.path)(), self.want.block),
-                waited: self.core.offline_wait(),
-                cause,
-            }),
+            () = tokio::time::sleep_until(first + waited) => {
+                self.core.waiting.gives_up(&self.want, &Why::Fetch(cause.clone()));
+                let what = self.want.what();
+                Err(CacheError::Unavailable { version: self.want.version.clone(), what, waited, cause })
+            }
             () = self.core.sources.pause(self.rounds) => Ok(()),
         }
     }
@@ -193,6 +234,7 @@ impl<'a> Patience<'a> {
         let first = *self.first_failure.get_or_insert_with(Instant::now);
         self.core.waiting.because(self.id, Why::Here(error.clone()));
         if first.elapsed() >= self.core.offline_wait().max(SHORTAGE_WAIT_MIN) {
+            self.core.waiting.gives_up(&self.want, &Why::Here(error.clone()));
             return Err(CacheError::Disk { doing: "open", path: (self.want.path)().into(), error });
         }
         tokio::select! {
@@ -240,7 +282,8 @@ mod tests {
         let _logged = tracing::subscriber::set_default(subscriber);
         let said = || String::from_utf8(std::mem::take(&mut *lines.0.lock().unwrap())).unwrap();
         let list = WaitingList::default();
-        let want = Want { version: "lab@3".parse().unwrap(), path: Arc::new(|| "disk.raw".to_owned()), block: 77 };
+        let want =
+            Want { version: "lab@3".parse().unwrap(), path: Arc::new(|| "disk.raw".to_owned()), block: Some(77) };
         let id = list.enter(want.clone());
         assert!(list.shown().is_empty());
         tokio::time::advance(Duration::from_secs(9)).await;

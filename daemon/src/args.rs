@@ -196,6 +196,14 @@ pub(crate) enum ImageCommand {
         #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true, value_parser = moves::why)]
         message: String,
     },
+    /// Complete a version, verify it and freeze it as a read-only snapshot (on a cache)
+    Seal {
+        #[arg(value_name = "IMAGE[@N]")]
+        version: ImageRef,
+        /// Why, for the audit log
+        #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true, value_parser = moves::why)]
+        message: String,
+    },
     /// Let it go again when room is lacking (on a cache)
     Unpin {
         #[arg(value_name = "IMAGE@N")]

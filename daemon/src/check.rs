@@ -49,9 +49,9 @@ pub(crate) struct Figure {
 /// A workstation whose disk stands still for so long is noticed by whoever sits there.
 const WAIT_CRITICAL_SECONDS: u64 = 10;
 /// Problems in the line; the status has them all.
-const PROBLEMS_SHOWN_MAX: usize = 5;
+const PROBLEMS_SHOWN_MAX: usize = 4;
 /// Characters of one: errors can be long, and who collects lines cuts them.
-const PROBLEM_CHARS_MAX: usize = 240;
+const PROBLEM_CHARS_MAX: usize = 200;
 
 impl Level {
     /// The exit code.
@@ -153,6 +153,7 @@ fn of_cache(cache: &CacheReport) -> Check {
         problems.push(problem(level, &format!("the store {} is {}: {why}", store.path.display(), store.state)));
     }
     problems.extend(waiting(cache));
+    problems.extend(cache.failed_lately.iter().map(|failed| problem(Level::Critical, failed)));
     for source in cache.sources.iter().filter(|source| source.online == Some(false)) {
         let why = source.error.as_deref().map_or(String::new(), |why| format!(": {why}"));
         let what = format!("source {} is offline for {}{why}", source.url, seconds(source.since_seconds));
@@ -190,9 +191,10 @@ fn waiting(cache: &CacheReport) -> Option<Problem> {
     let why = longest.reason.as_deref().map_or(String::new(), |why| format!(" ({why})"));
     let count = cache.waiting.len();
     let reads = if count == 1 { "1 read waits".to_owned() } else { format!("{count} reads wait") };
-    let (version, file, block) = (&longest.version, &longest.file, longest.block);
+    let (version, file) = (&longest.version, &longest.file);
+    let block = longest.block.map_or(String::new(), |block| format!(" block {block}"));
     let since = seconds(longest.seconds);
-    Some(problem(level, &format!("{reads}, since {since} for {version} {file} block {block}{why}")))
+    Some(problem(level, &format!("{reads}, since {since} for {version} {file}{block}{why}")))
 }
 
 fn problem(level: Level, what: &str) -> Problem {

@@ -24,6 +24,7 @@ mod process;
 mod profiles;
 mod report;
 mod roles;
+mod scrubs;
 mod serve;
 mod settings;
 mod trust;
@@ -54,8 +55,16 @@ fn main() -> ExitCode {
     if is_check {
         return commands::check::cannot(&failure);
     }
-    output::complain(&format!("icbd: {failure}"));
+    match wants_json() {
+        true => output::complain_json(&failure),
+        false => output::complain(&format!("icbd: {failure}")),
+    }
     failure.exit.code().into()
+}
+
+/// Known without the command line being right.
+fn wants_json() -> bool {
+    std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json")
 }
 
 /// Whether a command line that is wrong was to be a check: its codes mean something else.
@@ -65,7 +74,9 @@ fn is_check() -> bool {
 
 /// Prints the help that was asked for, or what is wrong with the command line.
 fn print(answer: &clap::Error) -> ExitCode {
-    if answer.use_stderr() {
+    if answer.use_stderr() && wants_json() {
+        output::complain_json(&Failure::new(Exit::Usage, answer.render().to_string()));
+    } else if answer.use_stderr() {
         // As plain text: it repeats what was typed, which may be anything.
         output::complain(&answer.render().to_string());
     } else {

@@ -104,6 +104,8 @@ fn tell_readers(to: &mut Exposition, cache: &CacheReport) {
     handles.add(&[("mode", "passthrough")], mount.passthrough_handles);
     to.gauge("icbd_pending_requests", "Requests of the kernel that wait for a block, a head or the disk.")
         .is(count(mount.waiting_requests));
+    to.counter("icbd_failed_reads_total", "Reads that were given up: programs got an I/O error.")
+        .is(cache.failed_reads);
     to.gauge("icbd_waiting_reads", "Reads that have waited for a source for more than a second.")
         .is(count(cache.waiting.len()));
     let longest = cache.waiting.iter().map(|read| read.seconds).max().unwrap_or(0);

@@ -98,6 +98,9 @@ pub(crate) struct ExplanationReport {
     pub of: ImageRef,
     pub what: What,
     pub versions: Vec<ExplainedVersion>,
+    /// Versions of the image whose signature is not trusted.
+    #[serde(default)]
+    pub withheld: usize,
     pub source: Option<String>,
     /// Of blocks as they are read.
     pub bytes_per_second: u64,

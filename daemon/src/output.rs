@@ -9,6 +9,8 @@ use std::io::Write;
 
 use serde::Serialize;
 
+use crate::failure::Failure;
+
 pub(crate) use human::{bit_rate, bytes, now, percent, seconds, time};
 pub(crate) use plain::{plain, plain_lines};
 pub(crate) use progress::{Progress, ProgressBar};
@@ -48,6 +50,12 @@ impl Talk {
 /// Writes `text` to stderr. Who no longer listens there is no reason to end differently.
 pub(crate) fn complain(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", plain_lines(text.trim_end()));
+}
+
+/// The same for scripts: `{"error": {"code": 3, "message": "…"}}`, in one line.
+pub(crate) fn complain_json(failure: &Failure) {
+    let error = serde_json::json!({ "error": { "code": failure.exit.code(), "message": failure.message } });
+    let _ = writeln!(std::io::stderr().lock(), "{}", plain(&error.to_string()));
 }
 
 /// JSON, which is read on terminals, too: what a terminal would obey is written as `\u009b`.

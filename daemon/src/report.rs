@@ -87,6 +87,12 @@ pub(crate) struct CacheReport {
     #[serde(default)]
     pub local: Vec<LocalReport>,
     pub waiting: Vec<WaitingReport>,
+    /// Reads that were given up since the start: programs got an I/O error.
+    #[serde(default)]
+    pub failed_reads: u64,
+    /// The last of them, while it is worth a word.
+    #[serde(default)]
+    pub failed_lately: Option<String>,
     pub warnings: Vec<String>,
     /// Bytes of blocks fetched since the start, decoded.
     pub fetched_bytes: u64,
@@ -149,6 +155,8 @@ pub(crate) struct VersionReport {
     pub complete: bool,
     /// Seconds since 1970.
     pub complete_since: Option<i64>,
+    /// The same of being sealed.
+    pub sealed_since: Option<i64>,
     /// Whether a prefetch job is at it.
     pub filling: bool,
     /// Whether it was deployed before the version that is now.
@@ -175,7 +183,8 @@ pub(crate) struct LocalReport {
 pub(crate) struct WaitingReport {
     pub version: VersionId,
     pub file: String,
-    pub block: u64,
+    /// `null` while its manifest is waited for.
+    pub block: Option<u64>,
     pub seconds: u64,
     pub reason: Option<String>,
 }

@@ -22,7 +22,7 @@ use crate::args::{CacheArgs, GlobalArgs, MasterArgs};
 use crate::failure::{Exit, Failure};
 use crate::output::Talk;
 use crate::trust;
-pub(crate) use file::{File, LogLevel, Role};
+pub(crate) use file::{File, LogLevel, Role, SealWhen};
 pub(crate) use quantity::{BitRate, Span};
 pub(crate) use reload::{Reloaded, TRUST_KEYS};
 
@@ -72,6 +72,7 @@ pub(crate) struct CacheSettings {
     /// Room that prefetch leaves on the disk; `None`: a share of it.
     pub reserve_bytes: Option<u64>,
     pub window: Option<Window>,
+    pub seal_when: SealWhen,
     pub trust: TrustSettings,
     pub socket: PathBuf,
 }
@@ -195,17 +196,20 @@ impl Settings {
         let file = self.file.clone().with_defaults();
         let path =
             |given: &Option<PathBuf>, named: Option<PathBuf>| absolute(&given.clone().or(named).unwrap_or_default());
+        let (store, mount) = (path(&args.store, file.store.path)?, path(&args.mount, file.mount.path)?);
+        check_apart(&store, &mount)?;
         Ok(CacheSettings {
             sources,
             listen: or_file(&args.listen, file.serve.listen).unwrap_or_default(),
             allow: or_file(&args.allow, file.serve.allow).unwrap_or_default(),
-            store: path(&args.store, file.store.path)?,
-            mount: path(&args.mount, file.mount.path)?,
+            store,
+            mount,
             passthrough: !args.no_passthrough,
             offline_wait: file.mount.offline_wait.map(|span| span.0).unwrap_or_default(),
             in_flight_bytes: file.memory.in_flight.map(|bytes| bytes.0).unwrap_or_default(),
             reserve_bytes: file.store.min_free.map(|bytes| bytes.0),
             window: window(&file.window),
+            seal_when: file.store.seal_when.unwrap_or(SealWhen::Never),
             trust: self.trust(),
             socket: self.socket.clone().unwrap_or_else(|| default_socket(Role::Cache)),
         })
@@ -225,6 +229,18 @@ impl Settings {
             _ => Ok(()),
         }
     }
+}
+
+/// Neither may lie in the other: the one is hidden by what is mounted, the other would be taken for a part of the store.
+fn check_apart(store: &Path, mount: &Path) -> Result<(), Failure> {
+    if !store.starts_with(mount) && !mount.starts_with(store) {
+        return Ok(());
+    }
+    let (store, mount) = (store.display(), mount.display());
+    let message = format!(
+        "the store {store} and the mount point {mount} lie in each other; name directories apart, with --store and --mount"
+    );
+    Err(Failure::new(Exit::Usage, message))
 }
 
 /// The hours of background fill; `None`: always.
@@ -272,6 +288,15 @@ fn check_url(url: &str) -> Result<String, Failure> {
         Err(Failure::new(Exit::Usage, message))
     };
     let Ok(uri) = url.parse::<http::Uri>() else { return refuse("is not a URL") };
+    let has_port = |authority: &http::uri::Authority| {
+        authority
+            .as_str()
+            .rsplit_once(':')
+            .is_none_or(|(_, port)| port.ends_with(']') || port.parse::<u16>().is_ok_and(|port| port > 0))
+    };
+    if uri.authority().is_some_and(|authority| !has_port(authority)) {
+        return refuse("has no port from 1 to 65535");
+    }
     match (uri.scheme_str(), uri.authority(), uri.path(), uri.query()) {
         (Some("http"), Some(_), "/", None) => Ok(url.trim_end_matches('/').to_owned()),
         (Some("http"), Some(_), _, _) => refuse("has a path"),
@@ -318,6 +343,10 @@ mod tests {
         check(settings(""), from("https://a"), "does not speak");
         check(settings(""), from("img:7070"), "does not begin");
         check(settings(""), from("http://a/files"), "has a path");
+        check(settings(""), from("http://a:99999"), "has no port");
+        check(settings(""), from("http://a:0"), "has no port");
+        let inside = CacheArgs { store: Some("/icbd/store".into()), ..from("http://[::1]") };
+        check(settings(""), inside, "lie in each other");
         assert!(settings("").master(&MasterArgs::default()).unwrap_err().message.contains("--repo DIR"));
     }
 

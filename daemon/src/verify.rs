@@ -1,7 +1,8 @@
 //! `image verify`, on a master and on a cache: what was read, and what of it is not as it was published.
 
-use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use icbd_image::{Root, Trust, VersionId};
 use icbd_master::Repository;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::output::Progress;
+use crate::scrubs::ScrubResult;
 
 /// The body of requests that name a version.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,6 +25,9 @@ pub(crate) struct VerifyResult {
     pub root: Root,
     /// Blocks that were compared with the manifest.
     pub blocks: u64,
+    /// Blocks that the version has, if they are more: the others are not here.
+    #[serde(default)]
+    pub all_blocks: Option<u64>,
     /// The trusted key that signed the version, if one did.
     pub signer: Option<String>,
     pub seconds: f64,
@@ -51,9 +56,48 @@ pub(crate) fn on_master(
         version: report.version,
         root: report.root,
         blocks: report.blocks,
+        all_blocks: None,
         signer: report.signer.map(|key| key.to_string()),
         seconds: started.elapsed().as_secs_f64(),
         faults: report.faults.iter().take(FAULTS_SHOWN_MAX).map(ToString::to_string).collect(),
         fault_count: report.fault_count,
     })
+}
+
+/// Re-reads versions of a master's repository one after the other, at most so fast. Blocks; `cancel` ends it soon.
+pub(crate) fn scrub_on_master(
+    repository: &Repository,
+    versions: &[VersionId],
+    trust: &Trust,
+    bytes_per_second: Option<NonZeroU64>,
+    progress: &(dyn Fn(Progress) + Sync),
+    cancel: &AtomicBool,
+) -> anyhow::Result<ScrubResult> {
+    let started = Instant::now();
+    let mut result = ScrubResult::default();
+    for version in versions {
+        let begun = Instant::now();
+        let tell = |now: icbd_master::VerifyProgress| {
+            let what = format!("reading {version}");
+            progress(Progress { what, done_bytes: now.done_bytes, total_bytes: now.all_bytes });
+            if let Some(rate) = bytes_per_second {
+                let due = Duration::from_secs_f64(now.done_bytes as f64 / rate.get() as f64);
+                hold_back(due.saturating_sub(begun.elapsed()), cancel);
+            }
+        };
+        let report = repository.verify(version, trust, &tell, cancel).map_err(Failure::from)?;
+        let faults = report.faults.iter().map(|fault| format!("{version}: {fault}"));
+        result.add(report.blocks, report.fault_count, 0, faults);
+    }
+    result.seconds = started.elapsed().as_secs_f64();
+    Ok(result)
+}
+
+/// Waits, and not much longer than until `cancel`.
+fn hold_back(mut time: Duration, cancel: &AtomicBool) {
+    const SLICE: Duration = Duration::from_millis(50);
+    while !time.is_zero() && !cancel.load(Ordering::Relaxed) {
+        std::thread::sleep(time.min(SLICE));
+        time = time.saturating_sub(SLICE);
+    }
 }

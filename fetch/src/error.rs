@@ -16,7 +16,7 @@ pub enum SourceError {
     /// The answer began and did not end.
     #[error("its answer broke off: {0}")]
     Interrupted(String),
-    #[error("it is passed over for another {} s after an error: {error}", retry_after.as_secs_f32())]
+    #[error("it is passed over for another {:.1} s after an error: {error}", retry_after.as_secs_f32())]
     CoolingDown { retry_after: Duration, error: String },
     #[error("it has no such thing")]
     Absent,

@@ -55,6 +55,7 @@ impl From<&CacheError> for Refusal {
             }
             CacheError::NotAFile { .. } => Refusal::Invalid,
             CacheError::InUse { .. }
+            | CacheError::NoFormat { .. }
             | CacheError::NewerStore { .. }
             | CacheError::NotAStore { .. }
             | CacheError::Disk { .. }

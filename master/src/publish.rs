@@ -113,7 +113,7 @@ impl std::fmt::Display for Skipped {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let path = self.path.display();
         match self.kind {
-            SkippedKind::SocketOrFifo => write!(f, "{path}: a socket or FIFO, left out"),
+            SkippedKind::SocketOrFifo => write!(f, "{path}: a socket or FIFO"),
             SkippedKind::Mount => write!(f, "{path}: another file system is mounted here, its content is left out"),
         }
     }

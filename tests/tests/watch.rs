@@ -131,6 +131,26 @@ fn a_master_that_is_down_and_reads_that_wait() -> Result<()> {
     wait_value(server, "icbd_waiting_reads", &[], 0.0).map(drop)
 }
 
+/// A read that was given up is critical for a while: a program got an I/O error, and nobody waits any more.
+#[test]
+fn a_read_that_failed_is_told_of() -> Result<()> {
+    let lab = Lab::new()?;
+    let (_master, proxy) = site(&lab)?;
+    let config = "[serve]\nlisten = [\"127.0.0.1:0\"]\n[mount]\noffline_wait = \"500ms\"\n".to_owned();
+    let settings = CacheSettings { config, ..CacheSettings::default() };
+    let cache = CacheServer::start_with(&lab, &[&proxy.url()], &settings)?;
+    ["waiting", "offline", "could not be had", "wrong block"].iter().for_each(|words| cache.daemon.allow_log(words));
+    let file = File::open(cache.path("lab/1/disk"))?;
+    proxy.set(Fault::Corrupt, "/blocks/");
+    ensure!(file.read_exact_at(&mut [0; 10], FILE_BYTES - 1000).is_err(), "wrong blocks were read");
+    proxy.set(Fault::None, "");
+    let line = wait_check(&cache, CRITICAL, "with an I/O error, for lab@1 disk, block 127: ")?;
+    ensure!(line.contains("a read failed "), "{line}");
+    cache.command(&["status"])?.prints(&["! a read failed "])?;
+    ensure!(Metrics::of(address(&cache)?)?.value("icbd_failed_reads_total", &[]) >= Some(1.0));
+    Ok(())
+}
+
 /// A deadline that is missed is a warning until all is here.
 #[test]
 fn a_missed_deadline() -> Result<()> {

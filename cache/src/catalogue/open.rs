@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
 
-use super::{Catalogue, orders, rebuild};
+use super::rebuild::{self, Proven};
+use super::{Catalogue, orders};
 use crate::disk::Disk;
 use crate::{CacheError, layout};
 
@@ -52,12 +53,13 @@ pub(crate) fn open(store: &Path, disk: &dyn Disk) -> Result<(Catalogue, Option<S
         Err(error) => return Err(error),
     };
     let catalogue = Catalogue(Mutex::new(db));
-    let (repository, images) = rebuild::from_marks(disk);
+    let Proven { repository, images, held } = rebuild::from_marks(disk);
     if images.is_empty() && was == "was gone" {
         // A new store.
         return Ok((catalogue, None));
     }
     catalogue.store(repository, &images)?;
+    catalogue.store_held(&held)?;
     let versions: usize = images.iter().map(|image| image.versions.len()).sum();
     let warning = format!(
         "the catalogue {was}; it was rebuilt from what the trees prove: {versions} versions of {} images. Prefetch orders \

@@ -73,7 +73,14 @@ impl MemoryDisk {
         let names = BTreeMap::from([(PathBuf::new(), 0)]);
         let nodes = BTreeMap::from([(0, root)]);
         let (durable_names, dice) = (names.clone(), seed * 2 + 1);
-        MemoryDisk(Arc::new(Mutex::new(State { names, durable_names, nodes, sealed: BTreeSet::new(), dice, faults: Faults::default() })))
+        MemoryDisk(Arc::new(Mutex::new(State {
+            names,
+            durable_names,
+            nodes,
+            sealed: BTreeSet::new(),
+            dice,
+            faults: Faults::default(),
+        })))
     }
 
     pub(crate) fn set_faults(&self, change: impl FnOnce(&mut Faults)) {
@@ -270,8 +277,12 @@ impl Disk for MemoryDisk {
         state.may_change()?;
         state.node(from)?;
         to.parent().into_iter().for_each(|parent| state.make_directories(parent));
-        let inside: Vec<(PathBuf, u64)> =
-            state.names.iter().filter(|(name, _)| name.starts_with(from)).map(|(name, node)| (name.clone(), *node)).collect();
+        let inside: Vec<(PathBuf, u64)> = state
+            .names
+            .iter()
+            .filter(|(name, _)| name.starts_with(from))
+            .map(|(name, node)| (name.clone(), *node))
+            .collect();
         for (name, node) in inside {
             let copy = match &state.nodes[&node] {
                 // Of what was not synced a clone has all or nothing, too.
@@ -297,8 +308,12 @@ impl Disk for MemoryDisk {
         state.may_sync()?;
         state.node(from)?;
         to.parent().into_iter().for_each(|parent| state.make_directories(parent));
-        let inside: Vec<(PathBuf, u64)> =
-            state.names.iter().filter(|(name, _)| name.starts_with(from)).map(|(name, node)| (name.clone(), *node)).collect();
+        let inside: Vec<(PathBuf, u64)> = state
+            .names
+            .iter()
+            .filter(|(name, _)| name.starts_with(from))
+            .map(|(name, node)| (name.clone(), *node))
+            .collect();
         for (name, node) in inside {
             state.names.remove(&name);
             let rest = name.strip_prefix(from).expect("it begins so").to_owned();

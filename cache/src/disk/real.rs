@@ -258,7 +258,9 @@ impl Disk for RealDisk {
 
     fn names(&self, path: &Path) -> io::Result<Vec<String>> {
         match fs::read_dir(self.path.join(path)) {
-            Ok(entries) => entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose()).collect(),
+            Ok(entries) => entries
+                .filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose())
+                .collect(),
             Err(error) if super::is_gone(&error) => Ok(Vec::new()),
             Err(error) => Err(error),
         }

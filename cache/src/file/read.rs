@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use icbd_fetch::Urgency;
@@ -20,6 +21,9 @@ use crate::waiting::Patience;
 
 /// Longer reads are done in pieces of this.
 const PIECE_BYTES: usize = 1 << 20;
+
+/// Who asks again within this for what was given up was waiting for it.
+const SAME_WAIT: Duration = Duration::from_millis(500);
 
 /// Where a part of what is read comes from.
 enum Part {
@@ -66,12 +70,15 @@ impl File {
         let blocks = blocks_of(&range);
         let core = self.version.core().clone();
         let mut patience = Patience::new(&core, self.want(blocks.start));
+        if self.was_just_given_up(&blocks) {
+            patience = patience.spent();
+        }
         loop {
             match self.version.prepare().await {
                 // Blocks are served all the same, and not kept.
                 Ok(()) | Err(CacheError::Disk { .. }) => {}
                 Err(CacheError::Fetch(error)) => {
-                    patience.failed(error).await?;
+                    patience.failed(error).await.inspect_err(|_| self.note_given_up(blocks.clone()))?;
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -81,9 +88,30 @@ impl File {
                 Ok(bytes) => return Ok(bytes),
                 Err(Again::Changed) => {}
                 Err(Again::Lacking(error)) => patience.lacked(error).await?,
-                Err(Again::Failed(CacheError::Fetch(error))) => patience.failed(error).await?,
+                Err(Again::Failed(CacheError::Fetch(error))) => {
+                    patience.failed(error).await.inspect_err(|_| self.note_given_up(blocks.clone()))?;
+                }
                 Err(Again::Failed(error)) => return Err(error),
             }
+        }
+    }
+
+    /// A kernel whose readahead failed asks at once for the part of it that a program wants: that is the same wait.
+    fn was_just_given_up(&self, blocks: &Range<u64>) -> bool {
+        let given_up = self.given_up.lock().expect("no panic under this lock");
+        let is_in = |range: &Range<u64>| range.start <= blocks.start && blocks.end <= range.end;
+        given_up.as_ref().is_some_and(|(range, when)| when.elapsed() < SAME_WAIT && is_in(range))
+    }
+
+    fn note_given_up(&self, blocks: Range<u64>) {
+        let mut given_up = self.given_up.lock().expect("no panic under this lock");
+        match &mut *given_up {
+            // The pieces of one readahead are given up side by side.
+            Some((range, when)) if when.elapsed() < SAME_WAIT => {
+                *range = range.start.min(blocks.start)..range.end.max(blocks.end);
+                *when = Instant::now();
+            }
+            _ => *given_up = Some((blocks, Instant::now())),
         }
     }
 

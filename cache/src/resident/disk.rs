@@ -70,6 +70,26 @@ pub(super) fn read(
     Ok(Some(bits))
 }
 
+/// Of which root a bitmap is, and how many bits are set in it; `None` if it is none.
+pub(super) fn count(file: &dyn DiskFile) -> io::Result<Option<(Root, u64)>> {
+    let mut page = [0; PAGE_BYTES];
+    let root_at = MAGIC.len() + 8;
+    let is_ours = file.read(0, &mut page, Wait::Yes)? == PAGE_BYTES && page.starts_with(MAGIC);
+    let Some(root) = page[root_at..].first_chunk().filter(|_| is_ours).copied().map(Root::from_bytes) else {
+        return Ok(None);
+    };
+    let (mut ones, mut offset) = (0, PAGE_BYTES as u64);
+    loop {
+        match file.read(offset, &mut page, Wait::Yes)? {
+            0 => return Ok(Some((root, ones))),
+            read => {
+                ones += page[..read].iter().map(|byte| u64::from(byte.count_ones())).sum::<u64>();
+                offset += read as u64;
+            }
+        }
+    }
+}
+
 /// Writes the pages that hold the words of `more`, with those bits added to `bits`, and syncs them.
 pub(super) fn write_words(file: &dyn DiskFile, bits: &Bits, more: &BTreeMap<usize, u64>) -> io::Result<()> {
     if more.is_empty() {

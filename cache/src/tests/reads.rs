@@ -213,7 +213,10 @@ async fn a_read_waits_for_a_source_and_the_status_says_for_what() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    assert_eq!((waiting.version.to_string().as_str(), waiting.path.as_str(), waiting.block), ("lab@1", "disk.raw", 2));
+    assert_eq!(
+        (waiting.version.to_string().as_str(), waiting.path.as_str(), waiting.block),
+        ("lab@1", "disk.raw", Some(2))
+    );
     assert!(waiting.why.unwrap().contains("manifest says"));
     // Nobody else waits with it.
     assert_eq!(file.read(0, 10).await.unwrap(), bytes.slice(..10));
@@ -260,5 +263,31 @@ async fn data_and_holes_are_where_the_manifest_says() {
     let pages = rig.master.take_asked().into_iter().filter(|asked| matches!(asked, Asked::Page(_, _, _)));
     assert_eq!(pages.count(), 1);
     assert!(rig.version(&record).await.file(FileIndex::ROOT).is_err());
+    rig.cache.close().await;
+}
+
+/// Who asks again at once for what was given up had waited for it: the kernel reads ahead, and then asks for the part that a
+/// program wants.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_just_given_up_is_not_waited_for_twice() {
+    let wait = std::time::Duration::from_millis(400);
+    let rig = Rig::with(MemoryDisk::new(1), |settings| settings.offline_wait = wait).await;
+    let record = rig.publish(&[("disk.raw", content(&[1, 2, 3, 4, 5, 6, 7, 8]))]).await;
+    let file = rig.file(&record, "disk.raw").await;
+    rig.offline();
+    let begun = std::time::Instant::now();
+    file.read(0, 4 * BLOCK).await.unwrap_err();
+    let first = begun.elapsed();
+    let begun = std::time::Instant::now();
+    file.read(2 * BLOCK as u64, 4096).await.unwrap_err();
+    let second = begun.elapsed();
+    assert!(first >= wait && second < wait, "{first:?}, {second:?}");
+    assert_eq!(rig.cache.status().given_up.count, 2);
+    // Later, or for something else, it is waited for as ever.
+    let begun = std::time::Instant::now();
+    file.read(6 * BLOCK as u64, 4096).await.unwrap_err();
+    assert!(begun.elapsed() >= wait);
+    rig.online().await;
+    assert_eq!(file.read(2 * BLOCK as u64, 4096).await.unwrap().len(), 4096);
     rig.cache.close().await;
 }

@@ -51,7 +51,10 @@ async fn check_reads(rig: &Rig, record: &VersionRecord) {
                 assert!(now == expected, "wrong bytes at once in {name} at {offset}");
             }
             let read = file.read(offset as u64, BLOCK).await;
-            assert!(read.unwrap_or_else(|error| panic!("{name} at {offset}: {error}")) == expected, "{name} at {offset}");
+            assert!(
+                read.unwrap_or_else(|error| panic!("{name} at {offset}: {error}")) == expected,
+                "{name} at {offset}"
+            );
         }
     }
 }

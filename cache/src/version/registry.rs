@@ -95,7 +95,7 @@ impl Core {
         }
         let version = self.record(serial)?.statement.statement().version();
         let mut patience =
-            Patience::new(self, Want { version, path: Arc::new(|| "its manifest".to_owned()), block: 0 });
+            Patience::new(self, Want { version, path: Arc::new(|| "its manifest".to_owned()), block: None });
         loop {
             match self.version_once(serial).await {
                 Err(CacheError::Fetch(error)) => patience.failed(error).await?,
@@ -157,7 +157,7 @@ impl Core {
     }
 
     /// A head that was kept; `None` when it is not there, or not what its name says.
-    fn head_on_disk(&self, root: Root) -> Option<Head> {
+    pub(crate) fn head_on_disk(&self, root: Root) -> Option<Head> {
         let path = layout::head(root);
         let file = self.disk.open(&path, Missing::Fail).ok()?;
         let size = usize::try_from(file.state().ok()?.bytes).ok().filter(|size| *size <= Head::BYTES_MAX)?;
@@ -165,7 +165,7 @@ impl Core {
         let read = file.read(0, &mut bytes, Wait::Yes).ok()?;
         bytes.truncate(read);
         let head = Head::parse_expecting(bytes.into(), &root);
-        head.inspect_err(|error| tracing::warn!(path = %path.display(), %error, "a kept manifest is fetched again"))
+        head.inspect_err(|error| tracing::warn!(path = %path.display(), %error, "a kept manifest is not what it was: it is to be fetched again"))
             .ok()
     }
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use icbd_image::VersionId;
 
+use crate::settings::BitRate;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum StoreCommand {
     /// Show what may go from a cache's store and why the rest stays; with --yes, let it go (on a cache)
@@ -21,6 +23,14 @@ pub(crate) enum StoreCommand {
         /// Why, for the audit log
         #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true, value_parser = super::moves::why)]
         message: String,
+    },
+    /// Read everything that is kept here again, compare it with the manifests, and mend what is spoilt
+    ///
+    /// A cache fetches what is spoilt from its sources; a master names it, for `icbd image prune` or a backup to deal with.
+    Scrub {
+        /// At most so fast, for example 50MB/s [default: as fast as the disk gives]
+        #[arg(long, value_name = "RATE")]
+        limit: Option<BitRate>,
     },
     /// Try what versions can be made of in a directory, and say what that gives and costs
     ///

@@ -61,7 +61,7 @@ fn many_troubles_are_one_line() {
     cache.mount.mounted = false;
     let (code, line) = check(cache);
     assert!(code == 2 && line.starts_with("ICBD CRITICAL: /icbd is not mounted; 0\\nICBD OK / x=1 é"), "{line}");
-    assert!(line.contains("é…; and 5 more | waiting_reads=0 ") && line.lines().count() == 1, "{line}");
+    assert!(line.contains("é…; and 6 more | waiting_reads=0 ") && line.lines().count() == 1, "{line}");
     assert_eq!(line.matches('|').count(), 1);
     assert!(line.chars().count() < 2000, "{}", line.len());
 }

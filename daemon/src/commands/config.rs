@@ -43,7 +43,11 @@ async fn reload(settings: &Settings) -> Result<()> {
 /// That the file can be read was seen when it was read; here is what a daemon would ask of it.
 fn check(settings: &Settings) -> Result<()> {
     match settings.file.role {
-        Some(Role::Master) => drop(settings.master(&MasterArgs::default())?),
+        Some(Role::Master) => {
+            if let Some(key) = settings.master(&MasterArgs::default())?.sign_key {
+                crate::roles::master::read_secret_key(&key)?;
+            }
+        }
         Some(Role::Cache) => drop(settings.cache(&CacheArgs::default())?),
         None => {}
     }
@@ -55,7 +59,7 @@ fn check(settings: &Settings) -> Result<()> {
             "trust.require is set and no key is trusted ({}): no version could be used; run `icbd key trust FILE.pub`",
             patterns.join(", ")
         );
-        return Err(Failure::new(Exit::Failed, message).into());
+        return Err(Failure::new(Exit::Usage, message).into());
     }
     let checked = Checked { file: settings.config.clone(), role: settings.file.role };
     settings.talk().result(&checked, |checked| match &checked.file {

@@ -12,6 +12,7 @@ use crate::failure::{Exit, Failure};
 use crate::images::{ImageSummary, VersionSummary, find_image, find_version};
 use crate::moves::Verb;
 use crate::output::{bytes, plain, table, time};
+use crate::scrubs::{SealResult, SealSpec};
 use crate::settings::{Role, Settings};
 use crate::verify::{VerifyResult, VersionBody};
 
@@ -36,6 +37,7 @@ pub(crate) async fn run(settings: &Settings, command: ImageCommand) -> Result<()
         ImageCommand::Unpin { version, message } => {
             pin(settings, PinSpec { version, until: None, remove: true, why: message }).await
         }
+        ImageCommand::Seal { version, message } => seal(settings, SealSpec { version, why: message }).await,
         ImageCommand::Restore { version, made } => {
             moves::make(settings, Verb::Restore { version }, made, moves::name).await
         }
@@ -46,6 +48,14 @@ async fn pin(settings: &Settings, spec: PinSpec) -> Result<()> {
     let mut client = Client::connect(&settings.sockets(Role::Cache)).await?;
     let done: PinReport = client.call(Method::POST, "/v1/pin", &spec).await?;
     settings.talk().result(&done, PinReport::words)
+}
+
+async fn seal(settings: &Settings, spec: SealSpec) -> Result<()> {
+    let mut client = Client::connect(&settings.sockets(Role::Cache)).await?;
+    let sealed: Option<SealResult> = follow(&mut client, "/v1/seal", &spec, settings.talk()).await?;
+    let sealed = sealed
+        .ok_or_else(|| interrupted("the version is being sealed all the same; `icbd status` tells when it is"))?;
+    settings.talk().result(&sealed, SealResult::words)
 }
 
 async fn images(settings: &Settings) -> Result<Vec<ImageSummary>> {
@@ -106,10 +116,14 @@ async fn verify(settings: &Settings, version: ImageRef) -> Result<()> {
         let signer =
             result.signer.as_deref().map_or("signed by no trusted key".to_owned(), |key| format!("signed by {key}"));
         let root = result.root;
+        let of = result.all_blocks.map_or(String::new(), |all| format!(" of {all}"));
         let mut lines = vec![format!(
-            "{}: {} blocks in {:.1} s, root {root}, {signer}",
+            "{}: {}{of} blocks in {:.1} s, root {root}, {signer}",
             result.version, result.blocks, result.seconds
         )];
+        if result.all_blocks.is_some() {
+            lines.push("the others are not here: each is compared when it comes".to_owned());
+        }
         lines.extend(result.faults.iter().map(|fault| format!("! {}", plain(fault))));
         lines.join("\n")
     })?;

@@ -91,6 +91,14 @@ fn trust_key(settings: &Settings, file: &Path) -> Result<()> {
     let text = std::fs::read_to_string(file).map_err(|error| {
         Failure::new(Exit::Absent, format!("cannot read {}: {error}; name a FILE.pub", file.display()))
     })?;
+    if text.parse::<SecretKey>().is_ok() {
+        let (shown, public) = (file.display(), public_name(file));
+        let message = format!(
+            "{shown} is a secret key, which nobody but its owner may have; name its public half, {}",
+            public.display()
+        );
+        return Err(Failure::new(Exit::Usage, message).into());
+    }
     let key: PublicKey = text.parse().with_context(|| format!("{} is not a public key", file.display()))?;
     let patterns = settings.trust().keys;
     if let Some(known) = trust::load(&patterns)?.into_iter().find(|known| known.key.id() == key.id()) {

@@ -1,5 +1,6 @@
 //! `icbd store`.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,12 +9,13 @@ use http::Method;
 use icbd_snapshot::{Finding, Kind, Probe, Reflinks, SnapshotError, Subvolumes, Transfers};
 use serde::Serialize;
 
-use super::block_on;
+use super::{block_on, follow, interrupted};
 use crate::args::StoreCommand;
 use crate::control::Client;
 use crate::evictions::{EvictReport, EvictSpec};
 use crate::failure::{Exit, Failure};
 use crate::output::{bytes, table};
+use crate::scrubs::{ScrubResult, ScrubSpec};
 use crate::settings::{Role, Settings};
 
 /// What a directory's file system can do, as `--json` prints it.
@@ -50,6 +52,10 @@ struct Trial {
 pub(crate) fn run(settings: &Settings, command: StoreCommand) -> Result<()> {
     match command {
         StoreCommand::Probe { path } => try_out(settings, path),
+        StoreCommand::Scrub { limit } => {
+            let bytes_per_second = limit.and_then(|rate| NonZeroU64::new(rate.bytes_per_second()));
+            block_on(scrub(settings, ScrubSpec { bytes_per_second }))
+        }
         StoreCommand::Evict { versions, yes, message } => {
             let spec = EvictSpec { versions, yes, why: message };
             block_on(evict(settings, spec))
@@ -61,6 +67,20 @@ async fn evict(settings: &Settings, spec: EvictSpec) -> Result<()> {
     let mut client = Client::connect(&settings.sockets(Role::Cache)).await?;
     let report: EvictReport = client.call(Method::POST, "/v1/evict", &spec).await?;
     settings.talk().result(&report, EvictReport::words)
+}
+
+async fn scrub(settings: &Settings, spec: ScrubSpec) -> Result<()> {
+    let mut client = Client::connect(&settings.sockets(Role::Cache)).await?;
+    let result: Option<ScrubResult> = follow(&mut client, "/v1/scrub", &spec, settings.talk()).await?;
+    let result = result.ok_or_else(|| interrupted("not everything was read"))?;
+    settings.talk().result(&result, ScrubResult::words)?;
+    match result.fault_count - result.mended {
+        0 => Ok(()),
+        count => {
+            let message = format!("{count} of the blocks that are kept here are not what was published");
+            Err(Failure::new(Exit::Verification, message).into())
+        }
+    }
 }
 
 fn try_out(settings: &Settings, path: Option<PathBuf>) -> Result<()> {

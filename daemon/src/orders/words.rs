@@ -117,7 +117,11 @@ fn done(done_bytes: u64, total_bytes: u64) -> String {
 pub(crate) fn explain(report: &ExplanationReport) -> String {
     let mut lines = Vec::new();
     if report.versions.is_empty() {
-        lines.push(format!("{} {}: no version of it is deployed or ready", report.of, report.what));
+        let withheld = match report.withheld {
+            0 => String::new(),
+            count => format!("; {count} are withheld, `icbd image list {}` says why", report.of.image),
+        };
+        lines.push(format!("{} {}: no version of it is deployed or ready{withheld}", report.of, report.what));
     }
     for ExplainedVersion { version, total_bytes, left_bytes, is_left_exact, note } in &report.versions {
         let most = if *is_left_exact || *left_bytes == 0 { "" } else { "at most " };

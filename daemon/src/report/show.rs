@@ -72,6 +72,7 @@ fn show_cache(cache: &CacheReport, all: bool) -> String {
     }
     lines.extend(cache.local.iter().map(show_local));
     lines.extend(cache.waiting.iter().map(show_waiting));
+    lines.extend(cache.failed_lately.iter().map(|failed| format!("! {}", plain(failed))));
     lines.extend(cache.warnings.iter().map(|warning| format!("! {}", plain(warning))));
     lines.join("\n")
 }
@@ -123,6 +124,9 @@ fn version_row(version: &VersionReport) -> Vec<String> {
 
 /// Whether it can be read without a master.
 fn ready(version: &VersionReport) -> String {
+    if let Some(seconds) = version.sealed_since {
+        return format!("sealed {}", time(Timestamp { seconds, nanoseconds: 0 }));
+    }
     match (version.complete, version.complete_since, version.resident_bytes) {
         (true, Some(seconds), _) => format!("complete since {}", time(Timestamp { seconds, nanoseconds: 0 })),
         (true, None, _) => "complete".to_owned(),
@@ -147,9 +151,10 @@ fn show_local(local: &LocalReport) -> String {
 }
 
 fn show_waiting(waiting: &WaitingReport) -> String {
-    let WaitingReport { version, file, block, .. } = waiting;
+    let WaitingReport { version, file, .. } = waiting;
+    let block = waiting.block.map_or(String::new(), |block| format!(" block {block}"));
     let why = waiting.reason.as_deref().map_or(String::new(), |reason| format!(" ({reason})"));
-    format!("! {version} {} block {block}: waiting {} for master{why}", plain(file), seconds(waiting.seconds))
+    format!("! {version} {}{block}: waiting {} for master{why}", plain(file), seconds(waiting.seconds))
 }
 
 #[cfg(test)]

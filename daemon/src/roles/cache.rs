@@ -12,6 +12,7 @@ mod handover;
 mod local;
 mod prefetch;
 mod refresh;
+mod seal;
 mod space;
 mod state;
 
@@ -72,6 +73,7 @@ impl From<CacheError> for Failure {
             | CacheError::UnknownOrder(_) => Exit::Absent,
             CacheError::InUse { .. }
             | CacheError::NewerStore { .. }
+            | CacheError::NoFormat { .. }
             | CacheError::NotAStore { .. }
             | CacheError::OrderEnded { .. }
             | CacheError::Refused(_) => Exit::Refused,

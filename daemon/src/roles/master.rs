@@ -30,7 +30,7 @@ use crate::metrics;
 use crate::notify::{self, Told};
 use crate::serve::{self, Allow, Offers, Reports};
 use crate::settings::{MasterSettings, Role, Settings};
-pub(crate) use publish::{PublishResult, PublishSpec, publish};
+pub(crate) use publish::{PublishResult, PublishSpec, publish, read_secret_key};
 use state::{Believed, Master};
 
 /// Threads for blocking reads of the repository: its disks have no use for more at once.

@@ -21,7 +21,7 @@ const KNOWN: &[(&str, &[&str])] = &[
     ),
     ("source", &["url", "codec"]),
     ("trust", &["keys", "require"]),
-    ("store", &["path", "min_free"]),
+    ("store", &["path", "min_free", "seal_when"]),
     ("mount", &["path", "offline_wait"]),
     ("window", &["hours", "outside"]),
     ("memory", &["in_flight"]),
@@ -36,7 +36,7 @@ const KNOWN: &[(&str, &[&str])] = &[
 const LATER: &[(&str, &[&str])] = &[
     ("", &["network", "export", "clone"]),
     ("source", &["limit"]),
-    ("store", &["quota", "seal_when"]),
+    ("store", &["quota"]),
     ("log", &["audit_keep", "boots_keep"]),
 ];
 

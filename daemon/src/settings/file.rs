@@ -80,6 +80,18 @@ pub(crate) struct Store {
     /// Without it, a share of the disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_free: Option<ByteCount>,
+    pub seal_when: Option<SealWhen>,
+}
+
+/// Which versions a cache seals by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SealWhen {
+    /// Each that is complete.
+    Complete,
+    /// Those of them that are read.
+    Hot,
+    Never,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -160,6 +172,7 @@ impl File {
         self.trust.keys.get_or_insert_with(|| vec!["/etc/icbd/trusted/*.pub".into()]);
         self.trust.require.get_or_insert(false);
         or(&mut self.store.path, "/var/lib/icbd");
+        self.store.seal_when.get_or_insert(SealWhen::Complete);
         or(&mut self.mount.path, "/icbd");
         self.mount.offline_wait.get_or_insert(Span(OFFLINE_WAIT));
         self.window.hours.get_or_insert(ALWAYS);

@@ -9,7 +9,10 @@ use super::file::{File, Role};
 
 /// What each role takes over while it runs. The rest of its sections needs a restart.
 const AT_ONCE: &[(Role, &[&str])] = &[
-    (Role::Cache, &["trust.keys", "trust.require", "mount.offline_wait", "serve.allow", "log.level"]),
+    (
+        Role::Cache,
+        &["trust.keys", "trust.require", "store.seal_when", "mount.offline_wait", "serve.allow", "log.level"],
+    ),
     (
         Role::Master,
         &["trust.keys", "trust.require", "master.allow", "sign.key", "retain.last", "retain.younger_than", "log.level"],

@@ -12,7 +12,7 @@ fn a_key_is_made_trusted_used_and_revoked() {
     assert_eq!(mode & 0o777, 0o600);
     lab.fails(&["key", "create", "sign.key"], 4, &["sign.key.pub exists already"]);
     assert_eq!(lab.ok(&["key", "list"]), "no key is trusted; `icbd key trust FILE.pub` adds one");
-    lab.fails(&["key", "trust", "sign.key"], 1, &["sign.key is not a public key"]);
+    lab.fails(&["key", "trust", "sign.key"], 2, &["sign.key is a secret key", "sign.key.pub"]);
     lab.fails(&["key", "trust", "none.pub"], 3, &["none.pub"]);
     assert_eq!(lab.ok(&["key", "trust", "sign.key.pub"]), id);
     assert!(lab.ok(&["key", "list"]).contains(&format!("{id}  alice")));

@@ -18,8 +18,8 @@ const BTRFS: u8 = 0x94;
 const READ_ONLY: u64 = 1 << 1;
 /// The inode number of every subvolume's own directory, `BTRFS_FIRST_FREE_OBJECTID`.
 pub(crate) const ROOT_INODE: u64 = 256;
-/// `BTRFS_SUBVOL_SYNC_WAIT_FOR_QUEUED`: for all that are deleted now, not for later ones.
-const WAIT_FOR_QUEUED: u32 = 1;
+/// `BTRFS_SUBVOL_SYNC_COUNT`.
+const COUNT: u32 = 2;
 /// The longest name of a subvolume, in bytes.
 const NAME_BYTES_MAX: usize = 255;
 /// Subvolumes inside one that one call tells of.
@@ -114,14 +114,18 @@ pub(crate) fn destroy(parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
     unsafe { ioctl(parent, Updater::<{ opcode::write::<VolumeArgs>(BTRFS, 15) }, _>::new(&mut args)) }
 }
 
-/// Waits until those subvolumes that are deleted by now have given back their space; `NOTTY` before Linux 6.13.
-pub(crate) fn wait_for_deleted(directory: BorrowedFd<'_>) -> Result<()> {
-    // Has the cleaner begin at once: it would else come by within half a minute.
+/// Has what is deleted freed now: the kernel's cleaner would else come by within half a minute.
+pub(crate) fn clean_deleted(directory: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: this request takes no argument.
-    unsafe { ioctl(directory, rustix::ioctl::NoArg::<{ opcode::none(BTRFS, 8) }>::new()) }?;
-    let mut args = WaitArgs { subvolid: 0, mode: WAIT_FOR_QUEUED, count: 0 };
-    // SAFETY: the type is the one that this request takes.
-    unsafe { ioctl(directory, Updater::<{ opcode::write::<WaitArgs>(BTRFS, 65) }, _>::new(&mut args)) }
+    unsafe { ioctl(directory, rustix::ioctl::NoArg::<{ opcode::none(BTRFS, 8) }>::new()) }
+}
+
+/// How many subvolumes are deleted whose space is not free yet; `NOTTY` before Linux 6.13.
+pub(crate) fn count_deleted(directory: BorrowedFd<'_>) -> Result<u32> {
+    let mut args = WaitArgs { subvolid: 0, mode: COUNT, count: 0 };
+    // SAFETY: the type is the one that this request takes and fills.
+    unsafe { ioctl(directory, Updater::<{ opcode::write::<WaitArgs>(BTRFS, 65) }, _>::new(&mut args)) }?;
+    Ok(args.count)
 }
 
 /// Whether the subvolume is read-only.

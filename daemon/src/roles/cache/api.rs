@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::prefetch::{self, Verb};
 use super::state::CacheServer;
-use super::{evict, local};
+use super::{evict, local, seal};
 use crate::audit;
 use crate::control::events::{self, Teller};
 use crate::control::{Event, Peer, fail};
@@ -26,6 +26,7 @@ use crate::orders::{OrderBody, Subject, Terms};
 use crate::output::Progress;
 use crate::profiles::ImportBody;
 use crate::report::Report;
+use crate::scrubs::{ScrubSpec, SealSpec};
 use crate::verify::{FAULTS_SHOWN_MAX, VerifyResult, VersionBody};
 
 /// The longest profile as hexadecimal digits, and what is around it.
@@ -58,6 +59,8 @@ pub(super) fn router(server: Arc<CacheServer>, tasks: TaskTracker) -> Router {
         .route("/v1/profile/import", post(import_profile).layer(DefaultBodyLimit::max(IMPORT_BYTES_MAX)))
         .route("/v1/publish", any(not_here))
         .route("/v1/local", post(roll_back))
+        .route("/v1/seal", post(start_seal))
+        .route("/v1/scrub", post(start_scrub))
         .route("/v1/evict", post(evict))
         .route("/v1/pin", post(pin))
         .route("/v1/move", any(not_here))
@@ -179,6 +182,32 @@ async fn start_verify(State(api): State<Api>, Json(body): Json<VersionBody<Image
     response
 }
 
+async fn start_seal(State(api): State<Api>, peer: Peer, Json(spec): Json<SealSpec>) -> Response {
+    let (teller, response) = events::answer();
+    let server = api.server.clone();
+    // Goes on when its client leaves, as an order does.
+    let task = async move {
+        let outcome = seal::seal(&server, &peer, spec, &teller).await;
+        teller.end(&outcome).await;
+    };
+    api.tasks.spawn_on(task, &api.runtime);
+    response
+}
+
+async fn start_scrub(State(api): State<Api>, Json(spec): Json<ScrubSpec>) -> Response {
+    let (teller, response) = events::answer();
+    let server = api.server.clone();
+    let task = async move {
+        let gone = teller.cancelled().clone();
+        tokio::select! {
+            outcome = seal::scrub(&server, &spec, &teller) => teller.end(&outcome).await,
+            () = gone.cancelled() => {}
+        }
+    };
+    api.tasks.spawn_on(task, &api.runtime);
+    response
+}
+
 async fn verify(server: &CacheServer, wanted: &ImageRef, teller: &Teller) -> anyhow::Result<VerifyResult> {
     let version = server.find_version(wanted)?.version;
     let signer = signer(server, &version)?;
@@ -192,6 +221,7 @@ async fn verify(server: &CacheServer, wanted: &ImageRef, teller: &Teller) -> any
         version: report.version,
         root: report.root,
         blocks: report.blocks_checked,
+        all_blocks: Some(report.blocks_all).filter(|all| *all > report.blocks_checked),
         signer,
         seconds: report.elapsed.as_secs_f64(),
         faults: faults.collect(),

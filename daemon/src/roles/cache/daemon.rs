@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::handover::{self, Keeping};
 use super::space::Space;
 use super::state::{CacheServer, Plane};
-use super::{api, evict, refresh};
+use super::{api, evict, refresh, seal};
 use crate::args::CacheArgs;
 use crate::audit::Audit;
 use crate::control::ControlServer;
@@ -54,6 +54,7 @@ pub(super) async fn serve(
     }
     tasks.spawn(server.space.clone().watch(stop.clone()));
     tasks.spawn(evict::watch(server.clone(), stop.clone()));
+    tasks.spawn(seal::watch(server.clone(), stop.clone()));
     first_listing(&server, has_asked).await;
     let outcome = match mount(&server, &settings, keeping).await {
         Ok(mounted) => run(&server, mounted).await,
@@ -81,6 +82,11 @@ async fn open(
     demand: &Handle,
 ) -> anyhow::Result<CacheServer> {
     let trust = settings.trust.load()?;
+    if trust.require && trust.keys.is_empty() {
+        tracing::warn!(
+            "trust.require is set and no key is trusted: no version can be used; run `icbd key trust FILE.pub`"
+        );
+    }
     let mut masters: Vec<Arc<HttpSource>> = Vec::new();
     for SourceSettings { url, codec } in &settings.sources {
         let source = HttpSource::new(url, TimeOuts::default());
@@ -114,6 +120,7 @@ async fn open(
         mount: settings.mount.clone(),
         mounted: Mutex::new(None),
         unlisted: Mutex::new(None),
+        seal_when: RwLock::new(settings.seal_when),
         started: Instant::now(),
     })
 }

@@ -145,7 +145,9 @@ pub(super) async fn explain(server: Arc<CacheServer>, subject: Subject) -> Resul
             server.cache.prefetch_explain(order).await
         }
     };
-    Ok(explained(explanation.map_err(|error| absent(&server, error))?))
+    let explanation = explanation.map_err(|error| absent(&server, error))?;
+    let withheld = server.cache.view().withheld_of(&explanation.order.of.image).count();
+    Ok(ExplanationReport { withheld, ..explained(explanation) })
 }
 
 fn explained(explanation: Explanation) -> ExplanationReport {
@@ -167,6 +169,7 @@ fn explained(explanation: Explanation) -> ExplanationReport {
         note: leg.note.map(str::to_owned),
     };
     ExplanationReport {
+        withheld: 0,
         of: order.of.clone(),
         what: What::from(&order.what),
         versions: explanation.versions.into_iter().map(version).collect(),

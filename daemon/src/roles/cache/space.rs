@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::roles::every::Every;
 
-/// Space changes by gigabytes, not by seconds.
-const INTERVAL: Duration = Duration::from_secs(10);
+/// A look costs nothing, and a small disk is full within seconds.
+const INTERVAL: Duration = Duration::from_secs(2);
 
 /// What was last seen.
 #[derive(Debug, Clone, Default)]

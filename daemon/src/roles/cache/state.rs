@@ -18,13 +18,13 @@ use crate::audit::Audit;
 use crate::failure::Failure;
 use crate::images::{self, ImageSummary, VersionSummary};
 use crate::metrics;
-use crate::orders;
 use crate::report::{
     CacheReport, LocalReport, MountReport, Process, Report, SourceReport, StoreReport, VersionReport, WaitingReport,
 };
 use crate::roles::config::RunningConfig;
 use crate::serve::Allow;
-use crate::settings::{CacheSettings, Reloaded, Settings, TRUST_KEYS};
+use crate::settings::{CacheSettings, Reloaded, SealWhen, Settings, TRUST_KEYS};
+use crate::{orders, output};
 
 /// A list that cannot be had for so long is worth a word.
 const UNLISTED_AFTER: Duration = Duration::from_secs(10);
@@ -38,6 +38,7 @@ pub(super) struct CacheServer {
     pub(super) sources: Arc<Sources>,
     pub(super) plane: Plane,
     pub(super) trust: RwLock<Trust>,
+    pub(super) seal_when: RwLock<SealWhen>,
     pub(super) config: RunningConfig<CacheArgs>,
     pub(super) audit: Audit,
     pub(super) space: Space,
@@ -67,6 +68,7 @@ impl CacheServer {
         self.config.reload(check, |(trust, settings), reloaded| {
             self.cache.set_offline_wait(settings.offline_wait);
             self.plane.allow.set(&settings.allow);
+            *self.seal_when.write().unwrap_or_else(PoisonError::into_inner) = settings.seal_when;
             let mut known = self.trust.write().unwrap_or_else(PoisonError::into_inner);
             if known.keys != trust.keys {
                 reloaded.also(TRUST_KEYS);
@@ -81,6 +83,10 @@ impl CacheServer {
 
     pub(super) fn trust(&self) -> Trust {
         self.trust.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn seal_when(&self) -> SealWhen {
+        *self.seal_when.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn images(&self) -> Vec<ImageSummary> {
@@ -168,6 +174,8 @@ impl CacheServer {
             versions: versions.map(shown).collect(),
             local: status.local.iter().map(local).collect(),
             waiting: status.waiting.iter().map(waiting).collect(),
+            failed_reads: status.given_up.count,
+            failed_lately: status.given_up.lately.map(failed),
             warnings: status.warnings.into_iter().chain(self.unlisted()).collect(),
             fetched_bytes: status.fetched_bytes,
             reused_bytes: status.reused_bytes,
@@ -279,6 +287,7 @@ fn version(record: &VersionRecord, held: Option<&VersionStatus>, open_handles: u
         durable_bytes,
         complete: held.is_some_and(|held| held.complete),
         complete_since: held.and_then(|held| held.complete_since).map(|since| Timestamp::from(since).seconds),
+        sealed_since: held.and_then(|held| held.sealed_since).map(|since| Timestamp::from(since).seconds),
         filling: held.is_some_and(|held| held.filling),
         fallback: held.is_some_and(|held| held.fallback),
         open_handles,
@@ -289,6 +298,10 @@ fn version(record: &VersionRecord, held: Option<&VersionStatus>, open_handles: u
 fn local(local: &LocalRollback) -> LocalReport {
     let LocalRollback { version, by, since, listed } = local.clone();
     LocalReport { version, by, since, deployed: listed }
+}
+
+fn failed((ago, what): (Duration, String)) -> String {
+    format!("a read failed {} ago with an I/O error, for {what}", output::seconds(ago.as_secs()))
 }
 
 fn waiting(waiting: &Waiting) -> WaitingReport {

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
-use icbd_image::ImageRef;
+use icbd_image::{ImageRef, VersionId};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
@@ -19,6 +19,7 @@ use crate::failure::{Exit, Failure};
 use crate::images::{self, ImageSummary};
 use crate::moves::{MoveSpec, PlanSpec};
 use crate::report::Report;
+use crate::scrubs::{ScrubResult, ScrubSpec};
 use crate::verify::{VerifyResult, VersionBody};
 
 /// What the handlers share: the master, and the runtime that its long operations are watched on.
@@ -43,6 +44,8 @@ pub(super) fn router(master: Arc<Master>, tasks: TaskTracker) -> Router {
         .route("/v1/evict", any(not_here))
         .route("/v1/pin", any(not_here))
         .route("/v1/verify", post(start_verify))
+        .route("/v1/scrub", post(start_scrub))
+        .route("/v1/seal", any(not_here))
         .route("/v1/profile/{verb}", any(not_here))
         .route("/v1/prefetch", any(not_here))
         .route("/v1/prefetch/{job}", any(not_here))
@@ -137,6 +140,28 @@ async fn start_verify(State(api): State<Api>, peer: Peer, Json(body): Json<Versi
     };
     api.tasks.spawn_on(task, &api.runtime);
     response
+}
+
+async fn start_scrub(State(api): State<Api>, peer: Peer, Json(spec): Json<ScrubSpec>) -> Response {
+    let (teller, response) = events::answer();
+    let master = api.master;
+    let task = async move {
+        let outcome = scrub(&master, &peer, spec, &teller).await;
+        teller.end(&outcome).await;
+    };
+    api.tasks.spawn_on(task, &api.runtime);
+    response
+}
+
+async fn scrub(master: &Master, peer: &Peer, spec: ScrubSpec, teller: &events::Teller) -> anyhow::Result<ScrubResult> {
+    let versions: Vec<VersionId> =
+        master.images().into_iter().flat_map(|image| image.versions).map(|version| version.version).collect();
+    let (repository, progress, trust) = (master.repository.clone(), teller.clone(), master.believed().trust);
+    let work = move |cancel: &std::sync::atomic::AtomicBool| {
+        let tell = |now| progress.tell(Event::Progress(now));
+        crate::verify::scrub_on_master(&repository, &versions, &trust, spec.bytes_per_second, &tell, cancel)
+    };
+    master.operations.run(peer, "store scrub", teller.cancelled(), work).await
 }
 
 async fn verify(

@@ -124,7 +124,7 @@ impl PublishResult {
     }
 }
 
-pub(super) fn read_secret_key(path: &Path) -> anyhow::Result<SecretKey> {
+pub(crate) fn read_secret_key(path: &Path) -> anyhow::Result<SecretKey> {
     let shown = path.display();
     let text = std::fs::read_to_string(path).map_err(|error| {
         let remedy = match error.kind() {
@@ -133,9 +133,12 @@ pub(super) fn read_secret_key(path: &Path) -> anyhow::Result<SecretKey> {
         };
         Failure::new(Exit::Absent, format!("cannot read the key {shown}: {error}{remedy}"))
     })?;
-    let mode = std::fs::metadata(path).map_or(0, |found| found.mode());
-    if mode & 0o077 != 0 {
-        tracing::warn!(key = %shown, mode = format!("{:o}", mode & 0o777), "others than its owner can read the key to sign with; run `chmod 600` on it");
+    let key = text.parse().with_context(|| format!("{shown} is not a key to sign with"))?;
+    if std::fs::metadata(path).is_ok_and(|found| found.mode() & 0o007 != 0) {
+        let message = format!(
+            "everybody on this machine can read the secret key {shown}: nothing is signed with it; run `chmod 600 {shown}`"
+        );
+        return Err(Failure::new(Exit::Refused, message).into());
     }
-    text.parse().with_context(|| format!("{shown} is not a key to sign with"))
+    Ok(key)
 }
