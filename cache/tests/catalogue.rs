@@ -48,6 +48,9 @@ async fn check(damage: impl Fn(&Path), says: &str) {
     assert!(warnings.len() == 1 && warnings[0].contains(says) && warnings[0].contains("1 versions"), "{warnings:?}");
     let view = cache.view();
     assert_eq!((view.repository(), view.images()), (Some(listing.repository), listing.images.as_slice()));
+    // What is here is known before anybody opens it.
+    let held = &cache.status().versions[0];
+    assert!(held.complete && held.residency.resident_bytes >= content().len() as u64, "{held:?}");
     let version = cache.version(view.images()[0].versions[0].serial()).await.unwrap();
     let file = version.file(version.head().resolve(b"disk.raw").unwrap()).unwrap();
     assert_eq!(file.read(0, usize::MAX).await.unwrap(), content());

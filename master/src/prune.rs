@@ -94,7 +94,17 @@ impl Repository {
                 Err(error) => return Err(error),
             }
         }
+        if pruning.verdicts.iter().any(|verdict| verdict.fate == Fate::Removed) {
+            self.free_deleted();
+        }
         Ok(pruning)
+    }
+
+    /// Waits for the room of what was removed: who is told so may look at once.
+    pub(crate) fn free_deleted(&self) {
+        if let Err(error) = self.trees.wait_for_deleted() {
+            tracing::warn!(%error, "the room of what was removed comes back later");
+        }
     }
 
     /// Takes a version out of service, unless somebody uses it.

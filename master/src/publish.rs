@@ -177,7 +177,12 @@ impl Repository {
         // After an error the catalogue is asked again: one of the commit does not say whether it took effect.
         let known = if published.is_ok() { Ok(self.snapshot()) } else { self.reload().map(Arc::new) };
         match known {
-            Ok(snapshot) => staging.settle(&self.layout, &self.trees, &snapshot),
+            Ok(snapshot) => {
+                staging.settle(&self.layout, &self.trees, &snapshot);
+                if published.is_err() {
+                    self.free_deleted();
+                }
+            }
             Err(error) => tracing::warn!(%error, "the remains of a publish stay until the next start"),
         }
         published

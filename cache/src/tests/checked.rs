@@ -4,7 +4,8 @@ use super::rig::{BLOCK, Rig, content};
 use crate::disk::memory::MemoryDisk;
 use crate::{ReadNow, StoreState, layout};
 
-/// What the disk gives back otherwise than it was written is not read: the first read after a start takes it from a source.
+/// What the disk gives back otherwise than it was written is not read through the daemon: the first read after a start takes it
+/// from a source.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_disk_spoilt_silently_is_never_read() {
     let mut rig = Rig::new(MemoryDisk::new(1)).await;
