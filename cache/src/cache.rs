@@ -333,6 +333,21 @@ impl Cache {
         self.core.boot_set(serial).await
     }
 
+    /// Whether all that the next boot of a version will most likely read is here, as [`Cache::boot_set`] says; `None` if
+    /// nobody has booted it or an older one. Of one of which nothing is here it is not asked.
+    pub async fn is_boot_ready(&self, serial: Serial) -> Result<Option<bool>, CacheError> {
+        let version = self.core.version_once(serial).await?;
+        if !version.open_existing().await {
+            return Ok(Some(false));
+        }
+        let set = self.core.boot_set(serial).await?;
+        let mut is_here = true;
+        for run in &set {
+            is_here &= version.file(run.file)?.is_readable(run.first..run.first + u64::from(run.count));
+        }
+        Ok((!set.is_empty()).then_some(is_here))
+    }
+
     /// What is known here of boots of a root, whether or not this cache has a version with it; asks nobody.
     pub async fn known_profile(&self, root: Root) -> Result<Arc<Profile>, CacheError> {
         let core = self.core.clone();

@@ -196,6 +196,20 @@ pub(crate) enum ImageCommand {
         #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true, value_parser = moves::why)]
         message: String,
     },
+    /// Fetch a version from another master: for a copy, or for a site that wants everything (on a master)
+    ///
+    /// Only what no version here has is fetched; what was interrupted goes on where it stopped. It is ready afterwards,
+    /// with the statement and signatures of the other master. An empty repository becomes a copy of the other one.
+    Replicate {
+        #[arg(value_name = "IMAGE[@N]")]
+        version: ImageRef,
+        /// The other master
+        #[arg(long, value_name = "URL")]
+        from: String,
+        /// How blocks travel: none, lz4, zstd, zlib or snappy [default: as the measured speed suggests]
+        #[arg(long, value_name = "CODEC")]
+        compress: Option<Codec>,
+    },
     /// Complete a version, verify it and freeze it as a read-only snapshot (on a cache)
     Seal {
         #[arg(value_name = "IMAGE[@N]")]

@@ -22,6 +22,7 @@ mod orders;
 mod output;
 mod process;
 mod profiles;
+mod replicas;
 mod report;
 mod roles;
 mod scrubs;

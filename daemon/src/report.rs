@@ -155,6 +155,9 @@ pub(crate) struct VersionReport {
     pub complete: bool,
     /// Seconds since 1970.
     pub complete_since: Option<i64>,
+    /// Since when all that boots are known to read is here, of one that is not complete.
+    #[serde(default)]
+    pub boot_set_since: Option<i64>,
     /// The same of being sealed.
     pub sealed_since: Option<i64>,
     /// Whether a prefetch job is at it.

@@ -110,10 +110,12 @@ impl Catalogue {
         let record = new.record;
         let said = record.statement.statement();
         self.change(|tx| {
-            tx.execute("UPDATE repository SET last_serial = ?1", [said.serial.get() as i64])?;
+            // What was received may be older than what is here.
+            let last = [said.serial.get().max(new.image_serial.get()) as i64];
+            tx.execute("UPDATE repository SET last_serial = MAX(COALESCE(last_serial, ?1), ?1)", last)?;
             tx.execute(
                 "INSERT INTO images (name, serial, changed_seconds, changed_nanoseconds, last_number)
-                 VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (name) DO UPDATE SET last_number = ?5",
+                 VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (name) DO UPDATE SET last_number = MAX(last_number, ?5)",
                 params![
                     said.image.as_str(),
                     new.image_serial.get() as i64,
@@ -141,6 +143,12 @@ impl Catalogue {
             let deployed = new.deploy.then(|| states::then(tx, &said.version(), &Move::Deploy(said.number), said.time));
             deployed.unwrap_or(Ok(()))
         })
+    }
+
+    /// Makes the repository another one's copy; one without any image.
+    pub(crate) fn adopt(&mut self, repository: RepositoryId) -> Result<(), MasterError> {
+        let sql = "UPDATE repository SET uuid = ?1 WHERE NOT EXISTS (SELECT 1 FROM images)";
+        self.change(|tx| tx.execute(sql, [repository.as_bytes()]).map(|_| ()))
     }
 
     /// What the trees of the repository are made of, as it was remembered.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use icbd_image::{FileIndex, HeadError, ImageName, PageError, Refusal, Root, StatementError, VersionId};
+use icbd_image::{FileIndex, HeadError, ImageName, PageError, Refusal, RepositoryId, Root, StatementError, VersionId};
 use icbd_snapshot::SnapshotError;
 
 /// Why a repository refused or failed.
@@ -82,6 +82,25 @@ pub enum MasterError {
         "{version} is not what was published: {what}; `icbd image verify {version}` tells all of it, and only a good copy mends it"
     )]
     Unsound { version: VersionId, what: String },
+    #[error(
+        "{version} belongs to the repository {theirs}, and this one is {mine} and has images of its own; replicate it to \
+         a repository that is empty or a copy of that one, or publish its content here"
+    )]
+    ForeignVersion { version: VersionId, theirs: RepositoryId, mine: RepositoryId },
+    #[error("{0} is here already, and is the same; there is nothing to do")]
+    HereAlready(VersionId),
+    #[error(
+        "another {0} is here, with other content; a version never changes: find out which of the two repositories is right"
+    )]
+    OtherVersion(VersionId),
+    #[error("{0} was removed here, and a removed version does not come back; publish its content as a new one")]
+    RemovedHere(VersionId),
+    #[error("{0} is being received by somebody else now")]
+    ReceivedTwice(VersionId),
+    #[error(
+        "what was received of {0} is not what was announced; run the same command again, which compares each block with its hash"
+    )]
+    NotAsSent(VersionId),
     #[error("no version here has root {0}")]
     UnknownRoot(Root),
     #[error("version {} has no file {file}", root.short())]
@@ -124,6 +143,8 @@ impl MasterError {
             MasterError::Tree(error) => error.is_permanent(),
             MasterError::Locked { .. }
             | MasterError::Changed(_)
+            | MasterError::ReceivedTwice(_)
+            | MasterError::NotAsSent(_)
             | MasterError::Full(_)
             | MasterError::Cancelled
             | MasterError::Catalogue { .. }
@@ -151,6 +172,10 @@ impl MasterError {
             | MasterError::NoVersion(_)
             | MasterError::NotDeployed(_)
             | MasterError::DeployedAlready(_)
+            | MasterError::ForeignVersion { .. }
+            | MasterError::HereAlready(_)
+            | MasterError::OtherVersion(_)
+            | MasterError::RemovedHere(_)
             | MasterError::Unsound { .. }
             | MasterError::UnknownRoot(_)
             | MasterError::NoIndex { .. }

@@ -21,6 +21,7 @@ const PROFILES: &str = "profiles";
 /// Of the trees: made when there are any.
 const EDITING: &str = "editing";
 const MAKING: &str = "making";
+const RECEIVING: &str = "receiving";
 
 /// What a cache's store holds and a repository does not; FORMAT.md, "Cache store on disk".
 const STORE_FORMAT: &str = "format";
@@ -119,7 +120,7 @@ impl Layout {
 
     fn check_names(&self) -> Result<(), MasterError> {
         let entries = std::fs::read_dir(&self.root).map_err(MasterError::io("list", &self.root))?;
-        let ours = [LOCK, VERSIONS, MANIFESTS, PUBLISHING, PROFILES, EDITING, MAKING, "lost+found"];
+        let ours = [LOCK, VERSIONS, MANIFESTS, PUBLISHING, PROFILES, EDITING, MAKING, RECEIVING, "lost+found"];
         for entry in entries {
             let name = entry.map_err(MasterError::io("list", &self.root))?.file_name();
             let name = name.to_string_lossy();

@@ -139,6 +139,14 @@ pub(crate) enum From {
     Outside,
     /// The image's working copy, which ends with the version's beginning.
     WorkingCopy(Writable),
+    /// A tree that was received, and what was said of it where it was published.
+    Received(Writable, Given),
+}
+
+/// What another master said of a version.
+pub(crate) struct Given {
+    pub(crate) statement: SignedStatement,
+    pub(crate) image_serial: Serial,
 }
 
 impl Repository {
@@ -192,21 +200,35 @@ impl Repository {
         let request = new.request;
         let source = match &new.from {
             From::Outside => Source::open(&self.layout, &request.path)?,
-            From::WorkingCopy(copy) if self.trees.kind() == Kind::Btrfs => {
+            From::WorkingCopy(copy) | From::Received(copy, _) if self.trees.kind() == Kind::Btrfs => {
                 Source::within(&self.layout, &staging.freeze(&self.trees, copy)?)?
             }
-            From::WorkingCopy(copy) => Source::within(&self.layout, copy.path())?,
+            From::WorkingCopy(copy) | From::Received(copy, _) => Source::within(&self.layout, copy.path())?,
         };
-        let parent = Parent::of(self, &request.image, new.parent);
+        let parent = match &new.from {
+            // Of what was received nothing is taken for granted.
+            From::Received(..) => None,
+            _ => Parent::of(self, &request.image, new.parent),
+        };
         let stored = store::store(&self.layout, &source, staging, parent.as_ref(), request.raw, watch)?;
-        let (statement, image_serial) = self.statement(&request.image, stored.head.root())?;
-        let version = statement.version();
+        let root = stored.head.root();
+        let (signed, image_serial) = match &new.from {
+            From::Received(_, given) if given.statement.statement().root != root => {
+                return Err(MasterError::NotAsSent(given.statement.statement().version()));
+            }
+            From::Received(_, given) => (given.statement.clone(), given.image_serial),
+            _ => {
+                let (statement, image_serial) = self.statement(&request.image, root)?;
+                (signed(request, statement), image_serial)
+            }
+        };
+        let version = signed.statement().version();
         (watch.progress)(stored.progress(Phase::Syncing));
-        staging.seal(&self.layout, &stored.head, &Intent { version: version.clone(), root: statement.root })?;
+        staging.seal(&self.layout, &stored.head, &Intent { version: version.clone(), root })?;
         if watch.cancel.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(MasterError::Cancelled);
         }
-        let record = record(request, statement, &stored.head);
+        let record = record(request, signed, &stored.head);
         staging.place(&self.layout, &self.trees, &version, &stored.head.root())?;
         // Before the commit: caches ask as soon as they hear of the version.
         self.carry_profile(record.statement.statement().parent, &stored.head);
@@ -258,15 +280,19 @@ impl Repository {
     }
 }
 
-fn record(request: &PublishRequest, statement: Statement, head: &Head) -> VersionRecord {
+fn signed(request: &PublishRequest, statement: Statement) -> SignedStatement {
     let signed = SignedStatement::new(statement);
+    match &request.sign {
+        Some(key) => signed.sign(key),
+        None => signed,
+    }
+}
+
+fn record(request: &PublishRequest, statement: SignedStatement, head: &Head) -> VersionRecord {
     VersionRecord {
         state: if request.deploy { VersionState::Deployed } else { VersionState::Ready },
         data_bytes: head.data_bytes(),
         note: request.note.clone(),
-        statement: match &request.sign {
-            Some(key) => signed.sign(key),
-            None => signed,
-        },
+        statement,
     }
 }

@@ -4,7 +4,7 @@
 
 mod snapshot;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -59,6 +59,8 @@ pub struct Repository {
     /// Publishes take turns.
     pub(crate) publishing: Turns,
     pub(crate) learning: Learning,
+    /// Versions that are being received.
+    pub(crate) receiving: Mutex<BTreeSet<VersionId>>,
     _lock: Lock,
 }
 
@@ -113,6 +115,7 @@ impl Repository {
             users,
             publishing: Turns::default(),
             learning: Learning::default(),
+            receiving: Mutex::default(),
             _lock: lock,
         })
     }
@@ -160,6 +163,15 @@ impl Repository {
 
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes over the identity of another repository; for one that never had a version.
+    pub(crate) fn adopt(&self, repository: RepositoryId) -> Result<(), MasterError> {
+        let mut catalogue = guard(&self.catalogue);
+        catalogue.adopt(repository)?;
+        let snapshot = Snapshot::new(catalogue.listing()?, self.revision() + 1);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
+        Ok(())
     }
 
     /// What the catalogue says, read anew and shown to nobody.

@@ -105,6 +105,10 @@ fn what_one_site_boots_the_next_site_and_the_next_version_expect() -> Result<()>
     wait_for("the master to fetch what was learned", || kept(master.repo()))?;
     let b = site(&lab, &master)?;
     ensure!(boot_set(&b, "lab@1")? == boot_set(&a, "lab@1")?, "site B expects something else");
+    // Not complete, and ready for a boot.
+    b.command(&["prefetch", "add", "lab@1", "--boot", "--wait"])?.ok()?;
+    b.wait_status("the boot set", |status| status["versions"][0]["boot_set_since"].is_i64())?;
+    b.command(&["status"])?.prints(&["boot set since 20"])?;
 
     // The disk has another index, and all its blocks are others.
     publish(&lab, &master, "v2", 2, &["a-new-file"])?;

@@ -51,7 +51,9 @@ fn a_version_that_is_trusted_no_longer_is_withheld() -> Result<()> {
     let settings = CacheSettings { config: lenient.clone(), ..Default::default() };
     let mut cache = CacheServer::start_with(&lab, &[&master.url()], &settings)?;
     let allow = |cache: &CacheServer| {
-        ["is withheld", "no key is trusted", "offline", "unreachable"].iter().for_each(|words| cache.daemon.allow_log(words));
+        ["is withheld", "no key is trusted", "offline", "unreachable"]
+            .iter()
+            .for_each(|words| cache.daemon.allow_log(words));
     };
     allow(&cache);
     let reload = |cache: &CacheServer, config: &str| -> Result<()> {

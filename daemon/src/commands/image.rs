@@ -12,6 +12,7 @@ use crate::failure::{Exit, Failure};
 use crate::images::{ImageSummary, VersionSummary, find_image, find_version};
 use crate::moves::Verb;
 use crate::output::{bytes, plain, table, time};
+use crate::replicas::{ReplicateResult, ReplicateSpec};
 use crate::scrubs::{SealResult, SealSpec};
 use crate::settings::{Role, Settings};
 use crate::verify::{VerifyResult, VersionBody};
@@ -38,6 +39,9 @@ pub(crate) async fn run(settings: &Settings, command: ImageCommand) -> Result<()
             pin(settings, PinSpec { version, until: None, remove: true, why: message }).await
         }
         ImageCommand::Seal { version, message } => seal(settings, SealSpec { version, why: message }).await,
+        ImageCommand::Replicate { version, from, compress } => {
+            replicate(settings, ReplicateSpec { version, from, codec: compress }).await
+        }
         ImageCommand::Restore { version, made } => {
             moves::make(settings, Verb::Restore { version }, made, moves::name).await
         }
@@ -56,6 +60,13 @@ async fn seal(settings: &Settings, spec: SealSpec) -> Result<()> {
     let sealed = sealed
         .ok_or_else(|| interrupted("the version is being sealed all the same; `icbd status` tells when it is"))?;
     settings.talk().result(&sealed, SealResult::words)
+}
+
+async fn replicate(settings: &Settings, spec: ReplicateSpec) -> Result<()> {
+    let mut client = Client::connect(&settings.sockets(Role::Master)).await?;
+    let done: Option<ReplicateResult> = follow(&mut client, "/v1/replicate", &spec, settings.talk()).await?;
+    let done = done.ok_or_else(|| interrupted("what came so far is kept: the same command goes on with it"))?;
+    settings.talk().result(&done, ReplicateResult::words)
 }
 
 async fn images(settings: &Settings) -> Result<Vec<ImageSummary>> {

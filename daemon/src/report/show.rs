@@ -130,6 +130,10 @@ fn ready(version: &VersionReport) -> String {
     match (version.complete, version.complete_since, version.resident_bytes) {
         (true, Some(seconds), _) => format!("complete since {}", time(Timestamp { seconds, nanoseconds: 0 })),
         (true, None, _) => "complete".to_owned(),
+        (false, ..) if version.boot_set_since.is_some() => {
+            let seconds = version.boot_set_since.unwrap_or_default();
+            format!("boot set since {}", time(Timestamp { seconds, nanoseconds: 0 }))
+        }
         (false, ..) if version.filling => "filling".to_owned(),
         (false, _, 0) => "no".to_owned(),
         (false, ..) => "in part".to_owned(),

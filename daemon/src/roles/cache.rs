@@ -11,6 +11,7 @@ mod evict;
 mod handover;
 mod local;
 mod prefetch;
+mod ready;
 mod refresh;
 mod seal;
 mod space;

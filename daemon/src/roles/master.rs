@@ -8,6 +8,7 @@ mod look;
 mod operations;
 mod plans;
 mod publish;
+mod replicate;
 mod state;
 
 use std::net::SocketAddr;
@@ -131,11 +132,17 @@ fn exit_of(error: &MasterError) -> Exit {
         | MasterError::SourceOverlaps { .. }
         | MasterError::Changed(_)
         | MasterError::DeployedAlready(_)
+        | MasterError::ForeignVersion { .. }
+        | MasterError::HereAlready(_)
+        | MasterError::OtherVersion(_)
+        | MasterError::RemovedHere(_)
+        | MasterError::ReceivedTwice(_)
         | MasterError::Refused(_) => Exit::Refused,
         MasterError::Cancelled => Exit::Interrupted,
         MasterError::Altered { .. }
         | MasterError::Damaged { .. }
         | MasterError::Unsound { .. }
+        | MasterError::NotAsSent(_)
         | MasterError::Manifest { .. }
         | MasterError::Head { .. }
         | MasterError::Page { .. }

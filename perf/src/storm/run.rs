@@ -52,7 +52,7 @@ pub(crate) struct Round {
 }
 
 /// A storm of no icbd may take so long; with the think time of the slowest.
-const STORM_DEADLINE: Duration = Duration::from_secs(600);
+const STORM_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Starts `tool` anew and lets the clients of `case` boot once.
 pub(crate) fn round(depot: &Depot<'_>, network: &Network, tool: Tool, case: Case, trace: &Path) -> Result<Round> {

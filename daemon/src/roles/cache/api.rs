@@ -63,6 +63,7 @@ pub(super) fn router(server: Arc<CacheServer>, tasks: TaskTracker) -> Router {
         .route("/v1/scrub", post(start_scrub))
         .route("/v1/evict", post(evict))
         .route("/v1/pin", post(pin))
+        .route("/v1/replicate", any(fetches_itself))
         .route("/v1/move", any(not_here))
         .route("/v1/plan", any(not_here))
         .route("/v1/edit", any(not_here))
@@ -116,6 +117,12 @@ async fn evict(State(api): State<Api>, peer: Peer, Json(spec): Json<EvictSpec>) 
 
 async fn pin(State(api): State<Api>, peer: Peer, Json(spec): Json<PinSpec>) -> Response {
     on_daemon(&api, evict::pin(api.server.clone(), peer, spec)).await
+}
+
+async fn fetches_itself() -> Response {
+    let message = "a cache server fetches from its sources by itself: `icbd prefetch add IMAGE@N --all --wait` has a version \
+        here, and `icbd image seal` freezes it; replicate to a master, named with --socket";
+    Failure::new(Exit::Usage, message).into_response()
 }
 
 async fn not_here(State(api): State<Api>) -> Response {

@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handover::{self, Keeping};
+use super::ready::Ready;
 use super::space::Space;
 use super::state::{CacheServer, Plane};
-use super::{api, evict, refresh, seal};
+use super::{api, evict, ready, refresh, seal};
 use crate::args::CacheArgs;
 use crate::audit::Audit;
 use crate::control::ControlServer;
@@ -55,6 +56,7 @@ pub(super) async fn serve(
     tasks.spawn(server.space.clone().watch(stop.clone()));
     tasks.spawn(evict::watch(server.clone(), stop.clone()));
     tasks.spawn(seal::watch(server.clone(), stop.clone()));
+    tasks.spawn(ready::watch(server.clone(), stop.clone()));
     first_listing(&server, has_asked).await;
     let outcome = match mount(&server, &settings, keeping).await {
         Ok(mounted) => run(&server, mounted).await,
@@ -121,6 +123,7 @@ async fn open(
         mounted: Mutex::new(None),
         unlisted: Mutex::new(None),
         seal_when: RwLock::new(settings.seal_when),
+        ready: Ready::default(),
         started: Instant::now(),
     })
 }

@@ -12,6 +12,7 @@ use icbd_fs::Mounted;
 use icbd_image::{BLOCK_BYTES, ImageRef, Serial, Timestamp, Trust, VersionId, VersionRecord};
 use icbd_wire::{NodeReport, Offer};
 
+use super::ready::Ready;
 use super::space::Space;
 use crate::args::CacheArgs;
 use crate::audit::Audit;
@@ -39,6 +40,7 @@ pub(super) struct CacheServer {
     pub(super) plane: Plane,
     pub(super) trust: RwLock<Trust>,
     pub(super) seal_when: RwLock<SealWhen>,
+    pub(super) ready: Ready,
     pub(super) config: RunningConfig<CacheArgs>,
     pub(super) audit: Audit,
     pub(super) space: Space,
@@ -162,7 +164,9 @@ impl CacheServer {
         let (mount, open) = self.mount();
         let shown = |record: &VersionRecord| {
             let open_handles = open.get(&record.serial()).copied().unwrap_or_default();
-            version(record, held.get(&record.serial()).copied(), open_handles)
+            let report = version(record, held.get(&record.serial()).copied(), open_handles);
+            let boot_set_since = self.ready.since(record.serial()).map(|since| since.seconds);
+            VersionReport { boot_set_since, ..report }
         };
         Report::Cache(CacheReport {
             process: Process::this(self.started),
@@ -287,6 +291,7 @@ fn version(record: &VersionRecord, held: Option<&VersionStatus>, open_handles: u
         durable_bytes,
         complete: held.is_some_and(|held| held.complete),
         complete_since: held.and_then(|held| held.complete_since).map(|since| Timestamp::from(since).seconds),
+        boot_set_since: None,
         sealed_since: held.and_then(|held| held.sealed_since).map(|since| Timestamp::from(since).seconds),
         filling: held.is_some_and(|held| held.filling),
         fallback: held.is_some_and(|held| held.fallback),

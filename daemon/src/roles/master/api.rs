@@ -10,14 +10,15 @@ use icbd_image::{ImageRef, VersionId};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
-use super::edits;
 use super::publish::{self, PublishSpec};
 use super::state::Master;
+use super::{edits, replicate};
 use crate::control::events::{self, Event};
 use crate::control::{Peer, fail};
 use crate::failure::{Exit, Failure};
 use crate::images::{self, ImageSummary};
 use crate::moves::{MoveSpec, PlanSpec};
+use crate::replicas::ReplicateSpec;
 use crate::report::Report;
 use crate::scrubs::{ScrubResult, ScrubSpec};
 use crate::verify::{VerifyResult, VersionBody};
@@ -45,6 +46,7 @@ pub(super) fn router(master: Arc<Master>, tasks: TaskTracker) -> Router {
         .route("/v1/pin", any(not_here))
         .route("/v1/verify", post(start_verify))
         .route("/v1/scrub", post(start_scrub))
+        .route("/v1/replicate", post(start_replicate))
         .route("/v1/seal", any(not_here))
         .route("/v1/profile/{verb}", any(not_here))
         .route("/v1/prefetch", any(not_here))
@@ -136,6 +138,17 @@ async fn start_verify(State(api): State<Api>, peer: Peer, Json(body): Json<Versi
     let master = api.master;
     let task = async move {
         let outcome = verify(&master, &peer, &body.version, &teller).await;
+        teller.end(&outcome).await;
+    };
+    api.tasks.spawn_on(task, &api.runtime);
+    response
+}
+
+async fn start_replicate(State(api): State<Api>, peer: Peer, Json(spec): Json<ReplicateSpec>) -> Response {
+    let (teller, response) = events::answer();
+    let master = api.master;
+    let task = async move {
+        let outcome = replicate::replicate(&master, &peer, spec, &teller).await;
         teller.end(&outcome).await;
     };
     api.tasks.spawn_on(task, &api.runtime);

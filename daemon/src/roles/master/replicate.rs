@@ -1,0 +1,241 @@
+//! `image replicate`: a version that another master has, fetched block by block, becomes one of this master's.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use icbd_fetch::{FetchError, HttpSource, RunRequest, Source, Sources, TimeOuts, Urgency};
+use icbd_image::{
+    BLOCK_BYTES, FileIndex, Hash, Head, ImageRecord, Node, PAGE_BLOCKS, Run, VersionId, VersionRecord, block_count,
+};
+use icbd_master::{Phase, Receiving};
+use tokio::runtime::Handle;
+
+use super::state::Master;
+use crate::audit::Change;
+use crate::control::{Event, Peer, events::Teller};
+use crate::failure::{Exit, Failure};
+use crate::near;
+use crate::output::Progress;
+use crate::replicas::{ReplicateResult, ReplicateSpec};
+
+/// Blocks asked for at once; longer runs gain nothing on any line.
+const RUN_BLOCKS: u64 = 64;
+/// Runs that are under way; their source's window bounds what it is asked for.
+const RUNS_AT_ONCE: usize = 8;
+/// A source that is away for longer ends it; it goes on where it stopped when it is asked for again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) async fn replicate(
+    master: &Arc<Master>,
+    peer: &Peer,
+    spec: ReplicateSpec,
+    teller: &Teller,
+) -> anyhow::Result<ReplicateResult> {
+    let (what, owned, told, runtime) = (spec.to_string(), master.clone(), teller.clone(), Handle::current());
+    let work = move |cancel: &AtomicBool| {
+        let done = runtime.block_on(Replication::fetch(&owned, &spec, &told, cancel))?;
+        done.finish(&told, cancel)
+    };
+    let change = Change { what: &what, why: "" };
+    master.audit.both_ends(peer, change, master.operations.run(peer, &what, teller.cancelled(), work)).await
+}
+
+/// A version that is here to its last block, and not yet published.
+struct Replication {
+    receiving: Receiving,
+    source: Arc<HttpSource>,
+    started: Instant,
+    fetched_blocks: u64,
+}
+
+/// What those who fetch share.
+struct Fetching<'a> {
+    sources: Arc<Sources>,
+    head: &'a Head,
+    receiving: &'a Arc<Receiving>,
+    cancel: &'a AtomicBool,
+    teller: &'a Teller,
+    done: AtomicU64,
+    fetched: AtomicU64,
+}
+
+impl Replication {
+    async fn fetch(
+        master: &Arc<Master>,
+        spec: &ReplicateSpec,
+        teller: &Teller,
+        cancel: &AtomicBool,
+    ) -> anyhow::Result<Replication> {
+        let started = Instant::now();
+        let source = HttpSource::new(&spec.from, TimeOuts::default());
+        let source = source.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+        let source = Arc::new(match spec.codec {
+            Some(codec) => source.with_codec(codec),
+            None => source,
+        });
+        let sources = Arc::new(Sources::new(vec![source.clone() as Arc<dyn Source>], icbd_fetch::Settings::default()));
+        let (image, record) = find(&sources, spec).await?;
+        trusted(master, &record)?;
+        let head = sources.head(record.root()).await.map_err(unreachable)?;
+        let (repository, of) = (master.repository.clone(), head.clone());
+        let begun = tokio::task::spawn_blocking(move || repository.receive(&image, &record, of)).await?;
+        let receiving = Arc::new(begun.map_err(Failure::from)?);
+        if receiving.goes_on() {
+            tracing::info!(version = %receiving.version(), "goes on with what was received before");
+        }
+        let fetching = Fetching {
+            sources,
+            head: &head,
+            receiving: &receiving,
+            cancel,
+            teller,
+            done: AtomicU64::new(0),
+            fetched: AtomicU64::new(0),
+        };
+        for node in head.files().filter(|node| node.size() > 0) {
+            fetching.file(&node).await?;
+        }
+        let fetched_blocks = fetching.fetched.load(Ordering::Relaxed);
+        let receiving = Arc::into_inner(receiving).context("somebody still writes to what was received")?;
+        Ok(Replication { receiving, source, started, fetched_blocks })
+    }
+
+    /// Hashes all of it and publishes it. Blocks.
+    fn finish(self, teller: &Teller, cancel: &AtomicBool) -> anyhow::Result<ReplicateResult> {
+        let tell = |now: icbd_master::Progress| {
+            let what = if now.phase == Phase::Storing { "verifying" } else { "storing" }.to_owned();
+            teller.tell(Event::Progress(Progress { what, done_bytes: now.done_bytes, total_bytes: now.found_bytes }));
+        };
+        let published = self.receiving.finish(&tell, cancel).map_err(Failure::from)?;
+        Ok(ReplicateResult {
+            version: published.version,
+            root: published.record.root(),
+            data_bytes: published.record.data_bytes,
+            fetched_bytes: self.fetched_blocks * BLOCK_BYTES,
+            received_bytes: self.source.received_bytes(),
+            seconds: self.started.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+/// The version that is meant, as its source lists it.
+async fn find(sources: &Sources, spec: &ReplicateSpec) -> anyhow::Result<(ImageRecord, VersionRecord)> {
+    let listed = sources.listing().await.map_err(unreachable)?.context("the source gives no list of versions")?;
+    let (wanted, images) = (&spec.version, listed.listing.images);
+    let Some(image) = images.iter().find(|image| image.name == wanted.image) else {
+        let hint = near::hint(wanted.image.as_str(), images.iter().map(|image| image.name.as_str()));
+        let message = format!("{} has no image {}{hint}", spec.from, wanted.image);
+        return Err(Failure::new(Exit::Absent, message).into());
+    };
+    let absent = |what: String| Failure::new(Exit::Absent, format!("{} has {what}", spec.from));
+    let number =
+        wanted.number.or(image.deployed).ok_or_else(|| absent(format!("no deployed version of {}", image.name)))?;
+    let record = image.version(number).cloned();
+    let id = VersionId { image: image.name.clone(), number };
+    Ok((image.clone(), record.ok_or_else(|| absent(format!("no version {id}")))?))
+}
+
+fn trusted(master: &Master, record: &VersionRecord) -> Result<(), Failure> {
+    let believed = master.believed();
+    let signer = believed.trust.signer(&record.statement);
+    signer.map(drop).map_err(|error| Failure::new(Exit::Verification, error.to_string()))
+}
+
+fn unreachable(error: FetchError) -> Failure {
+    Failure::new(Exit::Unreachable, error.to_string())
+}
+
+impl Fetching<'_> {
+    async fn file(&self, node: &Node<'_>) -> anyhow::Result<()> {
+        let blocks = block_count(node.size());
+        for first in (0..blocks).step_by(PAGE_BLOCKS as usize) {
+            let range = first..blocks.min(first + PAGE_BLOCKS);
+            let hashes = self.hashes(node, range.clone()).await?;
+            let (receiving, index, known, of) = (self.receiving.clone(), node.index(), hashes.clone(), range.clone());
+            let lacking = tokio::task::spawn_blocking(move || receiving.lacking(index, of, &known)).await?;
+            let lacking = lacking.map_err(Failure::from)?;
+            let missing: u64 = lacking.iter().map(|run| run.end - run.start).sum();
+            self.tell(range.end - range.start - missing);
+            let runs = lacking.into_iter().flat_map(pieces).map(|run| {
+                let known = hashes[(run.start - first) as usize..(run.end - first) as usize].to_vec();
+                self.run(node.index(), node.size(), run, known)
+            });
+            stream::iter(runs).buffer_unordered(RUNS_AT_ONCE).try_collect::<()>().await?;
+        }
+        Ok(())
+    }
+
+    async fn hashes(&self, node: &Node<'_>, blocks: Range<u64>) -> anyhow::Result<Vec<Hash>> {
+        if !node.is_paged() {
+            return Ok(blocks.filter_map(|block| node.inline_hash(block)).collect());
+        }
+        let number = blocks.start / PAGE_BLOCKS;
+        let page = self.patiently(|| self.sources.page(self.head, node.index(), number)).await?;
+        Ok((0..blocks.end - blocks.start).filter_map(|at| page.hash(at)).collect())
+    }
+
+    /// Fetches and keeps a run.
+    async fn run(&self, file: FileIndex, file_bytes: u64, blocks: Range<u64>, hashes: Vec<Hash>) -> anyhow::Result<()> {
+        let (root, count) = (self.head.root(), (blocks.end - blocks.start) as u32);
+        let run = Run { root, file, first: blocks.start, count };
+        let request = RunRequest { run, file_bytes, urgency: Urgency::Prefetch };
+        let all = self
+            .patiently(async || {
+                let fetched = self.sources.blocks(request, hashes.clone(), None);
+                fetched.map_ok(|block| block.bytes().clone()).try_collect::<Vec<_>>().await
+            })
+            .await?;
+        let (receiving, first) = (self.receiving.clone(), blocks.start);
+        let written = tokio::task::spawn_blocking(move || receiving.write(file, first, &all)).await?;
+        written.map_err(Failure::from)?;
+        self.fetched.fetch_add(count.into(), Ordering::Relaxed);
+        self.tell(count.into());
+        Ok(())
+    }
+
+    /// Asks again while the source is away, for a while.
+    async fn patiently<T>(&self, ask: impl AsyncFn() -> Result<T, FetchError>) -> anyhow::Result<T> {
+        let (mut first_failure, mut rounds) = (None, 0);
+        loop {
+            if self.cancel.load(Ordering::Relaxed) {
+                return Err(Failure::from(icbd_master::MasterError::Cancelled).into());
+            }
+            match ask().await {
+                Ok(done) => return Ok(done),
+                Err(error) if error.is_permanent() => {
+                    return Err(Failure::new(Exit::Verification, error.to_string()).into());
+                }
+                Err(error) => {
+                    let since = *first_failure.get_or_insert_with(Instant::now);
+                    rounds += 1;
+                    let left = PATIENCE.saturating_sub(since.elapsed());
+                    let waited = tokio::time::timeout(left, self.sources.pause(rounds)).await;
+                    if waited.is_err() {
+                        let message =
+                            format!("{error}; run the same command again, which goes on where this one stopped");
+                        return Err(Failure::new(Exit::Unreachable, message).into());
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell(&self, blocks: u64) {
+        let done = self.done.fetch_add(blocks, Ordering::Relaxed) + blocks;
+        let total: u64 = self.head.files().map(|node| block_count(node.size())).sum();
+        let (what, done_bytes, total_bytes) = ("receiving".to_owned(), done * BLOCK_BYTES, total * BLOCK_BYTES);
+        self.teller.tell(Event::Progress(Progress { what, done_bytes, total_bytes }));
+    }
+}
+
+fn pieces(run: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    // On the grid that caches ask on, so that the source encodes nothing twice.
+    let starts = std::iter::successors(Some(run.start), |at| Some((at / RUN_BLOCKS + 1) * RUN_BLOCKS));
+    starts
+        .take_while(move |start| *start < run.end)
+        .map(move |start| start..run.end.min((start / RUN_BLOCKS + 1) * RUN_BLOCKS))
+}

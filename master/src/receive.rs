@@ -1,0 +1,338 @@
+//! Receiving: a version that another master published becomes one of this repository, the same to the last byte.
+//!
+//! Its tree is put together under `receiving/`: from blocks that the caller has, verified, and from what it has in common
+//! with a version that is here. What a kill leaves there is gone on with: each block is compared with its hash. When it is
+//! whole it is published like any tree, hashed from its first byte to its last, and becomes a version only if its manifest
+//! is the one that was announced.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use icbd_image::{
+    BLOCK_BYTES, FileIndex, Hash, Head, ImageRecord, Kind, Run, Serial, VersionId, VersionRecord, block_len,
+};
+use icbd_snapshot::beneath::Beneath;
+use icbd_snapshot::{SnapshotError, Tree, Writable, furnish};
+use rustix::fs::{FallocateFlags, Mode, OFlags, XattrFlags};
+
+use crate::publish::{From, Given, New};
+use crate::repository::guard;
+use crate::serve::OpenVersion;
+use crate::{MasterError, Progress, PublishRequest, Published, Repository, trees};
+
+/// On the top directory of a tree that is received: the root that it is to have.
+const ROOT: &str = "user.icbd.receiving";
+
+/// A version on its way here. Dropping it leaves what came of it for the next time.
+#[derive(Debug)]
+pub struct Receiving {
+    repository: Arc<Repository>,
+    record: VersionRecord,
+    image_serial: Serial,
+    head: Head,
+    tree: Writable,
+    files: HashMap<FileIndex, Vec<u8>>,
+    base: Option<Arc<OpenVersion>>,
+    /// Files that share all with the base's until they are written.
+    shared: HashSet<FileIndex>,
+    /// Whether it was begun before: then nothing is taken for granted.
+    goes_on: bool,
+    _place: Place,
+}
+
+/// That nobody else receives the same version.
+#[derive(Debug)]
+struct Place {
+    repository: Arc<Repository>,
+    version: VersionId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        guard(&self.repository.receiving).remove(&self.version);
+    }
+}
+
+/// Where a version is put together, below the repository.
+fn receiving(version: &VersionId) -> PathBuf {
+    Path::new("receiving").join(version.image.as_str()).join(version.number.to_string())
+}
+
+impl Repository {
+    /// Begins to receive a version of `image`, as its repository lists it, or goes on with it.
+    ///
+    /// A repository without a version takes over the identity of the other one; any other has to be of the same.
+    pub fn receive(
+        self: &Arc<Self>,
+        image: &ImageRecord,
+        record: &VersionRecord,
+        head: Head,
+    ) -> Result<Receiving, MasterError> {
+        let version = record.statement.statement().version();
+        self.check_receivable(image, record)?;
+        if !guard(&self.receiving).insert(version.clone()) {
+            return Err(MasterError::ReceivedTwice(version));
+        }
+        let place = Place { repository: self.clone(), version: version.clone() };
+        let (tree, goes_on) = self.tree_to_receive(&version, &head)?;
+        let files = lay_out(&tree, &head)?;
+        let base = self.newest_sound(image);
+        let mut receiving = Receiving {
+            repository: self.clone(),
+            record: record.clone(),
+            image_serial: image.serial,
+            head,
+            tree,
+            files,
+            base,
+            shared: HashSet::new(),
+            goes_on,
+            _place: place,
+        };
+        if !goes_on {
+            receiving.shared = receiving.take_from_base()?;
+        }
+        Ok(receiving)
+    }
+
+    fn check_receivable(&self, image: &ImageRecord, record: &VersionRecord) -> Result<(), MasterError> {
+        let said = record.statement.statement();
+        let version = said.version();
+        let (mine, snapshot) = (self.id(), self.snapshot());
+        if said.repository != mine {
+            let is_empty = snapshot.listing.images.is_empty();
+            if !is_empty {
+                return Err(MasterError::ForeignVersion { version, theirs: said.repository, mine });
+            }
+            self.adopt(said.repository)?;
+            tracing::info!(repository = %said.repository, "an empty repository goes on as a copy of this one");
+        }
+        if let Some(here) = self.listing().image(&version.image) {
+            match here.version(version.number) {
+                Some(here) if here.root() == record.root() => return Err(MasterError::HereAlready(version)),
+                Some(_) => return Err(MasterError::OtherVersion(version)),
+                None if here.removed.contains(&version.number) => return Err(MasterError::RemovedHere(version)),
+                None => {}
+            }
+            if here.serial != image.serial {
+                return Err(MasterError::OtherVersion(version));
+            }
+        }
+        Ok(())
+    }
+
+    fn tree_to_receive(&self, version: &VersionId, head: &Head) -> Result<(Writable, bool), MasterError> {
+        let at = receiving(version);
+        let wanted = head.root().to_string();
+        match self.trees.writable(&at) {
+            Ok(tree) => {
+                let mut value = [0; 128];
+                let found = rustix::fs::fgetxattr(tree.directory(), ROOT, &mut value).unwrap_or(0);
+                if value[..found] == *wanted.as_bytes() {
+                    return Ok((tree, true));
+                }
+                trees::remove(&self.trees, &at)?;
+            }
+            Err(SnapshotError::Absent(_)) => {}
+            Err(_) => trees::remove(&self.trees, &at)?,
+        }
+        let tree = self.trees.create(&at)?;
+        rustix::fs::fsetxattr(tree.directory(), ROOT, wanted.as_bytes(), XattrFlags::empty())
+            .map_err(MasterError::io("mark", tree.path()))?;
+        Ok((tree, false))
+    }
+
+    /// The newest version of an image here that is what was published, as far as is known.
+    fn newest_sound(&self, image: &ImageRecord) -> Option<Arc<OpenVersion>> {
+        let listing = self.listing();
+        let here = listing.image(&image.name)?;
+        here.versions.iter().rev().find_map(|record| {
+            let version = record.statement.statement().version();
+            self.check_soundness(&version).ok()?;
+            OpenVersion::open_as(self, self.head(record.root()).ok()?, version).ok().map(Arc::new)
+        })
+    }
+}
+
+/// Makes the directories, and the files that have data, each at its size; where each of them is.
+fn lay_out(tree: &Writable, head: &Head) -> Result<HashMap<FileIndex, Vec<u8>>, MasterError> {
+    let beneath = open(tree)?;
+    let failed = |inside: &[u8]| MasterError::io("create", beneath.shown(inside));
+    let mut named = HashMap::from([(FileIndex::ROOT, Vec::new())]);
+    for directory in head.nodes().filter(|node| node.kind() == Kind::Directory) {
+        let above = named[&directory.index()].clone();
+        let opened = beneath.directory(&above).map_err(MasterError::io("open", beneath.shown(&above)))?;
+        for entry in head.entries(directory.index(), 0) {
+            let Some(node) = head.node(entry.node).filter(|node| !named.contains_key(&node.index())) else { continue };
+            let inside = icbd_snapshot::beneath::join(&above, entry.name);
+            match node.kind() {
+                Kind::Directory => match rustix::fs::mkdirat(&opened, entry.name, Mode::RWXU) {
+                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                    Err(error) => return Err(failed(&inside)(error)),
+                },
+                Kind::File if node.size() > 0 => {
+                    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+                    let made = rustix::fs::openat(&opened, entry.name, flags, Mode::RUSR | Mode::WUSR);
+                    let sized = made.and_then(|file| rustix::fs::ftruncate(&file, node.size()));
+                    sized.map_err(failed(&inside))?;
+                }
+                _ => continue,
+            }
+            named.insert(node.index(), inside);
+        }
+    }
+    named.retain(|index, _| head.node(*index).is_some_and(|node| node.kind() == Kind::File));
+    Ok(named)
+}
+
+fn open(tree: &Writable) -> Result<Beneath, MasterError> {
+    let directory = rustix::io::fcntl_dupfd_cloexec(tree.directory(), 0);
+    Ok(Beneath::from_open(directory.map_err(MasterError::io("open", tree.path()))?, tree.path().to_owned()))
+}
+
+impl Receiving {
+    pub fn version(&self) -> VersionId {
+        self.record.statement.statement().version()
+    }
+
+    /// Whether a part of it was here before.
+    pub fn goes_on(&self) -> bool {
+        self.goes_on
+    }
+
+    /// Shares with the version that is here what files of the same names hold, where the file system can.
+    fn take_from_base(&self) -> Result<HashSet<FileIndex>, MasterError> {
+        let mut shared = HashSet::new();
+        for (index, inside) in &self.files {
+            let Some((_, from)) = self.counterpart(*index) else { continue };
+            let to = self.file(*index)?;
+            if rustix::fs::ioctl_ficlone(&to, &from).is_ok() {
+                let size = self.head.node(*index).map_or(0, |node| node.size());
+                to.set_len(size).map_err(MasterError::io("write", self.tree.path().join(path(inside))))?;
+                shared.insert(*index);
+            }
+        }
+        Ok(shared)
+    }
+
+    /// The file of the same path in the version that blocks are taken from.
+    fn counterpart(&self, index: FileIndex) -> Option<(FileIndex, File)> {
+        let base = self.base.as_ref()?;
+        let found = base.head().resolve(self.files.get(&index)?)?;
+        base.head().node(found).filter(|node| node.kind() == Kind::File && node.size() > 0)?;
+        Some((found, base.open_file(found).ok()?.into()))
+    }
+
+    fn file(&self, index: FileIndex) -> Result<File, MasterError> {
+        let root = self.head.root();
+        let inside = self.files.get(&index).ok_or(MasterError::NoIndex { root, file: index })?;
+        let beneath = open(&self.tree)?;
+        let file = beneath.open_at(inside, OFlags::RDWR, Mode::empty());
+        Ok(file.map_err(MasterError::io("open", beneath.shown(inside)))?.into())
+    }
+
+    /// Which of some blocks of a file, that have these hashes, are not here; blocks of zeros are made holes, and what a
+    /// version here has is copied.
+    pub fn lacking(
+        &self,
+        index: FileIndex,
+        blocks: Range<u64>,
+        hashes: &[Hash],
+    ) -> Result<Vec<Range<u64>>, MasterError> {
+        let file = self.file(index)?;
+        let failed = |doing| MasterError::io(doing, self.tree.path().join(path(&self.files[&index])));
+        let size = self.head.node(index).map_or(0, |node| node.size());
+        let base = self.counterpart(index);
+        // What was just shared is what its hashes say, and the rest of a new file a hole; all is hashed in the end.
+        let is_shared = self.shared.contains(&index);
+        let known = base.as_ref().filter(|_| is_shared).and_then(|(found, _)| self.base_hashes(*found, &blocks));
+        let is_known = |at: usize, hash: &Hash| match (&known, is_shared) {
+            (Some(known), _) => known.get(at) == Some(hash),
+            (None, false) => !self.goes_on && hash.is_zero(),
+            (None, true) => false,
+        };
+        let mut lacking: Vec<Range<u64>> = Vec::new();
+        let (mut own, mut other) = (Vec::new(), Vec::new());
+        for (at, (block, hash)) in blocks.zip(hashes).enumerate() {
+            let (offset, len) = (block * BLOCK_BYTES, block_len(size, block));
+            if is_known(at, hash) {
+                continue;
+            }
+            own.resize(len, 0);
+            file.read_exact_at(&mut own, offset).map_err(failed("read"))?;
+            if Hash::of(&own) == *hash {
+                continue;
+            }
+            if hash.is_zero() {
+                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                let punched = rustix::fs::fallocate(&file, flags, offset, len as u64);
+                punched.map_err(std::io::Error::from).map_err(failed("punch"))?;
+                continue;
+            }
+            other.resize(len, 0);
+            let copied = base.as_ref().is_some_and(|(_, from)| from.read_exact_at(&mut other, offset).is_ok());
+            if copied && Hash::of(&other) == *hash {
+                file.write_all_at(&other, offset).map_err(failed("write"))?;
+                continue;
+            }
+            match lacking.last_mut() {
+                Some(last) if last.end == block => last.end += 1,
+                _ => lacking.push(block..block + 1),
+            }
+        }
+        Ok(lacking)
+    }
+
+    fn base_hashes(&self, index: FileIndex, blocks: &Range<u64>) -> Option<Vec<Hash>> {
+        let base = self.base.as_ref()?;
+        let end = base.head().node(index)?.blocks().min(blocks.end);
+        if end <= blocks.start {
+            return None;
+        }
+        let run = Run { root: base.head().root(), file: index, first: blocks.start, count: 1 };
+        self.repository.own_blocks(run).ok()?.hashes(blocks.start..end).ok()
+    }
+
+    /// Keeps a block, verified by the caller.
+    pub fn write(&self, index: FileIndex, first: u64, blocks: &[bytes::Bytes]) -> Result<(), MasterError> {
+        let file = self.file(index)?;
+        let mut offset = first * BLOCK_BYTES;
+        for bytes in blocks {
+            file.write_all_at(bytes, offset)
+                .map_err(MasterError::io("write", self.tree.path().join(path(&self.files[&index]))))?;
+            offset += bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes it a version, ready, once all blocks are here. On an error what is here stays for the next time.
+    pub fn finish(self, progress: &(dyn Fn(Progress) + Sync), cancel: &AtomicBool) -> Result<Published, MasterError> {
+        furnish(&self.tree, &self.head)?;
+        let (repository, version) = (self.repository.clone(), self.version());
+        let request = PublishRequest {
+            image: version.image.clone(),
+            path: self.tree.path().to_owned(),
+            raw: false,
+            note: self.record.note.clone(),
+            deploy: false,
+            sign: None,
+        };
+        let given = Given { statement: self.record.statement.clone(), image_serial: self.image_serial };
+        let at = receiving(&version);
+        let new = New { request: &request, from: From::Received(self.tree, given), parent: None };
+        let published = repository.publish_new(new, progress, cancel, |_| Ok(()))?;
+        trees::remove(&repository.trees, &at)?;
+        repository.free_deleted();
+        Ok(published)
+    }
+}
+
+fn path(inside: &[u8]) -> &Path {
+    Path::new(std::ffi::OsStr::from_bytes(inside))
+}

@@ -1,0 +1,168 @@
+//! Versions that go from one master to another: whole, by their difference, and never half.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use anyhow::{Context, Result, ensure};
+use icbd_tests::{
+    CacheServer, Fault, FileSystem, Lab, MIB, Master, Output, Proxy, Volume, compare_trees, icbd, sample_tree, solid,
+    wait_for,
+};
+use serde_json::Value;
+
+const ABSENT: i32 = 3;
+const REFUSED: i32 = 4;
+const UNREACHABLE: i32 = 6;
+const VERIFICATION: i32 = 7;
+const DISK: u64 = 24 * MIB;
+
+/// Blocks that are all different.
+fn content(version: u64) -> Vec<u8> {
+    let mut content = solid(version, DISK);
+    for (at, block) in content.chunks_mut(65_536).enumerate() {
+        block[..8].copy_from_slice(&(at as u64 + 1).to_le_bytes());
+    }
+    content
+}
+
+/// A master of two versions of a tree with everything in it, which differ in 3 MiB of their disk.
+fn first(lab: &Lab) -> Result<Master> {
+    let (tree, repo) = (lab.folder("tree")?, lab.path("first"));
+    sample_tree(&tree)?;
+    fs::write(tree.join("disk.raw"), content(1))?;
+    Master::publish_offline(&repo, "lab", &tree, &["--deploy", "-m", "the first"])?;
+    File::options().write(true).open(tree.join("disk.raw"))?.write_all_at(&solid(77, 2 * MIB), 5 * MIB)?;
+    File::options().write(true).open(tree.join("disk.raw"))?.write_all_at(&vec![0; MIB as usize], 9 * MIB)?;
+    fs::remove_file(tree.join("usr/share/link"))?;
+    Master::publish_offline(&repo, "lab", &tree, &[])?;
+    Master::start(lab, &repo)
+}
+
+/// A master without any version, on a file system of its own.
+fn second(lab: &Lab, file_system: FileSystem) -> Result<Master> {
+    let volume = Volume::new(lab, file_system, 512 * MIB)?;
+    Master::start(lab, &volume.path().join("second"))
+}
+
+fn replicate(to: &Master, version: &str, from: &str) -> Result<Output> {
+    replicate_at(to.socket(), version, from)
+}
+
+fn replicate_at(socket: &str, version: &str, from: &str) -> Result<Output> {
+    icbd(["image", "replicate", version, "--from", from, "--json", "--socket", socket])
+}
+
+fn number(done: &str, name: &str) -> Result<u64> {
+    serde_json::from_str::<Value>(done)?[name].as_u64().with_context(|| format!("no {name} in {done}"))
+}
+
+fn tree(master: &Master, number: u32) -> std::path::PathBuf {
+    master.repo().join(format!("versions/lab/{number}"))
+}
+
+/// A version that is replicated is the same to its last attribute, and only what no version there has is fetched.
+#[test]
+fn what_is_replicated_is_the_same_and_costs_its_difference() -> Result<()> {
+    for file_system in [FileSystem::Btrfs, FileSystem::Xfs, FileSystem::Ext4] {
+        let lab = Lab::new()?;
+        let from = first(&lab)?;
+        let to = second(&lab, file_system)?;
+        let done = replicate(&to, "lab", &from.url())?.ok()?;
+        ensure!(number(&done, "fetched_bytes")? >= DISK, "{file_system:?}: {done}");
+        compare_trees(&tree(&from, 1), &tree(&to, 1))?;
+        let done = replicate(&to, "lab@2", &from.url())?.ok()?;
+        let fetched = number(&done, "fetched_bytes")?;
+        ensure!((2 * MIB..4 * MIB).contains(&fetched), "{file_system:?}: {done}");
+        compare_trees(&tree(&from, 2), &tree(&to, 2))?;
+        ensure!(!to.repo().join("receiving/lab/2").exists(), "{file_system:?}: something is left behind");
+        let socket = to.socket();
+        for version in ["lab@1", "lab@2"] {
+            icbd(["image", "verify", version, "--socket", socket])?.ok()?;
+        }
+        icbd(["image", "list", "lab", "--socket", socket])?.prints(&["lab@1    ready", "the first"])?;
+        icbd(["image", "deploy", "lab@2", "--socket", socket])?.ok()?;
+        icbd(["log", "--socket", socket])?.prints(&[&format!("image replicate lab@2 --from {}", from.url())])?;
+
+        // What is published there next has a number of its own, and caches may have either of them as a source.
+        fs::write(lab.path("tree/usr/small"), "new")?;
+        ensure!(to.publish("lab", &lab.path("tree"), &[])? == "lab@3");
+        let cache = CacheServer::start_with(&lab, &[&from.url(), &to.url()], &Default::default())?;
+        ensure!(fs::read(cache.path("lab/1/disk.raw"))? == content(1), "{file_system:?}: wrong bytes");
+    }
+    Ok(())
+}
+
+/// Whoever receives a version and is killed goes on where it stopped, as often as that happens.
+#[test]
+fn what_was_interrupted_goes_on() -> Result<()> {
+    let lab = Lab::new()?;
+    let from = first(&lab)?;
+    let proxy = Proxy::start(from.address())?;
+    let mut to = second(&lab, FileSystem::Btrfs)?;
+    let (address, repo) = (to.address(), to.repo().to_owned());
+    // Before anything came, then twice with all but one run of the disk here.
+    for filter in ["/blocks/", "/64-", "/64-"] {
+        proxy.set(Fault::StallInBody, filter);
+        let (url, socket) = (proxy.url(), to.socket().to_owned());
+        std::thread::scope(|scope| -> Result<()> {
+            let running = scope.spawn(|| replicate_at(&socket, "lab@1", &url));
+            proxy.wait_stalled(1);
+            if filter != "/blocks/" {
+                let disk = repo.join("receiving/lab/1/disk.raw");
+                wait_for("the other runs", || {
+                    Ok(disk.metadata().is_ok_and(|found| found.blocks() * 512 >= DISK * 3 / 4).then_some(()))
+                })?;
+            }
+            to.daemon.kill_all()?;
+            drop(running.join().expect("no panic"));
+            Ok(())
+        })?;
+        ensure!(!repo.join("versions/lab/1").exists(), "half a version was published");
+        proxy.set(Fault::None, "");
+        to = Master::start_at(&lab, &repo, address, &[])?;
+        icbd(["image", "list", "lab", "--socket", to.socket()])?.failed_with(ABSENT)?;
+    }
+    let done = replicate(&to, "lab@1", &proxy.url())?.ok()?;
+    ensure!(number(&done, "fetched_bytes")? < DISK / 2, "{done}");
+    compare_trees(&tree(&from, 1), &tree(&to, 1)).map(drop)
+}
+
+/// What cannot be received says why, and leaves nothing that looks like a version.
+#[test]
+fn what_cannot_be_received_says_why() -> Result<()> {
+    let lab = Lab::new()?;
+    let from = first(&lab)?;
+    let to = second(&lab, FileSystem::Ext4)?;
+    let url = from.url();
+    replicate(&to, "lap@1", &url)?.failed_with(ABSENT)?.says(&["has no image lap", "did you mean"])?;
+    replicate(&to, "lab@9", &url)?.failed_with(ABSENT)?.says(&["no version lab@9"])?;
+    replicate(&to, "lab@1", "ftp://x")?.failed_with(2)?.says(&["ftp://x"])?;
+    replicate(&to, "lab@1", &url)?.ok()?;
+    replicate(&to, "lab@1", &url)?.failed_with(REFUSED)?.says(&["lab@1 is here already"])?;
+
+    // A repository with versions of its own never becomes a copy.
+    let own = lab.path("own");
+    Master::publish_offline(&own, "other", &lab.path("tree"), &[])?;
+    let own = Master::start(&lab, &own)?;
+    replicate(&own, "lab@1", &url)?
+        .failed_with(REFUSED)?
+        .says(&["belongs to the repository", "replicate it to a repository that is empty"])?;
+
+    // Blocks that are not what they should be are never kept.
+    let proxy = Proxy::start(from.address())?;
+    proxy.set(Fault::Corrupt, "/blocks/");
+    to.daemon.allow_log("wrong block");
+    to.daemon.allow_log("image replicate");
+    let failed = replicate(&to, "lab@2", &proxy.url())?;
+    ensure!([UNREACHABLE, VERIFICATION].contains(&failed.code), "code {}: {}", failed.code, failed.stderr);
+    ensure!(!tree(&to, 2).exists());
+    drop(proxy);
+
+    // A version here that was altered by hand gives nothing wrong to the next.
+    File::options().write(true).open(tree(&to, 1).join("disk.raw"))?.write_all_at(b"x", 20 * MIB)?;
+    to.daemon.allow_log("altered behind the master's back");
+    let done = replicate(&to, "lab@2", &url)?;
+    let done = if done.code == VERIFICATION { replicate(&to, "lab@2", &url)? } else { done };
+    done.ok()?;
+    compare_trees(&tree(&from, 2), &tree(&to, 2)).map(drop)
+}
