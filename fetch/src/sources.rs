@@ -143,6 +143,11 @@ impl Sources {
         self.gate.demands()
     }
 
+    /// How many requests of [`Urgency::Stream`] and [`Urgency::Readahead`] there were so far.
+    pub fn streams(&self) -> u64 {
+        self.gate.streams()
+    }
+
     /// Blocks that were asked for and have not come yet.
     pub fn asked_blocks(&self) -> u32 {
         self.gate.asked_blocks()

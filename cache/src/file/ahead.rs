@@ -33,6 +33,8 @@ const RUN_BLOCKS: u32 = 32;
 const SCAN_BYTES: u64 = 2 << 20;
 /// So often it is looked whether others wait.
 const LOOK_BYTES: u64 = 1 << 20;
+/// Who goes on reading over so many zeros reads a disk from one end to the other: there are none in what a boot loads.
+const DISK_ZEROS: u64 = 512 << 10;
 
 /// The streams in one file.
 #[derive(Debug, Default)]
@@ -46,16 +48,31 @@ struct Stream {
     read: u64,
     /// Where what was asked for ends, in bytes.
     asked: u64,
+    /// Of what was read last, bytes on end that are zero.
+    zeros: u64,
+    /// Whether it reads a disk from one end to the other. Then what it lacks is no demand, and others' long streams count.
+    is_disk: bool,
     others: Others,
+}
+
+/// What a read was for, as far as it is known.
+#[derive(Debug, Clone, Copy, Default)]
+struct About {
+    /// All of it is zero.
+    is_zero: bool,
+    /// Requests of all readers so far: of demand, and for long streams.
+    demands: u64,
+    streams: u64,
 }
 
 /// Whether others waited for something while a stream was read.
 #[derive(Debug, Clone, Copy)]
 struct Others {
     are_waiting: bool,
-    /// How much the stream had read, and how many requests of demand there were, at the last look.
+    /// How much the stream had read, and how many requests there were, at the last look.
     read: u64,
     demands: u64,
+    streams: u64,
 }
 
 /// What a read means for its stream.
@@ -64,6 +81,8 @@ pub(super) struct Noted {
     /// The bytes to fetch now, if any.
     ask: Option<Range<u64>>,
     is_long: bool,
+    is_disk: bool,
+    /// It has to leave room for others.
     is_scan: bool,
 }
 
@@ -71,7 +90,7 @@ impl Noted {
     /// How urgent what the read lacks is; what boots are known to read is no scan.
     pub(super) fn urgency(&self, is_expected: impl FnOnce() -> bool) -> Urgency {
         match self {
-            Noted { is_scan: true, .. } if !is_expected() => Urgency::Scan,
+            Noted { is_scan, is_disk, .. } if (*is_scan || *is_disk) && !is_expected() => Urgency::Scan,
             Noted { is_long: true, .. } => Urgency::Stream,
             _ => Urgency::Demand,
         }
@@ -79,43 +98,52 @@ impl Noted {
 }
 
 impl Ahead {
-    fn note(&self, read: &Range<u64>, size: u64, demands: u64) -> Noted {
+    fn note(&self, read: &Range<u64>, size: u64, about: About) -> Noted {
+        let About { demands, streams: long, .. } = about;
         let mut streams = self.0.lock().expect("no panic under this lock");
         let near = |stream: &Stream| read.start <= stream.next + SLACK_BYTES && read.end + SLACK_BYTES >= stream.next;
         let Some(at) = streams.iter().position(near) else {
             streams.truncate(STREAMS_MAX - 1);
-            let others = Others { are_waiting: false, read: 0, demands };
-            streams.insert(0, Stream { next: read.end, read: read.end - read.start, asked: read.end, others });
+            let others = Others { are_waiting: false, read: 0, demands, streams: long };
+            let read_bytes = read.end - read.start;
+            let begun = Stream { next: read.end, read: read_bytes, asked: read.end, zeros: 0, is_disk: false, others };
+            streams.insert(0, begun);
             return Noted::default();
         };
         // The one that was used last is first.
         streams[..=at].rotate_right(1);
         let stream = &mut streams[0];
-        stream.look(demands);
+        stream.look(about);
         let is_long = stream.read >= READ_BYTES_MIN;
-        let is_scan = stream.read >= SCAN_BYTES && stream.others.are_waiting;
+        if read.end > stream.next {
+            stream.zeros = if about.is_zero { stream.zeros + (read.end - stream.next) } else { 0 };
+            stream.is_disk |= stream.zeros >= DISK_ZEROS;
+        }
+        let is_disk = stream.is_disk;
+        let is_scan = (is_disk || stream.read >= SCAN_BYTES) && stream.others.are_waiting;
         if read.end <= stream.next {
-            return Noted { ask: None, is_long, is_scan };
+            return Noted { ask: None, is_long, is_disk, is_scan };
         }
         stream.read += read.end - stream.next;
         stream.next = read.end;
         stream.asked = stream.asked.max(read.end);
         let window = if stream.read < READ_BYTES_MIN { 0 } else { (stream.read / WINDOW_SHARE).min(WINDOW_BYTES_MAX) };
         if stream.asked - stream.next > window / 2 || stream.asked >= size {
-            return Noted { ask: None, is_long, is_scan };
+            return Noted { ask: None, is_long, is_disk, is_scan };
         }
         let ask = stream.asked..size.min(stream.next + window);
         stream.asked = stream.asked.max(ask.end);
-        Noted { ask: (!ask.is_empty()).then_some(ask), is_long, is_scan }
+        Noted { ask: (!ask.is_empty()).then_some(ask), is_long, is_disk, is_scan }
     }
 }
 
 impl Stream {
-    /// A long stream's own misses are not among `demands`.
-    fn look(&mut self, demands: u64) {
-        let Others { read, demands: before, .. } = self.others;
-        if self.read >= read + LOOK_BYTES {
-            self.others = Others { are_waiting: demands > before, read: self.read, demands };
+    /// A long stream's own misses are not among the demands, and one of a disk's not among those of streams either.
+    fn look(&mut self, About { demands, streams, .. }: About) {
+        let before = self.others;
+        if self.read >= before.read + LOOK_BYTES {
+            let are_waiting = demands > before.demands || self.is_disk && streams > before.streams;
+            self.others = Others { are_waiting, read: self.read, demands, streams };
         }
     }
 }
@@ -123,12 +151,15 @@ impl Stream {
 impl File {
     /// Takes note of a read.
     pub(super) fn note_stream(&self, read: &Range<u64>) -> Noted {
-        self.ahead.note(read, self.size, self.version.core().sources.demands())
+        let sources = &self.version.core().sources;
+        let is_zero = blocks_of(read).all(|block| self.is_zero(block));
+        let about = About { is_zero, demands: sources.demands(), streams: sources.streams() };
+        self.ahead.note(read, self.size, about)
     }
 
     /// Has the next part of a read's stream fetched. Never blocks.
     pub(super) fn read_ahead(self: &Arc<Self>, noted: Noted) {
-        let Some(ask) = noted.ask else { return };
+        let Noted { ask: Some(ask), is_scan, is_disk, .. } = noted else { return };
         let blocks = blocks_of(&ask);
         if self.is_readable(blocks.clone()) {
             return;
@@ -140,7 +171,11 @@ impl File {
             let mut start = blocks.start;
             while start < blocks.end && !file.is_readable(start..blocks.end) {
                 // Ahead of a scan nothing is fetched in the way of others.
-                let urgency = if noted.is_scan { Urgency::Prefetch } else { Urgency::Readahead };
+                let urgency = match (is_scan, is_disk) {
+                    (true, _) => Urgency::Prefetch,
+                    (false, true) => Urgency::Guess,
+                    (false, false) => Urgency::Readahead,
+                };
                 let left = u32::try_from(blocks.end - start).unwrap_or(RUN_BLOCKS);
                 let leave = sources.leave(urgency, RUN_BLOCKS.min(left)).await;
                 let known = &hashes[(start - blocks.start) as usize..];
@@ -166,7 +201,7 @@ mod tests {
         let mut asked = 0;
         for at in (0..64 << 20).step_by(128 << 10) {
             let read = at..at + (128 << 10);
-            if let Some(ask) = ahead.note(&read, SIZE, 0).ask {
+            if let Some(ask) = ahead.note(&read, SIZE, About::default()).ask {
                 assert!(read.end >= READ_BYTES_MIN && ask.start >= asked);
                 assert!(ask.end - read.end <= WINDOW_BYTES_MAX.min(read.end));
                 asked = ask.end;
@@ -183,7 +218,7 @@ mod tests {
             let start = at * 7_919 * (1 << 20) % SIZE;
             for piece in 0..7 {
                 let start = start + piece * (128 << 10);
-                assert_eq!(ahead.note(&(start..start + (128 << 10)), SIZE, 0), Noted::default(), "{at}");
+                assert_eq!(ahead.note(&(start..start + (128 << 10)), SIZE, About::default()), Noted::default(), "{at}");
             }
         }
     }
@@ -192,10 +227,10 @@ mod tests {
     fn nothing_is_asked_past_the_end() {
         let ahead = Ahead::default();
         let size = READ_BYTES_MIN + 2 * BLOCK_BYTES;
-        assert_eq!(ahead.note(&(0..BLOCK_BYTES), size, 0).ask, None);
+        assert_eq!(ahead.note(&(0..BLOCK_BYTES), size, About::default()).ask, None);
         let rest = READ_BYTES_MIN..size;
-        assert_eq!(ahead.note(&(BLOCK_BYTES..READ_BYTES_MIN), size, 0).ask, Some(rest.clone()));
-        assert_eq!(ahead.note(&rest, size, 0).ask, None);
+        assert_eq!(ahead.note(&(BLOCK_BYTES..READ_BYTES_MIN), size, About::default()).ask, Some(rest.clone()));
+        assert_eq!(ahead.note(&rest, size, About::default()).ask, None);
     }
 
     /// Only what comes between a stream's reads makes it a scan, and only for as long.
@@ -206,12 +241,32 @@ mod tests {
             let reads = (from << 20..to << 20).step_by(128 << 10);
             let noted = reads.map(|at| {
                 demands += others;
-                ahead.note(&(at..at + (128 << 10)), SIZE, demands).is_scan
+                ahead.note(&(at..at + (128 << 10)), SIZE, About { demands, ..About::default() }).is_scan
             });
             noted.collect()
         };
         assert!(!scans(0, 16, 0).contains(&true), "it is alone");
         assert!(!scans(18, 32, 1)[24..].contains(&false), "others wait");
         assert!(!scans(32, 48, 0)[12..].contains(&true), "alone again");
+    }
+
+    /// Who reads on over zeros reads a disk, for good, and makes room while others have misses or long streams.
+    #[test]
+    fn who_reads_on_over_zeros_reads_a_disk() {
+        let (ahead, piece) = (Ahead::default(), 128 << 10);
+        let note = |at: u64, about: About| ahead.note(&(at * piece..(at + 1) * piece), SIZE, about);
+        let zero = About { is_zero: true, ..About::default() };
+        assert!((0..4).all(|at| !note(at, zero).is_disk), "a few are in many files");
+        assert!(note(4, About::default()) == Noted::default() && !note(5, zero).is_disk, "not on end");
+        assert!((6..9).map(|at| note(at, zero)).last().is_some_and(|noted| noted.is_disk && !noted.is_scan));
+        let alone = note(9, About::default());
+        assert_eq!(
+            (alone.is_scan, alone.urgency(|| false), alone.urgency(|| true)),
+            (false, Urgency::Scan, Urgency::Stream)
+        );
+        // Others' streams count now.
+        let beside: Vec<bool> =
+            (10..26).map(|at| note(at, About { streams: at, ..About::default() }).is_scan).collect();
+        assert!(beside[8..].iter().all(|is_scan| *is_scan), "{beside:?}");
     }
 }

@@ -103,7 +103,7 @@ impl File {
     }
 
     /// Whether the block is known to be zero, from memory.
-    fn is_zero(&self, block: u64) -> bool {
+    pub(super) fn is_zero(&self, block: u64) -> bool {
         self.version.hash_at_hand(self.index, block).is_some_and(|hash| hash.is_zero())
     }
 }

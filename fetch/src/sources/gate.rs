@@ -32,6 +32,8 @@ pub(super) struct Gate {
     state: Mutex<State>,
     /// Requests of demand so far.
     demands: AtomicU64,
+    /// Requests of and ahead of long streams so far.
+    streams: AtomicU64,
     changed: Notify,
 }
 
@@ -81,11 +83,18 @@ impl Gate {
             waiting: Default::default(),
             next_ticket: 0,
         };
-        Gate { state: Mutex::new(state), demands: AtomicU64::new(0), changed: Notify::new() }
+        Gate {
+            state: Mutex::new(state),
+            demands: AtomicU64::new(0),
+            streams: AtomicU64::new(0),
+            changed: Notify::new(),
+        }
     }
 
     /// Waits until at least one of `most` blocks may be asked for.
     pub(super) async fn enter(self: &Arc<Self>, urgency: Urgency, most: u32) -> Leave {
+        let is_of_stream = [Urgency::Stream, Urgency::Readahead].contains(&urgency);
+        self.streams.fetch_add(is_of_stream.into(), Ordering::Relaxed);
         let ticket = {
             let mut state = self.lock();
             if urgency >= Urgency::Stream {
@@ -141,6 +150,10 @@ impl Gate {
 
     pub(super) fn demands(&self) -> u64 {
         self.demands.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn streams(&self) -> u64 {
+        self.streams.load(Ordering::Relaxed)
     }
 
     pub(super) fn asked_blocks(&self) -> u32 {
@@ -199,7 +212,10 @@ impl State {
                 let awaited = [Urgency::Demand, Urgency::Stream, Urgency::Scan];
                 awaited.into_iter().filter_map(|urgency| self.active_until(urgency, now)).max()
             }
-            Urgency::Scan => self.active_until(Urgency::Demand, now),
+            Urgency::Scan => {
+                let others = [Urgency::Demand, Urgency::Stream];
+                others.into_iter().filter_map(|urgency| self.active_until(urgency, now)).max()
+            }
             _ => None,
         }
     }
