@@ -24,6 +24,7 @@ use crate::ledger::Ledger;
 use crate::losses::Losses;
 use crate::pins::Pins;
 use crate::profiles::Profiles;
+use crate::settings::Quota;
 use crate::spoilt::SpoiltList;
 use crate::version::{Residency, Versions};
 use crate::waiting::WaitingList;
@@ -71,6 +72,7 @@ pub(crate) struct Core {
     offline_wait_ms: AtomicU64,
     /// Room on the disk that prefetch leaves; `None`: a share of it.
     pub(crate) reserve_bytes: Option<u64>,
+    pub(crate) quota: Option<Quota>,
     /// When background fill may use the whole line.
     pub(crate) window: Option<Window>,
     pub(crate) stop: CancellationToken,
@@ -109,6 +111,7 @@ impl Core {
             demand_runtime: settings.demand_runtime.clone().unwrap_or_else(Handle::current),
             offline_wait_ms: AtomicU64::new(millis(settings.offline_wait)),
             reserve_bytes: settings.reserve_bytes,
+            quota: settings.quota,
             window: settings.window,
             sources,
             disk,

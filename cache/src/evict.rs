@@ -136,7 +136,8 @@ impl Core {
         self.blocking(move || {
             let Space { free_bytes, size_bytes } = core.disk.space().ok()?;
             let usual = (size_bytes / RESERVE_SHARE).min(RESERVE_BYTES_MAX);
-            Some(Room { free_bytes, reserve_bytes: core.reserve_bytes.unwrap_or(usual) })
+            let beyond_quota = core.quota.map_or(0, |quota| quota.leaves(size_bytes));
+            Some(Room { free_bytes, reserve_bytes: core.reserve_bytes.unwrap_or(usual).max(beyond_quota) })
         })
         .await
     }

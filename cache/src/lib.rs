@@ -61,7 +61,7 @@ pub use prefetch::{
 };
 pub use refresh::Refresh;
 pub use seal::SealReport;
-pub use settings::Settings;
+pub use settings::{Quota, Settings};
 pub use spoilt::Spoilt;
 pub use status::{CacheStatus, VersionStatus};
 pub use verify::{BadBlock, Pace, VerifyProgress, VerifyReport};

@@ -7,6 +7,28 @@ use tokio::runtime::Handle;
 
 use crate::Window;
 
+/// A part of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quota {
+    Bytes(u64),
+    /// At most 100.
+    Percent(u8),
+}
+
+impl Quota {
+    fn of(self, size_bytes: u64) -> u64 {
+        match self {
+            Quota::Bytes(bytes) => bytes.min(size_bytes),
+            Quota::Percent(percent) => (u128::from(size_bytes) * u128::from(percent.min(100)) / 100) as u64,
+        }
+    }
+
+    /// What has to stay free of so many bytes.
+    pub(crate) fn leaves(self, size_bytes: u64) -> u64 {
+        size_bytes - self.of(size_bytes)
+    }
+}
+
 /// Settings of one cache.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -25,6 +47,9 @@ pub struct Settings {
     pub demand_runtime: Option<Handle>,
     /// Room on the disk that prefetch leaves for what is read; `None`: a twentieth of the disk, at most 20 GiB.
     pub reserve_bytes: Option<u64>,
+    /// How full the store's file system may become; beyond it, versions that nobody needs go. `None`: as full as the
+    /// reserve leaves it.
+    pub quota: Option<Quota>,
     /// When background fill may use the whole line; `None`: always.
     pub window: Option<Window>,
 }
@@ -40,6 +65,7 @@ impl Settings {
             versions_memory_bytes: 32 << 20,
             demand_runtime: None,
             reserve_bytes: None,
+            quota: None,
             window: None,
         }
     }

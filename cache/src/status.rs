@@ -10,6 +10,7 @@ use crate::core::Core;
 use crate::health::StoreState;
 use crate::ledger::Tally;
 use crate::local::{Choice, LocalRollback};
+use crate::pins::Pin;
 use crate::version::Residency;
 use crate::view::{Object, View};
 use crate::waiting::{GivenUp, Waiting};
@@ -45,6 +46,8 @@ pub struct VersionStatus {
     pub complete: bool,
     /// When this cache found it complete; gone when it no longer is.
     pub complete_since: Option<SystemTime>,
+    /// What keeps it here whatever room is lacking.
+    pub pin: Option<Pin>,
     /// Since when it is sealed.
     pub sealed_since: Option<SystemTime>,
     /// Whether a prefetch job is at it.
@@ -93,6 +96,7 @@ impl Core {
                 residency,
                 complete,
                 complete_since: since.filter(|_| complete),
+                pin: self.pins.get(serial),
                 sealed_since: self.sealed_since(serial),
                 filling: false,
                 fallback: fallbacks.contains(&serial),

@@ -160,6 +160,9 @@ pub(crate) struct VersionReport {
     pub boot_set_since: Option<i64>,
     /// The same of being sealed.
     pub sealed_since: Option<i64>,
+    /// Who pinned it, if it is pinned.
+    #[serde(default)]
+    pub pinned_by: Option<String>,
     /// Whether a prefetch job is at it.
     pub filling: bool,
     /// Whether it was deployed before the version that is now.

@@ -12,7 +12,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use icbd_cache::Window;
+use icbd_cache::{Quota, Window};
 use icbd_image::Trust;
 use icbd_master::Retention;
 use icbd_wire::Codec;
@@ -71,6 +71,7 @@ pub(crate) struct CacheSettings {
     pub in_flight_bytes: u64,
     /// Room that prefetch leaves on the disk; `None`: a share of it.
     pub reserve_bytes: Option<u64>,
+    pub quota: Option<Quota>,
     pub window: Option<Window>,
     pub seal_when: SealWhen,
     pub trust: TrustSettings,
@@ -208,6 +209,7 @@ impl Settings {
             offline_wait: file.mount.offline_wait.map(|span| span.0).unwrap_or_default(),
             in_flight_bytes: file.memory.in_flight.map(|bytes| bytes.0).unwrap_or_default(),
             reserve_bytes: file.store.min_free.map(|bytes| bytes.0),
+            quota: file.store.quota.map(|portion| portion.0),
             window: window(&file.window),
             seal_when: file.store.seal_when.unwrap_or(SealWhen::Never),
             trust: self.trust(),

@@ -52,6 +52,7 @@ fn room_is_made_for_what_is_needed() -> Result<()> {
         let (_master, _proxy, cache) = site(&lab, file_system, bytes)?;
         cache.prefetch_all("lab@1")?;
         cache.command(&["image", "pin", "lab@1", "-m", "for the exam"])?.ok()?;
+        cache.command(&["status"])?.prints(&["ready, pinned"])?;
         cache.prefetch_all("lab@2")?;
         let other = cache.store().parent().context("a volume")?.join("other");
         // Something else takes what is left, but for more than half of what the third version and the reserve need.

@@ -258,7 +258,8 @@ mod tests {
         let zero = About { is_zero: true, ..About::default() };
         assert!((0..4).all(|at| !note(at, zero).is_disk), "a few are in many files");
         assert!(note(4, About::default()) == Noted::default() && !note(5, zero).is_disk, "not on end");
-        assert!((6..9).map(|at| note(at, zero)).last().is_some_and(|noted| noted.is_disk && !noted.is_scan));
+        let disk = (6..9).fold(Noted::default(), |_, at| note(at, zero));
+        assert!(disk.is_disk && !disk.is_scan);
         let alone = note(9, About::default());
         assert_eq!(
             (alone.is_scan, alone.urgency(|| false), alone.urgency(|| true)),

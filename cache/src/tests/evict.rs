@@ -9,7 +9,7 @@ use icbd_image::{Serial, Timestamp, VersionId, VersionRecord};
 
 use super::rig::{BLOCK, Rig, block_of, content};
 use crate::disk::memory::MemoryDisk;
-use crate::{CacheError, Order, Pin, ReadNow, Stay, What};
+use crate::{CacheError, Order, Pin, Quota, ReadNow, Stay, What};
 
 const BLOCKS: u64 = 24;
 
@@ -199,4 +199,22 @@ async fn readers_notice_nothing() {
         assert!(reader.await.unwrap() > 10, "a reader hardly read");
     }
     rig.cache.close().await;
+}
+
+/// What a quota leaves free is kept free, as much as the reserve at least.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_is_room_that_stays_free() {
+    for (quota, reserve) in [
+        (None, 7),
+        (Some(Quota::Percent(75)), 1 << 38),
+        (Some(Quota::Bytes(3 << 38)), 1 << 38),
+        (Some(Quota::Bytes(u64::MAX)), 7),
+        (Some(Quota::Percent(100)), 7),
+    ] {
+        let set = |settings: &mut crate::Settings| (settings.quota, settings.reserve_bytes) = (quota, Some(7));
+        let rig = Rig::with(MemoryDisk::new(1), set).await;
+        // The disk has 1 TiB.
+        assert_eq!(rig.cache.room().await.unwrap().unwrap().reserve_bytes, reserve, "{quota:?}");
+        rig.cache.close().await;
+    }
 }

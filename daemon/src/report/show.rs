@@ -105,14 +105,13 @@ fn show_source(source: &SourceReport) -> String {
 
 fn version_row(version: &VersionReport) -> Vec<String> {
     let local = if version.complete { "100 %".to_owned() } else { percent(version.resident_bytes, version.bytes) };
+    // What its master calls it counts for more: a fallback that is about to go is no fallback for long.
+    let is_fallback = version.fallback && version.state == VersionState::Ready;
+    let state = if is_fallback { "fallback".to_owned() } else { version.state.to_string() };
+    let pinned = if version.pinned_by.is_some() { ", pinned" } else { "" };
     vec![
         version.version.to_string(),
-        // What its master calls it counts for more: a fallback that is about to go is no fallback for long.
-        if version.fallback && version.state == VersionState::Ready {
-            "fallback".to_owned()
-        } else {
-            version.state.to_string()
-        },
+        format!("{state}{pinned}"),
         local,
         ready(version),
         version.open_handles.to_string(),

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use jiff::civil::Time;
 use serde::{Deserialize, Serialize};
 
-use super::quantity::{BitRate, ByteCount, Hours, Span};
+use super::quantity::{BitRate, ByteCount, Hours, Portion, Span};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -80,6 +80,9 @@ pub(crate) struct Store {
     /// Without it, a share of the disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_free: Option<ByteCount>,
+    /// Without it, as full as `min_free` leaves it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Portion>,
     pub seal_when: Option<SealWhen>,
 }
 

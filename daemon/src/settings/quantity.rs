@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use icbd_cache::Quota;
 use jiff::civil::Time;
 
 /// A length of time: a whole number and one of `ms s m h d`.
@@ -17,6 +18,10 @@ pub(crate) struct ByteCount(pub u64);
 /// A rate above zero: a whole number and one of `kbit Mbit Gbit kB/s MB/s GB/s KiB/s MiB/s GiB/s`. In bytes a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BitRate(u64);
+
+/// A part of a file system: a size, or a share of 1 to 100 percent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Portion(pub Quota);
 
 /// Hours of the day: `19:00-07:00`, or `always`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +98,19 @@ impl BitRate {
     }
 }
 
+impl FromStr for Portion {
+    type Err = QuantityError;
+
+    fn from_str(text: &str) -> Result<Portion, QuantityError> {
+        let expected = "a share such as \"80%\" (1 to 100), or a size such as \"400GiB\"";
+        let quota = match text.strip_suffix('%') {
+            Some(percent) => percent.parse().ok().filter(|percent| (1..=100).contains(percent)).map(Quota::Percent),
+            None => parse(text, &BYTE_UNITS, expected).ok().map(Quota::Bytes),
+        };
+        quota.map(Portion).ok_or_else(|| QuantityError { text: text.chars().take(40).collect(), expected })
+    }
+}
+
 impl FromStr for Hours {
     type Err = QuantityError;
 
@@ -124,6 +142,15 @@ impl fmt::Display for Span {
 impl fmt::Display for ByteCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_largest(f, self.0, &BYTE_UNITS)
+    }
+}
+
+impl fmt::Display for Portion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Quota::Percent(percent) => write!(f, "{percent}%"),
+            Quota::Bytes(bytes) => write!(f, "{}", ByteCount(bytes)),
+        }
     }
 }
 
@@ -171,6 +198,7 @@ macro_rules! serde_as_text {
 
 serde_as_text!(Span);
 serde_as_text!(ByteCount);
+serde_as_text!(Portion);
 serde_as_text!(BitRate);
 serde_as_text!(Hours);
 
@@ -185,6 +213,12 @@ mod tests {
             (span("120s"), span("5m"), span("250ms"), span("2 h")),
             (Ok(120_000), Ok(300_000), Ok(250), Ok(7_200_000))
         );
+        for portion in ["80%", "400GiB"] {
+            assert_eq!(portion.parse::<Portion>().unwrap().to_string(), portion);
+        }
+        for text in ["0%", "101%", "%", "80", "-1%", "1.5%"] {
+            assert!(text.parse::<Portion>().is_err(), "{text}");
+        }
         let bytes = |text: &str| text.parse::<ByteCount>().map(|bytes| bytes.0);
         assert_eq!((bytes("64MiB"), bytes("3B")), (Ok(64 << 20), Ok(3)));
         for text in ["", "s", "12", "12 parsecs", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615d"] {

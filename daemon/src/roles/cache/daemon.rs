@@ -105,6 +105,7 @@ async fn open(
         offline_wait: settings.offline_wait,
         demand_runtime: Some(demand.clone()),
         reserve_bytes: settings.reserve_bytes,
+        quota: settings.quota,
         window: settings.window,
         ..icbd_cache::Settings::new(&settings.store)
     };

@@ -292,6 +292,7 @@ fn version(record: &VersionRecord, held: Option<&VersionStatus>, open_handles: u
         complete: held.is_some_and(|held| held.complete),
         complete_since: held.and_then(|held| held.complete_since).map(|since| Timestamp::from(since).seconds),
         boot_set_since: None,
+        pinned_by: held.and_then(|held| held.pin.as_ref()).map(|pin| pin.by.clone()),
         sealed_since: held.and_then(|held| held.sealed_since).map(|since| Timestamp::from(since).seconds),
         filling: held.is_some_and(|held| held.filling),
         fallback: held.is_some_and(|held| held.fallback),
