@@ -282,7 +282,8 @@ impl Cache {
         version: &VersionId,
         progress: impl FnMut(VerifyProgress) + Send,
     ) -> Result<VerifyReport, CacheError> {
-        Ok(self.core.verify(version, Pace::default(), progress).await?.0)
+        let verified = self.core.stop.run_until_cancelled(self.core.verify(version, Pace::default(), progress)).await;
+        Ok(verified.unwrap_or(Err(CacheError::Closed))?.0)
     }
 
     /// The same at a pace, and what is wrong is fetched again at once. How many blocks were mended.
@@ -292,7 +293,8 @@ impl Cache {
         pace: Pace,
         progress: impl FnMut(VerifyProgress) + Send,
     ) -> Result<(VerifyReport, u64), CacheError> {
-        let (report, spoilt) = self.core.verify(version, pace, progress).await?;
+        let verified = self.core.stop.run_until_cancelled(self.core.verify(version, pace, progress)).await;
+        let (report, spoilt) = verified.unwrap_or(Err(CacheError::Closed))?;
         let mut mended = 0;
         for (file, block) in spoilt {
             match file.fetch_again(&[block]).await {
@@ -314,7 +316,9 @@ impl Cache {
         pace: Pace,
         progress: impl FnMut(VerifyProgress) + Send,
     ) -> Result<SealReport, CacheError> {
-        self.core.seal(version, pace, progress).await
+        // A stop waits for no verification.
+        let sealed = self.core.stop.run_until_cancelled(self.core.seal(version, pace, progress)).await;
+        sealed.unwrap_or(Err(CacheError::Closed))
     }
 
     /// All that is known of boots of a version: its own observations, those that sources told of, and, while

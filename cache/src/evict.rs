@@ -153,6 +153,8 @@ impl Version {
         core.disk.sync(Barrier::Everything).map_err(failed)?;
         let before = free();
         filling.thaw(self).map_err(failed)?;
+        // A clone that is being verified holds all of it.
+        core.disk.remove(&layout::sealing(self.id())).map_err(failed)?;
         let files: Vec<(FileIndex, u64, u64)> =
             self.head().files().map(|node| (node.index(), node.blocks(), node.size())).collect();
         for (index, blocks, size) in files {

@@ -33,6 +33,8 @@ pub(crate) struct Filling {
     /// Where it is once it does not change any more.
     sealed: PathBuf,
     is_sealed: AtomicBool,
+    /// Whether what was sealed may come back at the next start.
+    is_leaving: AtomicBool,
     pub(crate) resident: Resident,
     incarnation: Incarnation,
     /// Counts the trees that were made, empty, in the place of one that somebody took away: what is open of an earlier one is
@@ -125,6 +127,7 @@ impl Filling {
             filling: layout::tree(version.id()),
             sealed: layout::sealed(version.id()),
             is_sealed: is_sealed.into(),
+            is_leaving: false.into(),
             resident,
             incarnation,
             generation: AtomicU64::new(0),

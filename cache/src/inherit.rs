@@ -198,7 +198,11 @@ impl Same {
         if source.whole_backing().is_err() {
             return Ok(());
         }
-        core.disk.reflink(&from, &to)?;
+        match core.disk.reflink(&from, &to) {
+            // Its version was sealed or thawed just now: it gives nothing this time.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            shared => shared?,
+        }
         drop(guard);
         let size = version.head().node(self.file).map_or(0, |node| node.size());
         let file = core.disk.open(&to, Missing::Fail)?;

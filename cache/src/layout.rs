@@ -1,6 +1,6 @@
 //! Where things are in a store. FORMAT.md, "Cache store on disk", has the table.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use icbd_image::{ImageName, Root, VersionId};
 
@@ -11,7 +11,7 @@ pub(crate) const FILLING: &str = "filling";
 /// Versions that are complete, and never change: nothing half done is ever in there.
 pub(crate) const VERSIONS: &str = "versions";
 /// Versions on their way from the one to the other; nothing in there outlives a restart.
-const SEALING: &str = "sealing";
+pub(crate) const SEALING: &str = "sealing";
 /// Where trees are made and removed.
 const MAKING: &str = "making";
 pub(crate) const CATALOGUE: &str = "catalog.db";
@@ -60,6 +60,11 @@ pub(crate) fn sealed_image(name: &ImageName) -> PathBuf {
 /// A version's tree once it is sealed.
 pub(crate) fn sealed(id: &VersionId) -> PathBuf {
     PathBuf::from(format!("{VERSIONS}/{}/{}", id.image, id.number))
+}
+
+/// Whether a path is where sealed versions are.
+pub(crate) fn is_sealed(path: &Path) -> bool {
+    path.starts_with(VERSIONS)
 }
 
 /// A version's tree while it is being sealed.

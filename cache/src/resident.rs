@@ -198,6 +198,16 @@ impl Resident {
         Ok(Committed::Durable)
     }
 
+    /// Forgets blocks in memory: until the next start they are not here.
+    pub(crate) fn forget(&self, file: FileIndex, blocks: Range<u64>) {
+        let _file = self.file.lock().expect("no panic under this lock");
+        self.clearings.fetch_add(1, Ordering::AcqRel);
+        let bits = self.layout.bits(file, blocks);
+        self.readable.clear(bits.clone());
+        self.checked.clear(bits.clone());
+        self.durable.clear(bits);
+    }
+
     /// Forgets blocks, in memory and durably on disk. Only after this may their data be punched.
     pub(crate) fn clear(&self, index: FileIndex, blocks: Range<u64>) -> io::Result<()> {
         self.clear_bits(self.layout.bits(index, blocks))

@@ -78,14 +78,12 @@ impl Core {
                     held.total_bytes >> 20
                 )));
             }
-            match self.try_seal(&version, pace, now, &mut report, &mut progress).await {
-                Ok(Frozen::Done | Frozen::Outdated) => {}
-                Err(error) => {
-                    let of = version.clone();
-                    self.blocking(move || of.core().disk.remove(&layout::sealing(of.id()))).await?.ok();
-                    return Err(error);
-                }
-            }
+            let tried = self.try_seal(&version, pace, now, &mut report, &mut progress).await;
+            // What became of it: the version, or nothing.
+            let of = version.clone();
+            let removed = self.blocking(move || of.core().disk.remove(&layout::sealing(of.id()))).await?;
+            removed.map_err(|error| cannot_seal(&version, error))?;
+            tried?;
         }
         match self.sealed_since(version.serial()) {
             Some(since) => Ok(SealReport { since, elapsed: started.elapsed(), ..report }),
@@ -117,6 +115,9 @@ impl Core {
             for start in (0..file.blocks()).step_by(PAGE_BLOCKS as usize) {
                 let blocks = start..file.blocks().min(start + PAGE_BLOCKS);
                 let hashes = file.patient_hashes(blocks.clone()).await?;
+                if version.filling().is_none_or(|filling| !filling.is_as(draft)) {
+                    return Ok(Frozen::Outdated);
+                }
                 let spoilt = self.compare(&file, &drafted, blocks.clone(), &hashes, pace).await?;
                 done += blocks.end - blocks.start;
                 progress(VerifyProgress { done_bytes: done * BLOCK_BYTES, total_bytes });
@@ -158,6 +159,10 @@ impl Core {
     /// Looks which versions are sealed: there are few, and it is known without opening them. Blocks.
     pub(crate) fn find_sealed(&self) -> io::Result<()> {
         let view = self.view();
+        // Nothing that was being sealed outlives a start.
+        if let Err(error) = self.disk.remove(Path::new(layout::SEALING)) {
+            tracing::warn!(%error, "what was being sealed could not be removed");
+        }
         for image in
             self.disk.names(Path::new(layout::VERSIONS))?.iter().filter_map(|name| name.parse::<ImageName>().ok())
         {

@@ -226,6 +226,10 @@ fn try_write(file: &Arc<File>, blocks: Range<u64>, run: &[Landed], health: &Heal
 
 /// Has something kept in the backing file, under the residency guard; in a new one if somebody took it away.
 fn keep(file: &Arc<File>, keep: impl Fn(&dyn DiskFile) -> io::Result<()>) -> io::Result<()> {
+    // A sealed version is complete, unless something of it was forgotten: then it is to be written again.
+    if let Some(filling) = file.version().filling() {
+        filling.thaw(file.version())?;
+    }
     let kept = || {
         let _guard = file.guard().read().expect("no panic under this lock");
         keep(&*file.whole_backing()?)

@@ -52,10 +52,10 @@ pub(crate) fn complain(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", plain_lines(text.trim_end()));
 }
 
-/// The same for scripts: `{"error": {"code": 3, "message": "…"}}`, in one line.
+/// The same for scripts: `{"error": {"code": 3, "message": "…"}}`.
 pub(crate) fn complain_json(failure: &Failure) {
     let error = serde_json::json!({ "error": { "code": failure.exit.code(), "message": failure.message } });
-    let _ = writeln!(std::io::stderr().lock(), "{}", plain(&error.to_string()));
+    let _ = writeln!(std::io::stderr().lock(), "{}", json(&error).unwrap_or_default());
 }
 
 /// JSON, which is read on terminals, too: what a terminal would obey is written as `\u009b`.

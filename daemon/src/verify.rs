@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use icbd_image::{Root, Trust, VersionId};
-use icbd_master::Repository;
+use icbd_master::{MasterError, Repository};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
@@ -85,7 +85,11 @@ pub(crate) fn scrub_on_master(
                 hold_back(due.saturating_sub(begun.elapsed()), cancel);
             }
         };
-        let report = repository.verify(version, trust, &tell, cancel).map_err(Failure::from)?;
+        let report = match repository.verify(version, trust, &tell, cancel) {
+            // Removed since the list was made.
+            Err(MasterError::NoVersion(_)) => continue,
+            report => report.map_err(Failure::from)?,
+        };
         let faults = report.faults.iter().map(|fault| format!("{version}: {fault}"));
         result.add(report.blocks, report.fault_count, 0, faults);
     }

@@ -95,6 +95,10 @@ pub enum MasterError {
     OtherVersion(VersionId),
     #[error("{0} was removed here, and a removed version does not come back; publish its content as a new one")]
     RemovedHere(VersionId),
+    #[error(
+        "the source lists {0} with serials that cannot be; nothing is taken from it: see whether it is a master that you know"
+    )]
+    ImpossibleSerials(VersionId),
     #[error("{0} is being received by somebody else now")]
     ReceivedTwice(VersionId),
     #[error(
@@ -175,6 +179,7 @@ impl MasterError {
             | MasterError::ForeignVersion { .. }
             | MasterError::HereAlready(_)
             | MasterError::OtherVersion(_)
+            | MasterError::ImpossibleSerials(_)
             | MasterError::RemovedHere(_)
             | MasterError::Unsound { .. }
             | MasterError::UnknownRoot(_)

@@ -145,7 +145,7 @@ pub(crate) enum From {
 
 /// What another master said of a version.
 pub(crate) struct Given {
-    pub(crate) statement: SignedStatement,
+    pub(crate) record: VersionRecord,
     pub(crate) image_serial: Serial,
 }
 
@@ -180,6 +180,9 @@ impl Repository {
         let waiting = Progress { phase: Phase::Waiting, files: 0, done_bytes: 0, found_bytes: 0, walked: false };
         let _turn = self.publishing.take(cancel, || progress(waiting))?;
         prepare(&mut new)?;
+        if let From::Received(_, given) = &new.from {
+            self.check_receivable(given.image_serial, &given.record)?;
+        }
         let staging = Staging::create(&self.layout, &self.trees)?;
         let published = self.publish_staged(&new, &staging, &watch);
         // After an error the catalogue is asked again: one of the commit does not say whether it took effect.
@@ -213,10 +216,10 @@ impl Repository {
         let stored = store::store(&self.layout, &source, staging, parent.as_ref(), request.raw, watch)?;
         let root = stored.head.root();
         let (signed, image_serial) = match &new.from {
-            From::Received(_, given) if given.statement.statement().root != root => {
-                return Err(MasterError::NotAsSent(given.statement.statement().version()));
+            From::Received(_, given) if given.record.root() != root => {
+                return Err(MasterError::NotAsSent(given.record.statement.statement().version()));
             }
-            From::Received(_, given) => (given.statement.clone(), given.image_serial),
+            From::Received(_, given) => (given.record.statement.clone(), given.image_serial),
             _ => {
                 let (statement, image_serial) = self.statement(&request.image, root)?;
                 (signed(request, statement), image_serial)

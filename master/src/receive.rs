@@ -15,12 +15,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use icbd_image::{
-    BLOCK_BYTES, FileIndex, Hash, Head, ImageRecord, Kind, Run, Serial, VersionId, VersionRecord, block_len,
+    BLOCK_BYTES, FileIndex, Hash, Head, ImageRecord, Kind, Listing, Run, Serial, VersionId, VersionRecord, block_len,
 };
 use icbd_snapshot::beneath::Beneath;
-use icbd_snapshot::{SnapshotError, Tree, Writable, furnish};
+use icbd_snapshot::{SnapshotError, Tree, Trees, Writable, furnish};
 use rustix::fs::{FallocateFlags, Mode, OFlags, XattrFlags};
 
+use crate::layout::Layout;
 use crate::publish::{From, Given, New};
 use crate::repository::guard;
 use crate::serve::OpenVersion;
@@ -75,11 +76,16 @@ impl Repository {
         head: Head,
     ) -> Result<Receiving, MasterError> {
         let version = record.statement.statement().version();
-        self.check_receivable(image, record)?;
-        if !guard(&self.receiving).insert(version.clone()) {
-            return Err(MasterError::ReceivedTwice(version));
-        }
-        let place = Place { repository: self.clone(), version: version.clone() };
+        let place = {
+            // Nobody publishes meanwhile: a repository changes its identity between two publishes only.
+            let _turn = self.publishing.take(&AtomicBool::new(false), || {})?;
+            self.adopt_for(record)?;
+            self.check_receivable(image.serial, record)?;
+            if !guard(&self.receiving).insert(version.clone()) {
+                return Err(MasterError::ReceivedTwice(version));
+            }
+            Place { repository: self.clone(), version: version.clone() }
+        };
         let (tree, goes_on) = self.tree_to_receive(&version, &head)?;
         let files = lay_out(&tree, &head)?;
         let base = self.newest_sound(image);
@@ -101,26 +107,38 @@ impl Repository {
         Ok(receiving)
     }
 
-    fn check_receivable(&self, image: &ImageRecord, record: &VersionRecord) -> Result<(), MasterError> {
-        let said = record.statement.statement();
-        let version = said.version();
-        let (mine, snapshot) = (self.id(), self.snapshot());
-        if said.repository != mine {
-            let is_empty = snapshot.listing.images.is_empty();
-            if !is_empty {
-                return Err(MasterError::ForeignVersion { version, theirs: said.repository, mine });
-            }
-            self.adopt(said.repository)?;
-            tracing::info!(repository = %said.repository, "an empty repository goes on as a copy of this one");
+    /// Has a repository without a version, that receives none, go on as a copy of the one that the version is of.
+    fn adopt_for(&self, record: &VersionRecord) -> Result<(), MasterError> {
+        let theirs = record.statement.statement().repository;
+        let is_empty = self.listing().images.is_empty() && guard(&self.receiving).is_empty();
+        if theirs != self.id() && is_empty {
+            self.adopt(theirs)?;
+            tracing::info!(repository = %theirs, "an empty repository goes on as a copy of this one");
         }
-        if let Some(here) = self.listing().image(&version.image) {
+        Ok(())
+    }
+
+    /// Whether a version can become one of this repository as it is now.
+    pub(crate) fn check_receivable(&self, image_serial: Serial, record: &VersionRecord) -> Result<(), MasterError> {
+        let said = record.statement.statement();
+        let (version, mine, listing) = (said.version(), self.id(), self.listing());
+        if said.repository != mine {
+            return Err(MasterError::ForeignVersion { version, theirs: said.repository, mine });
+        }
+        // The image's own serial is signed by nobody.
+        let others = listing.images.iter().filter(|image| image.name != version.image);
+        let mut taken = others.flat_map(|image| image.versions.iter().map(VersionRecord::serial).chain([image.serial]));
+        if image_serial >= said.serial || taken.any(|serial| serial == image_serial || serial == said.serial) {
+            return Err(MasterError::ImpossibleSerials(version));
+        }
+        if let Some(here) = listing.image(&version.image) {
             match here.version(version.number) {
                 Some(here) if here.root() == record.root() => return Err(MasterError::HereAlready(version)),
                 Some(_) => return Err(MasterError::OtherVersion(version)),
                 None if here.removed.contains(&version.number) => return Err(MasterError::RemovedHere(version)),
                 None => {}
             }
-            if here.serial != image.serial {
+            if here.serial != image_serial {
                 return Err(MasterError::OtherVersion(version));
             }
         }
@@ -158,6 +176,17 @@ impl Repository {
             OpenVersion::open_as(self, self.head(record.root()).ok()?, version).ok().map(Arc::new)
         })
     }
+}
+
+/// Removes what is left of versions that were received to the end.
+pub(crate) fn clean(layout: &Layout, trees: &Trees, listing: &Listing) -> Result<(), MasterError> {
+    for version in listing.images.iter().flat_map(|image| &image.versions) {
+        let at = receiving(&version.statement.statement().version());
+        if layout.root().join(&at).exists() {
+            trees::remove(trees, &at)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the directories, and the files that have data, each at its size; where each of them is.
@@ -323,7 +352,7 @@ impl Receiving {
             deploy: false,
             sign: None,
         };
-        let given = Given { statement: self.record.statement.clone(), image_serial: self.image_serial };
+        let given = Given { record: self.record.clone(), image_serial: self.image_serial };
         let at = receiving(&version);
         let new = New { request: &request, from: From::Received(self.tree, given), parent: None };
         let published = repository.publish_new(new, progress, cancel, |_| Ok(()))?;

@@ -21,6 +21,7 @@ use crate::layout::{Layout, Lock};
 use crate::manifests;
 use crate::profiles::Learning;
 use crate::publish::Turns;
+use crate::receive;
 use crate::recover;
 use crate::serve::Serving;
 use crate::trees;
@@ -102,6 +103,7 @@ impl Repository {
         let trees = trees::open(&layout, &mut catalogue)?;
         edit::recover(&layout, &trees, &mut catalogue)?;
         recover::clean(&layout, &trees, &snapshot)?;
+        receive::clean(&layout, &trees, &snapshot.listing)?;
         if manifests::look(&layout, &snapshot, &mut catalogue)? {
             snapshot = Snapshot::new(catalogue.listing()?, 0);
         }

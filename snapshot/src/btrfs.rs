@@ -26,6 +26,7 @@ const PROGRAM: &str = "btrfs";
 
 /// The kernel frees what was deleted when it is asked to, in its own thread; what is sent or open stays for longer.
 const CLEANINGS_MAX: u32 = 100;
+const CLEANINGS_MIN: u32 = 6;
 const CLEANING_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
@@ -89,13 +90,13 @@ impl Backend for Btrfs {
 
     fn wait_for_deleted(&self, base: BorrowedFd<'_>) -> Result<()> {
         // Once does not do: the first time it finds files whose inodes are still known.
-        for _ in 0..CLEANINGS_MAX {
+        for round in 0..CLEANINGS_MAX {
             subvolume::clean_deleted(base)?;
             std::thread::sleep(CLEANING_PAUSE);
             match subvolume::count_deleted(base) {
-                Ok(0) => break,
-                // Before Linux 6.13 nobody tells: a few times are enough for what nobody holds open.
-                Err(Errno::NOTTY) => {}
+                // What was deleted just now is counted once its inodes are forgotten; before Linux 6.13 nobody tells.
+                Ok(0) | Err(Errno::NOTTY) if round >= CLEANINGS_MIN => break,
+                Ok(0) | Err(Errno::NOTTY) => {}
                 count => drop(count?),
             }
         }

@@ -112,7 +112,10 @@ impl Trees {
         let place = Slot::vacant(&self.base, at)?;
         if self.kind() == Kind::Btrfs {
             self.backend.copy(&made, &place, Access::Sealed)?;
-            self.delete(made)?;
+            // It is sealed, whatever becomes of what it was made of.
+            if let Err(error) = self.delete(made) {
+                tracing::warn!(%error, "what a sealed tree was made of stays until it is removed");
+            }
         } else {
             directories::finish(&made, &Slot::taken(&self.base, made.at())?, &place)?;
         }

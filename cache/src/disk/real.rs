@@ -245,10 +245,13 @@ impl Disk for RealDisk {
         // Removing by name follows no symbolic link; only the last part may be of the store's making.
         let full = self.path.join(path);
         let removed = match fs::symlink_metadata(&full) {
-            Ok(metadata) if metadata.is_dir() && self.is_btrfs() => match self.trees()? {
-                Some(trees) => return trees.remove(path).map_err(of_tree),
-                None => fs::remove_dir_all(&full),
-            },
+            // A sealed tree goes whole: half of one would be taken for all of it at the next start.
+            Ok(metadata) if metadata.is_dir() && (self.is_btrfs() || crate::layout::is_sealed(path)) => {
+                match self.trees()? {
+                    Some(trees) => return trees.remove(path).map_err(of_tree),
+                    None => fs::remove_dir_all(&full),
+                }
+            }
             Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&full),
             Ok(_) => fs::remove_file(&full),
             Err(error) => Err(error),

@@ -70,15 +70,22 @@ impl File {
         let blocks = blocks_of(&range);
         let core = self.version.core().clone();
         let mut patience = Patience::new(&core, self.want(blocks.start));
-        if self.was_just_given_up(&blocks) {
+        let is_spent = self.was_just_given_up(&blocks);
+        if is_spent {
             patience = patience.spent();
         }
+        // Who asks next may be somebody else, and waits as long as anybody.
+        let given_up = || {
+            if !is_spent {
+                self.note_given_up(blocks.clone())
+            }
+        };
         loop {
             match self.version.prepare().await {
                 // Blocks are served all the same, and not kept.
                 Ok(()) | Err(CacheError::Disk { .. }) => {}
                 Err(CacheError::Fetch(error)) => {
-                    patience.failed(error).await.inspect_err(|_| self.note_given_up(blocks.clone()))?;
+                    patience.failed(error).await.inspect_err(|_| given_up())?;
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -89,7 +96,7 @@ impl File {
                 Err(Again::Changed) => {}
                 Err(Again::Lacking(error)) => patience.lacked(error).await?,
                 Err(Again::Failed(CacheError::Fetch(error))) => {
-                    patience.failed(error).await.inspect_err(|_| self.note_given_up(blocks.clone()))?;
+                    patience.failed(error).await.inspect_err(|_| given_up())?;
                 }
                 Err(Again::Failed(error)) => return Err(error),
             }

@@ -21,7 +21,10 @@ impl File {
             .failed(&format!("reading blocks {} to {} of {}", blocks.start, blocks.end - 1, self.shown()), error);
         let Some(filling) = self.version.filling() else { return };
         if let Err(error) = filling.thaw(&self.version) {
+            // What is sealed still counts as whole on the disk: only who reads now takes it from a source.
             core.health.failed(&format!("making {} one that can be mended", self.version.id()), &error);
+            filling.resident.forget(self.index, blocks);
+            return;
         }
         let _guard = self.guard.write().expect("no panic under this lock");
         let cleared = filling.resident.clear(self.index, blocks.clone());

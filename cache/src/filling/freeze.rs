@@ -45,10 +45,15 @@ impl Filling {
         Ok(draft)
     }
 
+    /// Whether nothing was forgotten since.
+    pub(crate) fn is_as(&self, draft: Draft) -> bool {
+        (self.resident.moment(), self.generation()) == (draft.moment, draft.generation)
+    }
+
     /// Puts a clone that was verified in the place of the tree. Blocks.
     pub(crate) fn freeze(&self, version: &Version, draft: Draft) -> io::Result<Frozen> {
         let _turn = self.remaking.lock().expect("no panic under this lock");
-        if (self.resident.moment(), self.generation()) != (draft.moment, draft.generation) {
+        if !self.is_as(draft) || !version.is_complete() {
             return Ok(Frozen::Outdated);
         }
         let disk = &*version.core().disk;
@@ -64,17 +69,23 @@ impl Filling {
     /// Makes a sealed tree one that changes again, and shares all with it. Blocks.
     pub(crate) fn thaw(&self, version: &Version) -> io::Result<()> {
         let _turn = self.remaking.lock().expect("no panic under this lock");
-        if !self.is_sealed() {
-            return Ok(());
-        }
         let disk = &*version.core().disk;
-        disk.remove(&self.filling)?;
-        disk.clone_tree(&self.sealed, &self.filling)?;
-        disk.sync(Barrier::Everything)?;
-        self.set_sealed(version, false);
+        match (self.is_sealed(), self.is_leaving.load(Ordering::Acquire)) {
+            (false, false) => return Ok(()),
+            // Once begun, it is to come to its end before anything is forgotten.
+            (false, true) => {}
+            (true, _) => {
+                disk.remove(&self.filling)?;
+                disk.clone_tree(&self.sealed, &self.filling)?;
+                disk.sync(Barrier::Everything)?;
+                self.is_leaving.store(true, Ordering::Release);
+                self.set_sealed(version, false);
+            }
+        }
         disk.remove(&self.sealed)?;
         // What is forgotten next must not come back with it.
-        disk.settle()?;
+        disk.sync(Barrier::Everything)?;
+        self.is_leaving.store(false, Ordering::Release);
         tracing::info!(version = %version.id(), "no longer sealed");
         Ok(())
     }

@@ -222,3 +222,47 @@ async fn what_cannot_be_sealed_says_why() {
     check_reads(&rig, &record).await;
     rig.cache.close().await;
 }
+
+/// What is let go of while it is being sealed leaves no clone of it behind, and is not sealed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_let_go_of_meanwhile_is_not_sealed() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let record = filled(&rig).await;
+    let version = rig.version(&record).await;
+    let filling = version.filling().unwrap();
+    let draft = filling.draft(&version, std::time::SystemTime::now()).unwrap();
+    rig.cache.let_go(&id(&record), &BTreeMap::new()).await.unwrap();
+    assert!(
+        rig.disk.xattr(&layout::sealing(&id(&record)), "user.icbd.incarnation").is_err(),
+        "the clone holds all of it"
+    );
+    assert_eq!(filling.freeze(&version, draft).unwrap(), crate::filling::Frozen::Outdated);
+    assert!(!is_sealed(&rig, &record));
+    drop(version);
+    rig.cache.close().await;
+}
+
+/// A sealed version that cannot be made to change is read right all the same, and mended once it can.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_mended_is_read_from_a_source() {
+    let mut rig = Rig::new(MemoryDisk::new(1)).await;
+    let record = filled(&rig).await;
+    seal(&rig, &record).await.unwrap();
+    let disk = rig.disk.crash();
+    disk.corrupt(&layout::sealed(&id(&record)).join("disk.raw"), 8 * BLOCK);
+    disk.set_faults(|faults| faults.no_reflink = true);
+    rig.restart_on(disk).await;
+    rig.disk.set_faults(|faults| faults.no_reflink = true);
+    check_reads(&rig, &record).await;
+    rig.cache.flush().await;
+    assert!(!rig.version(&record).await.is_complete(), "what is spoilt counts as here");
+    rig.disk.set_faults(|faults| faults.no_reflink = false);
+    check_reads(&rig, &record).await;
+    rig.cache.flush().await;
+    assert!(rig.version(&record).await.is_complete() && !is_sealed(&rig, &record));
+    let disk = rig.disk.crash();
+    rig.restart_on(disk).await;
+    rig.offline();
+    check_reads(&rig, &record).await;
+    rig.cache.close().await;
+}

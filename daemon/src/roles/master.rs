@@ -135,6 +135,7 @@ fn exit_of(error: &MasterError) -> Exit {
         | MasterError::ForeignVersion { .. }
         | MasterError::HereAlready(_)
         | MasterError::OtherVersion(_)
+        | MasterError::ImpossibleSerials(_)
         | MasterError::RemovedHere(_)
         | MasterError::ReceivedTwice(_)
         | MasterError::Refused(_) => Exit::Refused,

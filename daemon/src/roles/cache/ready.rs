@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use icbd_image::{Serial, Timestamp};
 use tokio_util::sync::CancellationToken;
@@ -12,6 +12,7 @@ use crate::output;
 use crate::roles::every::Every;
 
 const INTERVAL: Duration = Duration::from_secs(10);
+const AGAIN_AFTER: Duration = Duration::from_secs(600);
 
 /// The versions that are, and since when this daemon has seen them so.
 #[derive(Debug, Default)]
@@ -33,13 +34,19 @@ impl Ready {
 
 /// Looks again and again until `stop`.
 pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
-    let mut every = Every::new(INTERVAL, stop);
-    while every.turn(look(&server)).await.is_some() {}
+    let (mut every, mut looked) = (Every::new(INTERVAL, stop), HashMap::new());
+    while every.turn(look(&server, &mut looked)).await.is_some() {}
 }
 
-async fn look(server: &CacheServer) {
+/// Looks at those of which more or less is here than at the last look, and now and then at all: profiles change, too.
+async fn look(server: &CacheServer, looked: &mut HashMap<Serial, (u64, Instant)>) {
     for version in server.cache.status().versions {
-        let is_part = version.residency.resident_bytes > 0 && !version.complete;
+        let here = version.residency.resident_bytes;
+        if looked.get(&version.serial).is_some_and(|(then, when)| *then == here && when.elapsed() < AGAIN_AFTER) {
+            continue;
+        }
+        looked.insert(version.serial, (here, Instant::now()));
+        let is_part = here > 0 && !version.complete;
         // What cannot be told now is not promised.
         let is_ready =
             is_part && server.cache.is_boot_ready(version.serial).await.is_ok_and(|ready| ready == Some(true));

@@ -26,6 +26,9 @@ use crate::replicas::{ReplicateResult, ReplicateSpec};
 const RUN_BLOCKS: u64 = 64;
 /// Runs that are under way; their source's window bounds what it is asked for.
 const RUNS_AT_ONCE: usize = 8;
+/// Files of so many blocks are fetched several at once.
+const SMALL_BLOCKS: u64 = 16;
+const FILES_AT_ONCE: usize = 16;
 /// A source that is away for longer ends it; it goes on where it stopped when it is asked for again.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -59,6 +62,8 @@ struct Fetching<'a> {
     receiving: &'a Arc<Receiving>,
     cancel: &'a AtomicBool,
     teller: &'a Teller,
+    /// Blocks of all files.
+    total: u64,
     done: AtomicU64,
     fetched: AtomicU64,
 }
@@ -93,11 +98,17 @@ impl Replication {
             receiving: &receiving,
             cancel,
             teller,
+            total: head.files().map(|node| block_count(node.size())).sum(),
             done: AtomicU64::new(0),
             fetched: AtomicU64::new(0),
         };
-        for node in head.files().filter(|node| node.size() > 0) {
-            fetching.file(&node).await?;
+        let (small, large): (Vec<Node<'_>>, Vec<Node<'_>>) =
+            head.files().filter(|node| node.size() > 0).partition(|node| node.blocks() <= SMALL_BLOCKS);
+        // A tree has many of these, and each would cost a round trip.
+        let files = small.iter().map(|node| fetching.file(node));
+        stream::iter(files).buffer_unordered(FILES_AT_ONCE).try_collect::<()>().await?;
+        for node in &large {
+            fetching.file(node).await?;
         }
         let fetched_blocks = fetching.fetched.load(Ordering::Relaxed);
         let receiving = Arc::into_inner(receiving).context("somebody still writes to what was received")?;
@@ -226,8 +237,7 @@ impl Fetching<'_> {
 
     fn tell(&self, blocks: u64) {
         let done = self.done.fetch_add(blocks, Ordering::Relaxed) + blocks;
-        let total: u64 = self.head.files().map(|node| block_count(node.size())).sum();
-        let (what, done_bytes, total_bytes) = ("receiving".to_owned(), done * BLOCK_BYTES, total * BLOCK_BYTES);
+        let (what, done_bytes, total_bytes) = ("receiving".to_owned(), done * BLOCK_BYTES, self.total * BLOCK_BYTES);
         self.teller.tell(Event::Progress(Progress { what, done_bytes, total_bytes }));
     }
 }
