@@ -166,3 +166,32 @@ fn what_cannot_be_received_says_why() -> Result<()> {
     done.ok()?;
     compare_trees(&tree(&from, 2), &tree(&to, 2)).map(drop)
 }
+
+/// A repository that receives its first version is a copy of that one's repository from then on: nothing of a third one
+/// comes in between.
+#[test]
+fn an_identity_is_taken_over_once() -> Result<()> {
+    let lab = Lab::new()?;
+    let from = first(&lab)?;
+    let mut to = second(&lab, FileSystem::Ext4)?;
+    let third = lab.path("third");
+    Master::publish_offline(&third, "other", &lab.path("tree"), &["--deploy"])?;
+    let third = Master::start(&lab, &third)?;
+    let proxy = Proxy::start(from.address())?;
+    proxy.set(Fault::StallInBody, "/blocks/");
+    std::thread::scope(|scope| -> Result<()> {
+        let running = scope.spawn(|| replicate(&to, "lab@1", &proxy.url()));
+        proxy.wait_stalled(1);
+        let refused = replicate(&to, "other", &third.url())?.failed_with(REFUSED)?;
+        refused.says(&["other@1 belongs to the repository"])?;
+        let twice = replicate(&to, "lab@1", &from.url())?.failed_with(REFUSED)?;
+        twice.says(&["lab@1 is being received by somebody else now"])?;
+        proxy.set(Fault::None, "");
+        running.join().expect("no panic")?.ok().map(drop)
+    })?;
+    to.daemon.stop()?;
+    let to = Master::start_at(&lab, to.repo(), to.address(), &[])?;
+    icbd(["image", "verify", "lab@1", "--socket", to.socket()])?.ok()?;
+    ensure!(to.publish("lab", &lab.path("tree"), &[])? == "lab@2", "what is published next is no next version");
+    Ok(())
+}
