@@ -282,8 +282,7 @@ impl Cache {
         version: &VersionId,
         progress: impl FnMut(VerifyProgress) + Send,
     ) -> Result<VerifyReport, CacheError> {
-        let verified = self.core.stop.run_until_cancelled(self.core.verify(version, Pace::default(), progress)).await;
-        Ok(verified.unwrap_or(Err(CacheError::Closed))?.0)
+        Ok(self.unless_stopped(self.core.verify(version, Pace::default(), progress)).await?.0)
     }
 
     /// The same at a pace, and what is wrong is fetched again at once. How many blocks were mended.
@@ -293,8 +292,7 @@ impl Cache {
         pace: Pace,
         progress: impl FnMut(VerifyProgress) + Send,
     ) -> Result<(VerifyReport, u64), CacheError> {
-        let verified = self.core.stop.run_until_cancelled(self.core.verify(version, pace, progress)).await;
-        let (report, spoilt) = verified.unwrap_or(Err(CacheError::Closed))?;
+        let (report, spoilt) = self.unless_stopped(self.core.verify(version, pace, progress)).await?;
         let mut mended = 0;
         for (file, block) in spoilt {
             match file.fetch_again(&[block]).await {
@@ -316,9 +314,12 @@ impl Cache {
         pace: Pace,
         progress: impl FnMut(VerifyProgress) + Send,
     ) -> Result<SealReport, CacheError> {
-        // A stop waits for no verification.
-        let sealed = self.core.stop.run_until_cancelled(self.core.seal(version, pace, progress)).await;
-        sealed.unwrap_or(Err(CacheError::Closed))
+        self.unless_stopped(self.core.seal(version, pace, progress)).await
+    }
+
+    /// A stop waits for nothing that reads a whole version.
+    async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, CacheError>>) -> Result<T, CacheError> {
+        self.core.stop.run_until_cancelled(work).await.unwrap_or(Err(CacheError::Closed))
     }
 
     /// All that is known of boots of a version: its own observations, those that sources told of, and, while

@@ -33,6 +33,7 @@ use crate::waiting::Want;
 use ahead::Ahead;
 use backing::Backing;
 pub(crate) use backing::is_lost;
+pub(crate) use check::compare;
 pub use now::ReadNow;
 pub use passthrough::Passthrough;
 

@@ -9,12 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use icbd_image::{BLOCK_BYTES, Hash, ImageName, PAGE_BLOCKS, Serial, VersionId, block_len};
+use icbd_image::{BLOCK_BYTES, Hash, ImageName, PAGE_BLOCKS, Serial, VersionId};
 
 use crate::catalogue::marks;
 use crate::core::Core;
-use crate::disk::{DiskFile, Missing, Wait};
-use crate::file::File;
+use crate::disk::{DiskFile, Missing};
+use crate::file::{File, compare};
 use crate::filling::Frozen;
 use crate::verify::{Pace, STRIDE_BLOCKS, VerifyProgress, drop_pages};
 use crate::version::{Residency, Version};
@@ -195,12 +195,7 @@ fn spoilt_blocks(file: &Arc<File>, drafted: &dyn DiskFile, blocks: Range<u64>, h
     drop_pages(drafted, &blocks);
     let mut spoilt = Vec::new();
     for (block, hash) in blocks.zip(hashes) {
-        let mut bytes = vec![0; block_len(file.size(), block)];
-        let error = match drafted.read(block * BLOCK_BYTES, &mut bytes, Wait::Yes) {
-            Ok(read) if read == bytes.len() && Hash::of(&bytes) == *hash => continue,
-            Ok(_) => io::Error::other("it does not match its hash"),
-            Err(error) => error,
-        };
+        let Err(error) = compare(drafted, file.size(), block, hash) else { continue };
         tracing::error!(file = file.shown(), block, %error, "a block on the disk is not what it was: it is forgotten");
         file.damaged(block..block + 1, &error);
         spoilt.push(block);

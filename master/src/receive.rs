@@ -18,7 +18,7 @@ use icbd_image::{
     BLOCK_BYTES, FileIndex, Hash, Head, ImageRecord, Kind, Listing, Run, Serial, VersionId, VersionRecord, block_len,
 };
 use icbd_snapshot::beneath::Beneath;
-use icbd_snapshot::{SnapshotError, Tree, Trees, Writable, furnish};
+use icbd_snapshot::{SnapshotError, Tree, Trees, Writable, furnish, lay_out};
 use rustix::fs::{FallocateFlags, Mode, OFlags, XattrFlags};
 
 use crate::layout::Layout;
@@ -187,37 +187,6 @@ pub(crate) fn clean(layout: &Layout, trees: &Trees, listing: &Listing) -> Result
         }
     }
     Ok(())
-}
-
-/// Makes the directories, and the files that have data, each at its size; where each of them is.
-fn lay_out(tree: &Writable, head: &Head) -> Result<HashMap<FileIndex, Vec<u8>>, MasterError> {
-    let beneath = open(tree)?;
-    let failed = |inside: &[u8]| MasterError::io("create", beneath.shown(inside));
-    let mut named = HashMap::from([(FileIndex::ROOT, Vec::new())]);
-    for directory in head.nodes().filter(|node| node.kind() == Kind::Directory) {
-        let above = named[&directory.index()].clone();
-        let opened = beneath.directory(&above).map_err(MasterError::io("open", beneath.shown(&above)))?;
-        for entry in head.entries(directory.index(), 0) {
-            let Some(node) = head.node(entry.node).filter(|node| !named.contains_key(&node.index())) else { continue };
-            let inside = icbd_snapshot::beneath::join(&above, entry.name);
-            match node.kind() {
-                Kind::Directory => match rustix::fs::mkdirat(&opened, entry.name, Mode::RWXU) {
-                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                    Err(error) => return Err(failed(&inside)(error)),
-                },
-                Kind::File if node.size() > 0 => {
-                    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-                    let made = rustix::fs::openat(&opened, entry.name, flags, Mode::RUSR | Mode::WUSR);
-                    let sized = made.and_then(|file| rustix::fs::ftruncate(&file, node.size()));
-                    sized.map_err(failed(&inside))?;
-                }
-                _ => continue,
-            }
-            named.insert(node.index(), inside);
-        }
-    }
-    named.retain(|index, _| head.node(*index).is_some_and(|node| node.kind() == Kind::File));
-    Ok(named)
 }
 
 fn open(tree: &Writable) -> Result<Beneath, MasterError> {

@@ -40,7 +40,7 @@ mod ioctl;
 pub use backend::Kind;
 pub use difference::FileDifference;
 pub use error::SnapshotError;
-pub use furnish::furnish;
+pub use furnish::{furnish, lay_out};
 pub use probe::{Finding, Probe, Reflinks, Subvolumes, Transfers};
 pub use stream::{Encoding, Receiving, Sending, Streams};
 pub use tree::{Access, Sealed, Tree, Writable};

@@ -140,6 +140,14 @@ fn what_cannot_be_received_says_why() -> Result<()> {
     replicate(&to, "lab@1", &url)?.ok()?;
     replicate(&to, "lab@1", &url)?.failed_with(REFUSED)?.says(&["lab@1 is here already"])?;
 
+    // Where signatures are required, one without is not taken.
+    let config = lab.path("strict.toml");
+    fs::write(&config, format!("[trust]\nrequire = true\nkeys = [\"{}/*.pub\"]\n", lab.folder("trusted")?.display()))?;
+    let config = config.to_str().context("a path")?;
+    let strict = Master::start_at(&lab, &lab.path("strict"), "127.0.0.1:0".parse()?, &["--config", config])?;
+    replicate(&strict, "lab@1", &url)?.failed_with(VERIFICATION)?.says(&["lab@1 is not signed by a trusted key"])?;
+    ensure!(!strict.repo().join("receiving").exists(), "something was received");
+
     // A repository with versions of its own never becomes a copy.
     let own = lab.path("own");
     Master::publish_offline(&own, "other", &lab.path("tree"), &[])?;

@@ -99,6 +99,23 @@ fn what_is_complete_is_sealed_by_itself() -> Result<()> {
     Ok(())
 }
 
+/// Where only what is hot is sealed, a version that nobody has open is not.
+#[test]
+fn what_is_hot_is_sealed_by_itself() -> Result<()> {
+    let lab = Lab::new()?;
+    let (_master, cache) = site(&lab, FileSystem::Btrfs, "hot")?;
+    cache.prefetch_all("lab@1")?;
+    cache.prefetch_all("lab@2")?;
+    // The one that is looked at later.
+    let _open = File::open(cache.path("lab/2/disk.raw"))?;
+    wait_for("it is sealed", || Ok(is_sealed(&cache, "lab@2")?.then_some(())))?;
+    ensure!(
+        cache.residency("lab@1")?.is_complete && !is_sealed(&cache, "lab@1")?,
+        "one that nobody has open is sealed"
+    );
+    Ok(())
+}
+
 /// On the cache's disk, what a subvolume holds that was deleted by hand is noticed, and fetched again by its readers.
 #[test]
 fn a_snapshot_that_was_deleted_by_hand() -> Result<()> {

@@ -199,6 +199,14 @@ impl State {
         }
     }
 
+    /// What is at and below `from`: its name, what that is below `to`, and what it means.
+    fn below(&self, from: &Path, to: &Path) -> Vec<(PathBuf, PathBuf, u64)> {
+        let inside = self.names.iter().filter_map(|(name, node)| Some((name, name.strip_prefix(from).ok()?, *node)));
+        // Joined with nothing, a path would end in a slash.
+        let place = |rest: &Path| if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) };
+        inside.map(|(name, rest, node)| (name.clone(), place(rest), node)).collect()
+    }
+
     fn may_write(&self, node: u64) -> io::Result<()> {
         if self.sealed.contains(&node) { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
     }
@@ -277,20 +285,12 @@ impl Disk for MemoryDisk {
         state.may_change()?;
         state.node(from)?;
         to.parent().into_iter().for_each(|parent| state.make_directories(parent));
-        let inside: Vec<(PathBuf, u64)> = state
-            .names
-            .iter()
-            .filter(|(name, _)| name.starts_with(from))
-            .map(|(name, node)| (name.clone(), *node))
-            .collect();
-        for (name, node) in inside {
+        for (_, place, node) in state.below(from, to) {
             let copy = match &state.nodes[&node] {
                 // Of what was not synced a clone has all or nothing, too.
                 Node::File(content) => Node::File(content.clone()),
                 directory => directory.clone(),
             };
-            let rest = name.strip_prefix(from).expect("it begins so");
-            let place = if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) };
             state.add(&place, copy);
         }
         Ok(())
@@ -308,16 +308,8 @@ impl Disk for MemoryDisk {
         state.may_sync()?;
         state.node(from)?;
         to.parent().into_iter().for_each(|parent| state.make_directories(parent));
-        let inside: Vec<(PathBuf, u64)> = state
-            .names
-            .iter()
-            .filter(|(name, _)| name.starts_with(from))
-            .map(|(name, node)| (name.clone(), *node))
-            .collect();
-        for (name, node) in inside {
+        for (name, place, node) in state.below(from, to) {
             state.names.remove(&name);
-            let rest = name.strip_prefix(from).expect("it begins so").to_owned();
-            let place = if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) };
             match state.nodes.get_mut(&node) {
                 Some(Node::File(content)) => content.sync(),
                 Some(Node::Directory { xattrs, durable }) => *durable = xattrs.clone(),

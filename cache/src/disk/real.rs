@@ -229,9 +229,10 @@ impl Disk for RealDisk {
     }
 
     fn settle(&self) -> io::Result<()> {
-        match self.trees()? {
-            Some(trees) => trees.wait_for_deleted().map_err(of_tree),
-            None => self.sync(Barrier::Everything),
+        // Nothing is tried out for it: a disk may be full.
+        match self.trees.get() {
+            Some(Some(trees)) => trees.wait_for_deleted().map_err(of_tree),
+            _ => self.sync(Barrier::Everything),
         }
     }
 
@@ -247,9 +248,11 @@ impl Disk for RealDisk {
         let removed = match fs::symlink_metadata(&full) {
             // A sealed tree goes whole: half of one would be taken for all of it at the next start.
             Ok(metadata) if metadata.is_dir() && (self.is_btrfs() || crate::layout::is_sealed(path)) => {
-                match self.trees()? {
-                    Some(trees) => return trees.remove(path).map_err(of_tree),
-                    None => fs::remove_dir_all(&full),
+                match self.trees() {
+                    Ok(Some(trees)) => return trees.remove(path).map_err(of_tree),
+                    Err(error) if crate::layout::is_sealed(path) => return Err(error),
+                    // Also where there is no room to find out: what can be removed makes some.
+                    Ok(None) | Err(_) => fs::remove_dir_all(&full),
                 }
             }
             Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&full),

@@ -58,8 +58,6 @@ struct Stream {
 /// What a read was for, as far as it is known.
 #[derive(Debug, Clone, Copy, Default)]
 struct About {
-    /// All of it is zero.
-    is_zero: bool,
     /// Requests of all readers so far: of demand, and for long streams.
     demands: u64,
     streams: u64,
@@ -98,8 +96,9 @@ impl Noted {
 }
 
 impl Ahead {
-    fn note(&self, read: &Range<u64>, size: u64, about: About) -> Noted {
-        let About { demands, streams: long, .. } = about;
+    /// `is_zero` says whether all of it is zero; it is asked of what goes on where a stream was.
+    fn note(&self, read: &Range<u64>, size: u64, about: About, is_zero: impl FnOnce() -> bool) -> Noted {
+        let About { demands, streams: long } = about;
         let mut streams = self.0.lock().expect("no panic under this lock");
         let near = |stream: &Stream| read.start <= stream.next + SLACK_BYTES && read.end + SLACK_BYTES >= stream.next;
         let Some(at) = streams.iter().position(near) else {
@@ -115,9 +114,9 @@ impl Ahead {
         let stream = &mut streams[0];
         stream.look(about);
         let is_long = stream.read >= READ_BYTES_MIN;
-        if read.end > stream.next {
-            stream.zeros = if about.is_zero { stream.zeros + (read.end - stream.next) } else { 0 };
-            stream.is_disk |= stream.zeros >= DISK_ZEROS;
+        if read.end > stream.next && !stream.is_disk {
+            stream.zeros = if is_zero() { stream.zeros + (read.end - stream.next) } else { 0 };
+            stream.is_disk = stream.zeros >= DISK_ZEROS;
         }
         let is_disk = stream.is_disk;
         let is_scan = (is_disk || stream.read >= SCAN_BYTES) && stream.others.are_waiting;
@@ -139,7 +138,7 @@ impl Ahead {
 
 impl Stream {
     /// A long stream's own misses are not among the demands, and one of a disk's not among those of streams either.
-    fn look(&mut self, About { demands, streams, .. }: About) {
+    fn look(&mut self, About { demands, streams }: About) {
         let before = self.others;
         if self.read >= before.read + LOOK_BYTES {
             let are_waiting = demands > before.demands || self.is_disk && streams > before.streams;
@@ -152,9 +151,8 @@ impl File {
     /// Takes note of a read.
     pub(super) fn note_stream(&self, read: &Range<u64>) -> Noted {
         let sources = &self.version.core().sources;
-        let is_zero = blocks_of(read).all(|block| self.is_zero(block));
-        let about = About { is_zero, demands: sources.demands(), streams: sources.streams() };
-        self.ahead.note(read, self.size, about)
+        let about = About { demands: sources.demands(), streams: sources.streams() };
+        self.ahead.note(read, self.size, about, || blocks_of(read).all(|block| self.is_zero(block)))
     }
 
     /// Has the next part of a read's stream fetched. Never blocks.
@@ -201,7 +199,7 @@ mod tests {
         let mut asked = 0;
         for at in (0..64 << 20).step_by(128 << 10) {
             let read = at..at + (128 << 10);
-            if let Some(ask) = ahead.note(&read, SIZE, About::default()).ask {
+            if let Some(ask) = ahead.note(&read, SIZE, About::default(), || false).ask {
                 assert!(read.end >= READ_BYTES_MIN && ask.start >= asked);
                 assert!(ask.end - read.end <= WINDOW_BYTES_MAX.min(read.end));
                 asked = ask.end;
@@ -218,7 +216,11 @@ mod tests {
             let start = at * 7_919 * (1 << 20) % SIZE;
             for piece in 0..7 {
                 let start = start + piece * (128 << 10);
-                assert_eq!(ahead.note(&(start..start + (128 << 10)), SIZE, About::default()), Noted::default(), "{at}");
+                assert_eq!(
+                    ahead.note(&(start..start + (128 << 10)), SIZE, About::default(), || false),
+                    Noted::default(),
+                    "{at}"
+                );
             }
         }
     }
@@ -227,10 +229,13 @@ mod tests {
     fn nothing_is_asked_past_the_end() {
         let ahead = Ahead::default();
         let size = READ_BYTES_MIN + 2 * BLOCK_BYTES;
-        assert_eq!(ahead.note(&(0..BLOCK_BYTES), size, About::default()).ask, None);
+        assert_eq!(ahead.note(&(0..BLOCK_BYTES), size, About::default(), || false).ask, None);
         let rest = READ_BYTES_MIN..size;
-        assert_eq!(ahead.note(&(BLOCK_BYTES..READ_BYTES_MIN), size, About::default()).ask, Some(rest.clone()));
-        assert_eq!(ahead.note(&rest, size, About::default()).ask, None);
+        assert_eq!(
+            ahead.note(&(BLOCK_BYTES..READ_BYTES_MIN), size, About::default(), || false).ask,
+            Some(rest.clone())
+        );
+        assert_eq!(ahead.note(&rest, size, About::default(), || false).ask, None);
     }
 
     /// Only what comes between a stream's reads makes it a scan, and only for as long.
@@ -241,7 +246,7 @@ mod tests {
             let reads = (from << 20..to << 20).step_by(128 << 10);
             let noted = reads.map(|at| {
                 demands += others;
-                ahead.note(&(at..at + (128 << 10)), SIZE, About { demands, ..About::default() }).is_scan
+                ahead.note(&(at..at + (128 << 10)), SIZE, About { demands, ..About::default() }, || false).is_scan
             });
             noted.collect()
         };
@@ -254,20 +259,21 @@ mod tests {
     #[test]
     fn who_reads_on_over_zeros_reads_a_disk() {
         let (ahead, piece) = (Ahead::default(), 128 << 10);
-        let note = |at: u64, about: About| ahead.note(&(at * piece..(at + 1) * piece), SIZE, about);
-        let zero = About { is_zero: true, ..About::default() };
-        assert!((0..4).all(|at| !note(at, zero).is_disk), "a few are in many files");
-        assert!(note(4, About::default()) == Noted::default() && !note(5, zero).is_disk, "not on end");
-        let disk = (6..9).fold(Noted::default(), |_, at| note(at, zero));
+        let note = |at: u64, streams: u64, is_zero: bool| {
+            let about = About { streams, ..About::default() };
+            ahead.note(&(at * piece..(at + 1) * piece), SIZE, about, || is_zero)
+        };
+        assert!((0..4).all(|at| !note(at, 0, true).is_disk), "a few are in many files");
+        assert!(note(4, 0, false) == Noted::default() && !note(5, 0, true).is_disk, "not on end");
+        let disk = (6..9).fold(Noted::default(), |_, at| note(at, 0, true));
         assert!(disk.is_disk && !disk.is_scan);
-        let alone = note(9, About::default());
+        let alone = note(9, 0, false);
         assert_eq!(
             (alone.is_scan, alone.urgency(|| false), alone.urgency(|| true)),
             (false, Urgency::Scan, Urgency::Stream)
         );
         // Others' streams count now.
-        let beside: Vec<bool> =
-            (10..26).map(|at| note(at, About { streams: at, ..About::default() }).is_scan).collect();
+        let beside: Vec<bool> = (10..26).map(|at| note(at, at, false).is_scan).collect();
         assert!(beside[8..].iter().all(|is_scan| *is_scan), "{beside:?}");
     }
 }

@@ -7,7 +7,17 @@ use std::sync::Arc;
 use icbd_image::{BLOCK_BYTES, Hash, PAGE_BLOCKS, block_len};
 
 use super::File;
-use crate::disk::Wait;
+use crate::disk::{DiskFile, Wait};
+
+/// Reads a block of a file of so many bytes, and compares it with its hash. Blocks.
+pub(crate) fn compare(file: &dyn DiskFile, size: u64, block: u64, hash: &Hash) -> io::Result<()> {
+    let mut bytes = vec![0; block_len(size, block)];
+    let read = file.read(block * BLOCK_BYTES, &mut bytes, Wait::Yes)?;
+    match read == bytes.len() && Hash::of(&bytes) == *hash {
+        true => Ok(()),
+        false => Err(io::Error::other("it does not match its hash")),
+    }
+}
 
 impl File {
     /// Compares those blocks that this daemon neither wrote nor compared before; once, for a page cache is not the disk.
@@ -33,11 +43,7 @@ impl File {
         let Some(filling) = self.version.filling().filter(|_| self.is_readable(block..block + 1)) else {
             return Ok(());
         };
-        let mut bytes = vec![0; block_len(self.size, block)];
-        let read = self.backing()?.read(block * BLOCK_BYTES, &mut bytes, Wait::Yes)?;
-        if read != bytes.len() || Hash::of(&bytes) != *hash {
-            return Err(io::Error::other("it does not match its hash"));
-        }
+        compare(&*self.backing()?, self.size, block, hash)?;
         filling.resident.set_checked(self.index, block);
         Ok(())
     }

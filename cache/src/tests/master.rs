@@ -124,6 +124,15 @@ fn a_directory_of_somebody_else_is_refused_and_left_alone() {
     check(&[("letter.txt", "x"), ("lock", "")], Some("other files (`letter.txt`)"));
     check(&[("format", "of paper\n")], Some("`format`"));
     check(&[("format", ""), ("letter.txt", "x")], Some("other files (`letter.txt`)"));
+    // One that lost what says how it is to be read is not given up.
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join(layout::FILLING)).unwrap();
+    ["audit.jsonl", "catalog.db"].iter().for_each(|name| std::fs::write(directory.path().join(name), "x").unwrap());
+    let lost = store::open(directory.path()).unwrap_err();
+    assert!(
+        matches!(lost, CacheError::NoFormat { .. }) && lost.to_string().contains("echo \"icbd-store 1\" >"),
+        "{lost}"
+    );
     // Empty, a file system's own, what an interrupted first start leaves, and what a power cut leaves of it.
     check(&[], None);
     check(&[("lost+found", "")], None);

@@ -123,16 +123,15 @@ fn version_row(version: &VersionReport) -> Vec<String> {
 
 /// Whether it can be read without a master.
 fn ready(version: &VersionReport) -> String {
-    if let Some(seconds) = version.sealed_since {
-        return format!("sealed {}", time(Timestamp { seconds, nanoseconds: 0 }));
+    let at = |seconds| time(Timestamp { seconds, nanoseconds: 0 });
+    match (version.sealed_since, version.boot_set_since) {
+        (Some(since), _) => return format!("sealed {}", at(since)),
+        (None, Some(since)) if !version.complete => return format!("boot set since {}", at(since)),
+        _ => {}
     }
     match (version.complete, version.complete_since, version.resident_bytes) {
-        (true, Some(seconds), _) => format!("complete since {}", time(Timestamp { seconds, nanoseconds: 0 })),
+        (true, Some(seconds), _) => format!("complete since {}", at(seconds)),
         (true, None, _) => "complete".to_owned(),
-        (false, ..) if version.boot_set_since.is_some() => {
-            let seconds = version.boot_set_since.unwrap_or_default();
-            format!("boot set since {}", time(Timestamp { seconds, nanoseconds: 0 }))
-        }
         (false, ..) if version.filling => "filling".to_owned(),
         (false, _, 0) => "no".to_owned(),
         (false, ..) => "in part".to_owned(),

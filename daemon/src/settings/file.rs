@@ -92,7 +92,7 @@ pub(crate) struct Store {
 pub(crate) enum SealWhen {
     /// Each that is complete.
     Complete,
-    /// Those of them that are read.
+    /// Those of them that programs have open.
     Hot,
     Never,
 }

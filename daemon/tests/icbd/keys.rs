@@ -22,6 +22,12 @@ fn a_key_is_made_trusted_used_and_revoked() {
     assert!(lab.ok(&["image", "show", "lab@1", "--socket", &master.socket]).contains(&format!("signed by  {id}")));
     assert!(lab.ok(&["image", "verify", "lab@1", "--socket", &master.socket]).ends_with(&format!("signed by {id}")));
 
+    // What everybody can read signs nothing.
+    let open_to_all = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(lab.path("sign.key"), open_to_all).unwrap();
+    let publish = ["image", "publish", "lab", "tree", "--sign", "sign.key", "--socket", &master.socket];
+    lab.fails(&publish, 4, &["everybody on this machine can read", "chmod 600"]);
+
     lab.fails(&["key", "revoke", "0000000000000000"], 3, &["icbd key list"]);
     lab.ok(&["key", "revoke", &id]);
     assert!(lab.ok(&["key", "list"]).starts_with("no key"));
@@ -38,5 +44,21 @@ fn a_configuration_is_checked_and_shown() {
     std::fs::write(lab.path("poor.toml"), "role = \"cache\"\n").unwrap();
     lab.fails(&["config", "check", "--config", "poor.toml"], 2, &["no source is named"]);
     lab.ok(&["config", "check"]);
+    let trust =
+        "role = \"cache\"\n[[source]]\nurl = \"http://a:1\"\n[trust]\nrequire = true\nkeys = [\"/nowhere/*.pub\"]\n";
+    std::fs::write(lab.path("trust.toml"), trust).unwrap();
+    lab.fails(&["config", "check", "--config", "trust.toml"], 2, &["no key is trusted (/nowhere/*.pub)"]);
+    std::fs::write(lab.path("sign.toml"), "role = \"master\"\n[master]\nrepo = \"/srv\"\n[sign]\nkey = \"/nowhere\"\n")
+        .unwrap();
+    lab.fails(&["config", "check", "--config", "sign.toml"], 3, &["cannot read the key /nowhere"]);
+    // For scripts, what is wrong is JSON as well.
+    for (args, code) in
+        [(vec!["--json", "config", "check", "--config", "poor.toml"], 2), (vec!["--json", "status", "--nonsense"], 2)]
+    {
+        let ran = lab.run(&args);
+        let error: serde_json::Value = serde_json::from_str(&ran.err).unwrap_or_else(|_| panic!("{ran:?}"));
+        assert_eq!((ran.code, error["error"]["code"].as_i64(), &*ran.out), (code, Some(code.into()), ""), "{args:?}");
+        assert!(error["error"]["message"].as_str().is_some_and(|message| !message.is_empty()));
+    }
     assert!(lab.ok(&["config", "show", "--effective"]).contains("offline_wait = \"120s\""));
 }

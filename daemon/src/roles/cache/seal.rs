@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use icbd_cache::{CacheError, Order, Pace, VerifyProgress, What};
 use icbd_image::{Serial, Timestamp, VersionId};
@@ -23,31 +23,35 @@ use crate::settings::SealWhen;
 const INTERVAL: Duration = Duration::from_secs(20);
 /// What could not be sealed is tried again after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(3600);
-/// A version is hot that was read within this.
+/// A version is hot of which programs were seen to have files open within this.
 const HOT: Duration = Duration::from_secs(86_400);
 /// How fast a version is verified that nobody waits for: readers need the disk, too.
 const UNHURRIED: Pace = Pace { bytes_per_second: NonZeroU64::new(100 << 20) };
 
 /// Seals what is complete, again and again until `stop`.
 pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
-    let (mut every, mut failed) = (Every::new(INTERVAL, stop), HashMap::new());
-    while every.turn(seal_complete(&server, &mut failed)).await.is_some() {}
+    let (mut every, mut seen) = (Every::new(INTERVAL, stop), Seen::default());
+    while every.turn(seal_complete(&server, &mut seen)).await.is_some() {}
 }
 
-async fn seal_complete(server: &CacheServer, failed: &mut HashMap<Serial, Instant>) {
+/// What earlier looks saw, and when last.
+#[derive(Default)]
+struct Seen {
+    open: HashMap<Serial, Instant>,
+    failed: HashMap<Serial, Instant>,
+}
+
+async fn seal_complete(server: &CacheServer, Seen { open, failed }: &mut Seen) {
+    open.extend(server.open_by_version().into_keys().map(|serial| (serial, Instant::now())));
+    open.retain(|_, when| when.elapsed() < HOT);
     failed.retain(|_, when| when.elapsed() < AGAIN_AFTER);
     let when = server.seal_when();
     if when == SealWhen::Never {
         return;
     }
-    let hot: Vec<Serial> = {
-        let is_hot = |used: SystemTime| used.elapsed().is_ok_and(|ago| ago < HOT);
-        let holdings = server.cache.holdings(&server.open_by_version());
-        holdings.iter().filter(|held| held.used.is_some_and(is_hot)).map(|held| held.serial).collect()
-    };
     let due = server.cache.status().versions.into_iter().filter(|version| {
         let is_due = version.complete && version.sealed_since.is_none() && !version.filling;
-        is_due && (when == SealWhen::Complete || hot.contains(&version.serial))
+        is_due && (when == SealWhen::Complete || open.contains_key(&version.serial))
     });
     for version in due.filter(|version| !failed.contains_key(&version.serial)).collect::<Vec<_>>() {
         match server.cache.seal(&version.id, UNHURRIED, |_| {}).await {
