@@ -5,23 +5,24 @@
 
 mod answer;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH};
-use icbd_image::{FileIndex, Hash, Head, Listing, PAGE_BLOCKS, Profile, Root};
+use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, Listing, PAGE_BLOCKS, Profile, Root, Run};
 use icbd_wire::{
-    Codec, FrameDecoder, FrameError, LISTING_BYTES_MAX, NODE_HEADER, NodeReport, OFFER_HEADER, Offer, Resource, listing,
+    Base, Codec, FrameDecoder, FrameError, HEADER_BYTES, LISTING_BYTES_MAX, NODE_HEADER, NodeReport, OFFER_HEADER,
+    Offer, Resource, listing,
 };
 use reqwest::{Client, RequestBuilder, Url, redirect};
 
 use crate::error::SourceError;
 use crate::settings::TimeOuts;
-use crate::source::{BlockRequest, BlockStream, ListingTag, ProfileAnswer, Source};
+use crate::source::{BlockRequest, BlockStream, ListingTag, ProfileAnswer, Source, Way};
 use answer::{Answer, JSON, OCTETS};
 
 /// Idle connections that are kept: as many as there are requests in flight by default.
@@ -39,6 +40,10 @@ pub struct HttpSource {
     time_outs: TimeOuts,
     /// How blocks travel, whatever is asked for.
     codec: Option<Codec>,
+    /// What they may travel as the difference from.
+    old_version: OnceLock<Arc<dyn Base>>,
+    /// The source does not know it, or does not pack against any.
+    refuses_base: Arc<AtomicBool>,
     /// Told with each request for the listing.
     offer: Mutex<Option<Offer>>,
     report: Mutex<Option<NodeReport>>,
@@ -96,6 +101,8 @@ impl HttpSource {
             demand_client: client()?,
             time_outs,
             codec: None,
+            old_version: OnceLock::new(),
+            refuses_base: Arc::default(),
             offer: Mutex::default(),
             report: Mutex::default(),
             received_bytes: Arc::default(),
@@ -105,6 +112,12 @@ impl HttpSource {
     /// Has blocks travel so from now on, however fast the way is measured to be.
     pub fn with_codec(self, codec: Codec) -> HttpSource {
         HttpSource { codec: Some(codec), ..self }
+    }
+
+    /// Lets blocks travel as what differs from a version that is here, from the next [`Sources`](crate::Sources) made
+    /// of this one on. The first time counts.
+    pub fn set_base(&self, base: Arc<dyn Base>) {
+        drop(self.old_version.set(base));
     }
 
     /// Tells the source with each request for its listing what can be had here, until that is something else.
@@ -142,6 +155,29 @@ impl HttpSource {
         let mut url = self.base.clone();
         url.set_path(&format!("{}{resource}", self.base.path().trim_end_matches('/')));
         url
+    }
+
+    /// The blocks of a run, against the base; `None` if that cannot be.
+    async fn matched(&self, run: Run, file_bytes: u64) -> Option<Result<BlockStream, SourceError>> {
+        let base = self.old_version.get().filter(|_| self.has_base())?;
+        let resource = Resource::Matched { run, base: base.root() };
+        match self.get(&resource, OCTETS, None).await {
+            Err(SourceError::Absent) => {
+                tracing::info!(source = self.name, base = %base.root(), "packs nothing against this version");
+                self.refuses_base.store(true, Ordering::Relaxed);
+                None
+            }
+            Err(error) => Some(Err(error)),
+            Ok(answer) => {
+                let (base, refuses) = (base.clone(), self.refuses_base.clone());
+                let blocks = async move {
+                    let unpacked = unpacked(answer, run, file_bytes, base).await;
+                    // What cannot be unpacked, most likely because the base is damaged here, is asked for without it.
+                    unpacked.inspect_err(|_| refuses.store(true, Ordering::Relaxed)).map(stream::iter)
+                };
+                Some(Ok(stream::once(blocks).try_flatten().boxed()))
+            }
+        }
     }
 
     async fn send(&self, request: RequestBuilder, content_type: &'static str) -> Result<Answer, SourceError> {
@@ -195,9 +231,19 @@ impl Source for HttpSource {
         }
     }
 
+    fn has_base(&self) -> bool {
+        self.old_version.get().is_some() && self.codec.is_none() && !self.refuses_base.load(Ordering::Relaxed)
+    }
+
     async fn blocks(&self, request: &BlockRequest) -> Result<BlockStream, SourceError> {
-        let BlockRequest { run, file_bytes, codec, urgency, check } = *request;
-        let codec = self.codec.unwrap_or(codec);
+        let BlockRequest { run, file_bytes, way, urgency, check } = *request;
+        let codec = match (self.codec, way) {
+            (Some(codec), _) | (None, Way::By(codec)) => codec,
+            (None, Way::Matched) => match self.matched(run, file_bytes).await {
+                Some(answered) => return answered,
+                None => Codec::Zstd,
+            },
+        };
         let client = if urgency.is_awaited() { &self.demand_client } else { &self.client };
         let mut request = client.get(self.url(&Resource::Blocks { run, codec }));
         if let Some(wanted) = check.cache_control() {
@@ -220,6 +266,30 @@ impl Source for HttpSource {
         });
         Ok(blocks.boxed())
     }
+}
+
+/// The blocks of a whole answer: reading the base may block.
+async fn unpacked(
+    answer: Answer,
+    run: Run,
+    file_bytes: u64,
+    base: Arc<dyn Base>,
+) -> Result<Vec<Result<(u64, Bytes), SourceError>>, SourceError> {
+    let answer = answer.whole(run.count as usize * (BLOCK_BYTES as usize + HEADER_BYTES)).await?;
+    let unpack = move || {
+        let mut decoder = FrameDecoder::new(run.first, run.count, file_bytes).with_base(base);
+        let mut blocks = Vec::with_capacity(run.count as usize);
+        decoder.push(answer);
+        while let Some(block) = decoder.next()? {
+            blocks.push(Ok(block));
+        }
+        decoder.finish().map(|()| blocks)
+    };
+    let unpacked = tokio::task::spawn_blocking(unpack).await;
+    let interrupted = |why: String| SourceError::Interrupted(why);
+    unpacked
+        .map_err(|error| interrupted(error.to_string()))?
+        .map_err(|error: FrameError| interrupted(error.to_string()))
 }
 
 fn misframed(error: FrameError) -> SourceError {

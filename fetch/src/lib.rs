@@ -17,5 +17,5 @@ pub use directory::DirectorySource;
 pub use error::{Failure, FetchError, SourceError, Wanted};
 pub use http::{HttpSource, SourceUrlError};
 pub use settings::{Settings, TimeOuts};
-pub use source::{BlockRequest, BlockStream, ListingTag, ProfileAnswer, RunRequest, Source, Urgency};
+pub use source::{BlockRequest, BlockStream, ListingTag, ProfileAnswer, RunRequest, Source, Urgency, Way};
 pub use sources::{Leave, SourceHealth, SourceState, SourcedListing, Sources};

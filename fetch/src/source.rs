@@ -41,6 +41,11 @@ pub trait Source: Send + Sync + fmt::Debug + 'static {
         Ok(ProfileAnswer::Unknown)
     }
 
+    /// Whether blocks can travel as what differs from a version that is here.
+    fn has_base(&self) -> bool {
+        false
+    }
+
     /// The blocks of a run, each of the length that it has in its file.
     ///
     /// The stream is to be polled to its end, after the last block too: only then can an HTTP
@@ -65,10 +70,18 @@ pub struct BlockRequest {
     pub run: Run,
     /// Size of the whole file: it tells the length of the last block.
     pub file_bytes: u64,
-    pub codec: Codec,
+    pub way: Way,
     pub urgency: Urgency,
     /// Whether the source is to compare them with their hashes before it answers.
     pub check: Check,
+}
+
+/// How blocks travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    By(Codec),
+    /// As what differs from a version that is here, where the source was told of one: else by Zstandard.
+    Matched,
 }
 
 /// A run to be had from whichever source can give it.

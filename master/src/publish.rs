@@ -140,13 +140,15 @@ pub(crate) enum From {
     /// The image's working copy, which ends with the version's beginning.
     WorkingCopy(Writable),
     /// A tree that was received, and what was said of it where it was published.
-    Received(Writable, Given),
+    Received(Writable, Box<Given>),
 }
 
 /// What another master said of a version.
 pub(crate) struct Given {
     pub(crate) record: VersionRecord,
     pub(crate) image_serial: Serial,
+    /// The version here whose blocks it shares, all of which were compared with their hashes.
+    pub(crate) base: Option<VersionNumber>,
 }
 
 impl Repository {
@@ -209,8 +211,7 @@ impl Repository {
             From::WorkingCopy(copy) | From::Received(copy, _) => Source::within(&self.layout, copy.path())?,
         };
         let parent = match &new.from {
-            // Of what was received nothing is taken for granted.
-            From::Received(..) => None,
+            From::Received(_, given) => given.base.and_then(|base| Parent::of(self, &request.image, Some(base))),
             _ => Parent::of(self, &request.image, new.parent),
         };
         let stored = store::store(&self.layout, &source, staging, parent.as_ref(), request.raw, watch)?;

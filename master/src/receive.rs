@@ -19,12 +19,13 @@ use icbd_image::{
 };
 use icbd_snapshot::beneath::Beneath;
 use icbd_snapshot::{SnapshotError, Tree, Trees, Writable, furnish, lay_out};
+use icbd_wire::Base;
 use rustix::fs::{FallocateFlags, Mode, OFlags, XattrFlags};
 
 use crate::layout::Layout;
 use crate::publish::{From, Given, New};
 use crate::repository::guard;
-use crate::serve::OpenVersion;
+use crate::serve::{OldVersion, OpenVersion};
 use crate::{MasterError, Progress, PublishRequest, Published, Repository, trees};
 
 /// On the top directory of a tree that is received: the root that it is to have.
@@ -40,6 +41,8 @@ pub struct Receiving {
     tree: Writable,
     files: HashMap<FileIndex, Vec<u8>>,
     base: Option<Arc<OpenVersion>>,
+    /// Whether the other repository lists the base, too.
+    is_common: bool,
     /// Files that share all with the base's until they are written.
     shared: HashSet<FileIndex>,
     /// Whether it was begun before: then nothing is taken for granted.
@@ -89,6 +92,8 @@ impl Repository {
         let (tree, goes_on) = self.tree_to_receive(&version, &head)?;
         let files = lay_out(&tree, &head)?;
         let base = self.newest_sound(image);
+        let is_listed =
+            |base: &Arc<OpenVersion>| image.versions.iter().any(|theirs| theirs.root() == base.head().root());
         let mut receiving = Receiving {
             repository: self.clone(),
             record: record.clone(),
@@ -96,6 +101,7 @@ impl Repository {
             head,
             tree,
             files,
+            is_common: base.as_ref().is_some_and(is_listed),
             base,
             shared: HashSet::new(),
             goes_on,
@@ -199,6 +205,12 @@ impl Receiving {
         self.record.statement.statement().version()
     }
 
+    /// The version here that blocks are taken from, if the other repository has it, too.
+    pub fn base(&self) -> Option<Arc<dyn Base>> {
+        let base = self.base.as_ref().filter(|_| self.is_common)?;
+        Some(Arc::new(OldVersion::new(&self.repository, base.clone())))
+    }
+
     /// Whether a part of it was here before.
     pub fn goes_on(&self) -> bool {
         self.goes_on
@@ -247,11 +259,12 @@ impl Receiving {
         let failed = |doing| MasterError::io(doing, self.tree.path().join(path(&self.files[&index])));
         let size = self.head.node(index).map_or(0, |node| node.size());
         let base = self.counterpart(index);
-        // What was just shared is what its hashes say, and the rest of a new file a hole; all is hashed in the end.
+        // What was just shared should be what its hashes say, which nobody takes for granted; the rest of a new file is a
+        // hole, and so is what a version there has none of.
         let is_shared = self.shared.contains(&index);
         let known = base.as_ref().filter(|_| is_shared).and_then(|(found, _)| self.base_hashes(*found, &blocks));
-        let is_known = |at: usize, hash: &Hash| match (&known, is_shared) {
-            (Some(known), _) => known.get(at) == Some(hash),
+        let is_hole = |at: usize, hash: &Hash| match (&known, is_shared) {
+            (Some(known), _) => hash.is_zero() && known.get(at) == Some(hash),
             (None, false) => !self.goes_on && hash.is_zero(),
             (None, true) => false,
         };
@@ -259,13 +272,17 @@ impl Receiving {
         let (mut own, mut other) = (Vec::new(), Vec::new());
         for (at, (block, hash)) in blocks.zip(hashes).enumerate() {
             let (offset, len) = (block * BLOCK_BYTES, block_len(size, block));
-            if is_known(at, hash) {
+            if is_hole(at, hash) {
                 continue;
             }
-            own.resize(len, 0);
-            file.read_exact_at(&mut own, offset).map_err(failed("read"))?;
-            if Hash::of(&own) == *hash {
-                continue;
+            // What is shared is the base's, of which it is known that it is another block: nothing to read.
+            let is_other = known.as_ref().and_then(|known| known.get(at)).is_some_and(|known| known != hash);
+            if !is_other {
+                own.resize(len, 0);
+                file.read_exact_at(&mut own, offset).map_err(failed("read"))?;
+                if Hash::of(&own) == *hash {
+                    continue;
+                }
             }
             if hash.is_zero() {
                 let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -274,7 +291,8 @@ impl Receiving {
                 continue;
             }
             other.resize(len, 0);
-            let copied = base.as_ref().is_some_and(|(_, from)| from.read_exact_at(&mut other, offset).is_ok());
+            let copied =
+                !is_other && base.as_ref().is_some_and(|(_, from)| from.read_exact_at(&mut other, offset).is_ok());
             if copied && Hash::of(&other) == *hash {
                 file.write_all_at(&other, offset).map_err(failed("write"))?;
                 continue;
@@ -321,12 +339,13 @@ impl Receiving {
             deploy: false,
             sign: None,
         };
-        let given = Given { record: self.record.clone(), image_serial: self.image_serial };
+        // What is shared with the base was compared with its hashes as it came; of what was here before, nothing is known.
+        let base = self.base.as_ref().filter(|_| !self.goes_on).map(|base| base.version().number);
+        let given = Given { record: self.record.clone(), image_serial: self.image_serial, base };
         let at = receiving(&version);
-        let new = New { request: &request, from: From::Received(self.tree, given), parent: None };
+        let new = New { request: &request, from: From::Received(self.tree, Box::new(given)), parent: None };
         let published = repository.publish_new(new, progress, cancel, |_| Ok(()))?;
         trees::remove(&repository.trees, &at)?;
-        repository.free_deleted();
         Ok(published)
     }
 }

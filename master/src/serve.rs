@@ -8,6 +8,7 @@
 
 mod buffers;
 mod file;
+mod matched;
 mod raw;
 mod version;
 
@@ -21,6 +22,7 @@ use moka::sync::Cache;
 
 use buffers::Buffers;
 pub use file::FileRead;
+pub(crate) use matched::OldVersion;
 pub(crate) use version::OpenVersion;
 
 use crate::users::Hold;
@@ -32,6 +34,8 @@ const PAGE_BYTES_MAX: u64 = 64 << 20;
 const VERSIONS_MAX: u64 = 256;
 /// Stored files kept open.
 const FILES_MAX: u64 = 512;
+/// Versions whose features are kept, so that others can be packed against them: up to 40 MiB each.
+const SIMILAR_MAX: u64 = 4;
 static ZERO_BLOCK: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
 
 /// What is kept in memory of what is served; everything bounded.
@@ -41,6 +45,10 @@ pub(crate) struct Serving {
     versions: Cache<Root, Arc<OpenVersion>>,
     files: Cache<(Root, FileIndex), Arc<std::fs::File>>,
     encoded: Cache<(Run, Codec), Bytes>,
+    /// The same against a version that the receiver has.
+    matched: Cache<(Run, Root), Bytes>,
+    /// What those versions are like.
+    similar: Cache<Root, matched::Index>,
     buffers: Buffers,
 }
 
@@ -60,9 +68,14 @@ impl Serving {
             versions: Cache::new(VERSIONS_MAX),
             files: Cache::new(FILES_MAX),
             encoded: Cache::builder()
-                .max_capacity(settings.encoded_bytes_max)
+                .max_capacity(settings.encoded_bytes_max / 2)
                 .weigher(move |_, bytes: &Bytes| weight(bytes.len()))
                 .build(),
+            matched: Cache::builder()
+                .max_capacity(settings.encoded_bytes_max / 2)
+                .weigher(move |_, bytes: &Bytes| weight(bytes.len()))
+                .build(),
+            similar: Cache::new(SIMILAR_MAX),
         }
     }
 
@@ -79,6 +92,7 @@ impl Serving {
         of_it.iter().for_each(|key| self.files.invalidate(key));
         let runs: Vec<_> = self.encoded.iter().map(|(key, _)| *key).filter(|(run, _)| run.root == *root).collect();
         runs.iter().for_each(|key| self.encoded.invalidate(key));
+        self.similar.invalidate(root);
         // Or they stay open until somebody reads something else.
         self.versions.run_pending_tasks();
         self.files.run_pending_tasks();

@@ -10,6 +10,7 @@ mod load;
 mod memory;
 mod miss;
 mod plot;
+mod replicate;
 mod site;
 mod stats;
 
@@ -49,12 +50,12 @@ const FILES: [(&str, Benchmark); 4] =
 
 /// Rounds of each storm.
 const STORM_ROUNDS: usize = 3;
-const USAGE: &str = "usage: icbd-perf [--short] [files | complete | cold | miss | memory]… [storms] [duties] [record] \
-    [report] [--rounds N] [--link NAME]… [--tool NAME]… [--case NAME]…";
+const USAGE: &str = "usage: icbd-perf [--short] [files | complete | cold | miss | memory]… [storms] [duties] [replicate] \
+    [record] [report] [--rounds N] [--link NAME]… [--tool NAME]… [--case NAME]… [--way NAME]…";
 
 fn main() -> Result<()> {
     let mut selection = storm::Selection::default();
-    let (mut scale, mut rounds, mut parts) = (FULL, STORM_ROUNDS, Vec::new());
+    let (mut scale, mut rounds, mut parts, mut ways) = (FULL, STORM_ROUNDS, Vec::new(), Vec::new());
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().context(USAGE);
@@ -66,12 +67,14 @@ fn main() -> Result<()> {
                 selection.tools = ["local", "icbd", "icbd-profile", "qemu-256k", "nbdkit"].map(str::to_owned).into();
                 selection.links = ["100M+10ms", "1G"].map(str::to_owned).into();
                 selection.cases = ["1", "30"].map(str::to_owned).into();
+                ways = ["icbd", "rsync, zstd", "btrfs stream, protocol 2, zstd"].map(str::to_owned).into();
             }
             "--rounds" => rounds = value()?.parse().context(USAGE)?,
             "--link" => selection.links.push(value()?),
             "--tool" => selection.tools.push(value()?),
             "--case" => selection.cases.push(value()?),
-            "files" | "storms" | "duties" | "record" | "report" => parts.push(argument),
+            "--way" => ways.push(value()?),
+            "files" | "storms" | "duties" | "replicate" | "record" | "report" => parts.push(argument),
             _ if FILES.iter().any(|(name, _)| *name == argument) => parts.push(argument),
             _ => anyhow::bail!(USAGE),
         }
@@ -96,9 +99,15 @@ fn main() -> Result<()> {
     if is_chosen("duties") || parts.is_empty() {
         storm::run_duties(&mut storm::Results::load(&kept("storms.json"))?)?;
     }
+    if is_chosen("replicate") || parts.is_empty() {
+        let mut trips = replicate::Trips::load(&kept("replicate.json"))?;
+        replicate::run(&selection.links, &ways, rounds, &mut trips)?;
+    }
     if is_chosen("report") || parts.is_empty() {
         let tables = FILES.iter().filter_map(|(name, _)| files.get(*name)).map(String::as_str);
-        storm::write(&storm::Results::load(&kept("storms.json"))?, tables, Path::new(env!("CARGO_MANIFEST_DIR")))?;
+        let trips = replicate::Trips::load(&kept("replicate.json"))?;
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+        storm::write(&storm::Results::load(&kept("storms.json"))?, &trips, tables, folder)?;
     }
     Ok(())
 }

@@ -21,18 +21,20 @@ use icbd_tests::{Lab, debian_image};
 
 pub(crate) use boot::record;
 use depot::{Depot, TRACE};
-use network::{LINKS, Link, Network};
-pub(crate) use report::write;
+pub(crate) use network::{LINKS, Link, MASTER, Network, SITE, Side};
+pub(crate) use process::{Process, run as run_program};
+pub(crate) use report::{row, table, write};
 pub(crate) use results::Results;
 use run::Case;
 use tools::{TOOLS, Tool};
 
 /// What the clients do, on every line.
-const CASES: [Case; 4] = [
-    Case { clients: 1, scan: false, think: false },
-    Case { clients: 30, scan: false, think: false },
-    Case { clients: 30, scan: true, think: false },
-    Case { clients: 1, scan: false, think: true },
+const CASES: [Case; 5] = [
+    Case::plain(1),
+    Case::plain(30),
+    Case { scan: true, ..Case::plain(30) },
+    Case { think: true, ..Case::plain(1) },
+    Case { machine: true, ..Case::plain(1) },
 ];
 
 /// Which cells to measure.
@@ -114,6 +116,7 @@ fn measure(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replicate::Trips;
     use icbd_tests::fill;
 
     /// The machinery of the comparison on a small disk: namespaces, line, master, cache, clients, counters, report.
@@ -140,8 +143,12 @@ mod tests {
         assert_eq!(troubles, [""; 0]);
         let far = results.cell("100M+10ms", CASES[0], &Tool::Icbd.name()).context("not measured")?;
         // A block at a time has to wait for the round trip; 52 of the 64 blocks hold data.
-        assert!(far.rounds[0].sent > 1 << 20 && far.rounds[0].p100_us >= 10_000.0, "{:?}", far.rounds);
-        write(&results, ["### A file\n"].into_iter(), &lab.folder("page")?)?;
+        assert!(
+            far.rounds[0].sent > 1 << 20 && far.rounds[0].latency.is_some_and(|latency| latency.p100_us >= 10_000.0),
+            "{:?}",
+            far.rounds
+        );
+        write(&results, &Trips::default(), ["### A file\n"].into_iter(), &lab.folder("page")?)?;
         let page = std::fs::read_to_string(lab.path("page/RESULTS.md"))?;
         assert!(page.contains("| icbd, first boot ever |") && lab.path("page/plots/time-30.svg").exists());
         Ok(())

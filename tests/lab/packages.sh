@@ -18,7 +18,7 @@ packages=(
     tgt
 )
 if [ "${1:-}" = --rivals ]; then
-    packages+=(nginx-light rsync rclone nfs-ganesha nfs-ganesha-vfs rpcbind iproute2)
+    packages+=(nginx-light rsync rclone nfs-ganesha nfs-ganesha-vfs rpcbind iproute2 lz4 pigz)
 fi
 
 missing=()

@@ -26,6 +26,16 @@ pub fn debian_image() -> Result<PathBuf> {
     Ok(image)
 }
 
+/// The folder with `disk.raw` of the next version, after an upgrade to the next release. Built like [`debian_image`].
+pub fn upgraded_image() -> Result<PathBuf> {
+    let (tests, image) = (Path::new(env!("CARGO_MANIFEST_DIR")), debian_image()?);
+    let upgraded = image.with_file_name("upgraded");
+    let mut build = Command::new(tests.join("lab/upgrade-image.sh"));
+    build.arg(&image).arg(&upgraded);
+    run_bounded(build, BUILD_DEADLINE)?.ok()?;
+    Ok(upgraded)
+}
+
 /// One read of a boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BootRead {

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use icbd_tests::{
@@ -158,7 +159,7 @@ fn what_cannot_be_received_says_why() -> Result<()> {
 
     // Blocks that are not what they should be are never kept.
     let proxy = Proxy::start(from.address())?;
-    proxy.set(Fault::Corrupt, "/blocks/");
+    proxy.set(Fault::Corrupt, "/versions/");
     to.daemon.allow_log("wrong block");
     to.daemon.allow_log("image replicate");
     let failed = replicate(&to, "lab@2", &proxy.url())?;
@@ -201,5 +202,74 @@ fn an_identity_is_taken_over_once() -> Result<()> {
     let to = Master::start_at(&lab, to.repo(), to.address(), &[])?;
     icbd(["image", "verify", "lab@1", "--socket", to.socket()])?.ok()?;
     ensure!(to.publish("lab", &lab.path("tree"), &[])? == "lab@2", "what is published next is no next version");
+    Ok(())
+}
+
+/// A disk whose content has moved by some bytes, as in an upgrade: no block of it is one of the version before.
+fn moved() -> Vec<u8> {
+    let mut content = solid(5, 96 * MIB);
+    content.rotate_left(12_345);
+    content
+}
+
+/// Two masters that have the same version, of 96 MiB, the first of them a second one, in which every byte has moved.
+fn upgraded(lab: &Lab) -> Result<(Master, Master)> {
+    let (tree, repo) = (lab.folder("tree")?, lab.path("first"));
+    fs::write(tree.join("disk.raw"), solid(5, 96 * MIB))?;
+    Master::publish_offline(&repo, "lab", &tree, &["--deploy"])?;
+    fs::write(tree.join("disk.raw"), moved())?;
+    Master::publish_offline(&repo, "lab", &tree, &[])?;
+    let (from, to) = (Master::start(lab, &repo)?, second(lab, FileSystem::Btrfs)?);
+    replicate(&to, "lab@1", &from.url())?.ok()?;
+    Ok((from, to))
+}
+
+/// Over a line that crawls: what is asked for without a base comes late.
+fn crawling(from: &Master) -> Result<Proxy> {
+    let proxy = Proxy::start(from.address())?;
+    proxy.set(Fault::Delay(Duration::from_millis(2500)), "/blocks/");
+    Ok(proxy)
+}
+
+fn asked_against(proxy: &Proxy) -> usize {
+    proxy.requests().iter().filter(|path| path.contains("/against/")).count()
+}
+
+/// Over a slow line an upgrade travels as what differs from the version that both have, wherever it lies there.
+#[test]
+fn over_a_slow_line_an_upgrade_travels_as_its_difference() -> Result<()> {
+    let lab = Lab::new()?;
+    let (from, to) = upgraded(&lab)?;
+    let proxy = crawling(&from)?;
+    let done = replicate(&to, "lab@2", &proxy.url())?.ok()?;
+    ensure!(asked_against(&proxy) > 8, "{:?}", proxy.requests());
+    let (fetched, received) = (number(&done, "fetched_bytes")?, number(&done, "received_bytes")?);
+    ensure!(fetched >= 95 * MIB && received < 56 * MIB, "{done}");
+    ensure!(fs::read(tree(&to, 2).join("disk.raw"))? == moved(), "wrong bytes");
+    Ok(())
+}
+
+/// A version that is not as it was published, at either end, is no base: blocks travel by themselves.
+#[test]
+fn a_damaged_base_costs_bytes_and_nothing_else() -> Result<()> {
+    for damaged_here in [true, false] {
+        let lab = Lab::new()?;
+        let (from, to) = upgraded(&lab)?;
+        let damaged = if damaged_here { &to } else { &from };
+        let disk = File::options().write(true).open(tree(damaged, 1).join("disk.raw"));
+        // A sealed tree on btrfs cannot be written to.
+        let proxy = crawling(&from)?;
+        match disk {
+            Ok(disk) => (0..96).try_for_each(|at| disk.write_all_at(b"altered", at * MIB))?,
+            Err(_) => proxy.set(Fault::Corrupt, "/against/"),
+        }
+        for daemon in [&to.daemon, &from.daemon] {
+            daemon.allow_log("altered behind the master's back");
+            daemon.allow_log("nothing is packed against it");
+            daemon.allow_log("wrong block");
+        }
+        replicate(&to, "lab@2", &proxy.url())?.ok()?;
+        ensure!(fs::read(tree(&to, 2).join("disk.raw"))? == moved(), "wrong bytes");
+    }
     Ok(())
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use icbd_image::{Run, is_zero};
 
 use crate::Codec;
-use crate::frame::{FRAME_BLOCKS_MAX, FrameEncoder};
+use crate::frame::{FRAME_BLOCKS_MAX, FrameEncoder, Matcher, frame_header};
 
 /// Reads the blocks of `run` in order and hands over their frames one by one.
 ///
@@ -18,34 +18,61 @@ pub fn encode_run<E>(
     run: &Run,
     demanded: u64,
     codec: Codec,
-    mut read: impl FnMut(u64) -> Result<Bytes, E>,
+    read: impl FnMut(u64) -> Result<Bytes, E>,
     mut out: impl FnMut(Bytes) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut encoder = FrameEncoder::new();
-    let mut blocks: Vec<Bytes> = Vec::with_capacity(FRAME_BLOCKS_MAX);
-    let mut zeros = false;
-    let mut flush = |blocks: &mut Vec<Bytes>| {
-        if blocks.is_empty() {
-            return Ok(());
-        }
+    by_frames(run, Some(demanded), read, |blocks, _| {
         let mut frame = Vec::new();
         encoder.encode(blocks, codec, &mut frame);
-        blocks.clear();
         out(frame.into())
+    })
+}
+
+/// The same against a version that the receiver has; for nobody who waits for one of the blocks.
+pub fn encode_matched_run<E>(
+    run: &Run,
+    mut matcher: Matcher<'_>,
+    read: impl FnMut(u64) -> Result<Bytes, E>,
+    mut out: impl FnMut(Bytes) -> Result<(), E>,
+) -> Result<(), E> {
+    by_frames(run, None, read, |blocks, zeros| {
+        let mut frame = Vec::new();
+        match zeros {
+            true => frame.extend_from_slice(&frame_header(blocks.len(), 0)),
+            false => matcher.encode(blocks, &mut frame),
+        }
+        out(frame.into())
+    })
+}
+
+/// Hands over the blocks of each frame: zeros or others, and the demanded block alone.
+fn by_frames<E>(
+    run: &Run,
+    demanded: Option<u64>,
+    mut read: impl FnMut(u64) -> Result<Bytes, E>,
+    mut frame: impl FnMut(&[Bytes], bool) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut blocks: Vec<Bytes> = Vec::with_capacity(FRAME_BLOCKS_MAX);
+    let mut zeros = false;
+    let mut flush = |blocks: &mut Vec<Bytes>, zeros| {
+        let done = if blocks.is_empty() { Ok(()) } else { frame(blocks, zeros) };
+        blocks.clear();
+        done
     };
     for block in run.blocks() {
         let bytes = read(block)?;
         let zero = is_zero(&bytes);
-        if zero != zeros || block == demanded || blocks.len() == FRAME_BLOCKS_MAX {
-            flush(&mut blocks)?;
+        if zero != zeros || Some(block) == demanded || blocks.len() == FRAME_BLOCKS_MAX {
+            flush(&mut blocks, zeros)?;
         }
         zeros = zero;
         blocks.push(bytes);
-        if block == demanded {
-            flush(&mut blocks)?;
+        if Some(block) == demanded {
+            flush(&mut blocks, zeros)?;
         }
     }
-    flush(&mut blocks)
+    flush(&mut blocks, zeros)
 }
 
 /// The frames that [`encode_run`] makes of `run` when it packs nothing: the blocks of each, and whether they are zeros.

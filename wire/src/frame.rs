@@ -5,17 +5,21 @@
 //! lengths are not written, both sides know the file's size. Zero blocks have frames of their own,
 //! without bytes; what a codec does not shrink is sent as it is.
 //!
+//! What travels to somebody who has a version that looks alike may refer to blocks of that one ([`Matcher`]).
+//!
 //! A frame is the smallest thing that can be unpacked, so it bounds memory on both sides to 1 MiB;
 //! larger frames would save 1 to 4 % of the bytes and cost latency.
 
 mod decode;
 mod encode;
+mod matched;
 mod pack;
 
 use crate::Codec;
 
 pub use decode::{FrameDecoder, FrameError};
 pub use encode::{FrameEncoder, frame_header};
+pub use matched::{Base, Matcher};
 
 /// Blocks in a full frame: 1 MiB.
 pub const FRAME_BLOCKS_MAX: usize = 16;
@@ -34,12 +38,14 @@ enum Packing {
     Zstd = 3,
     Zlib = 4,
     Snappy = 5,
+    /// Zstandard, against blocks of a version that the receiver has.
+    Matched = 6,
 }
 
 impl Packing {
     /// Each at the place of its number.
-    const ALL: [Packing; 6] =
-        [Packing::Zero, Packing::Raw, Packing::Lz4, Packing::Zstd, Packing::Zlib, Packing::Snappy];
+    const ALL: [Packing; 7] =
+        [Packing::Zero, Packing::Raw, Packing::Lz4, Packing::Zstd, Packing::Zlib, Packing::Snappy, Packing::Matched];
 
     /// How a frame is packed for who asked for `codec`, if that makes it smaller.
     fn of(codec: Codec) -> Packing {

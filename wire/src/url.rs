@@ -42,6 +42,9 @@ pub enum Resource {
     Page { root: Root, file: FileIndex, page: u64 },
     /// Frames of blocks: `/v1/versions/{root}/blocks/{file}/{first}-{last}.{codec}`, the last included.
     Blocks { run: Run, codec: Codec },
+    /// The same, against blocks of a version that whoever asks has:
+    /// `/v1/versions/{root}/against/{base}/{file}/{first}-{last}`.
+    Matched { run: Run, base: Root },
     /// What is known of boots of a version: `/v1/profiles/{root}`. The only one with a root that changes.
     Profile(Root),
     /// A file's bytes for those who know no icbd: `/files/{image}/{n}/{path}`, `current` for no number.
@@ -63,7 +66,7 @@ pub enum UrlError {
     Root(String),
     #[error("{text:?} is not the number of a {what}")]
     Number { what: &'static str, text: String },
-    #[error("{0:?} is not a run; write FIRST-LAST.CODEC with at most {RUN_BLOCKS_MAX} blocks")]
+    #[error("{0:?} is not a run; write FIRST-LAST with at most {RUN_BLOCKS_MAX} blocks")]
     Run(String),
     #[error("the file's path {0}")]
     Path(&'static str),
@@ -100,8 +103,14 @@ impl Resource {
             }),
             ["versions", root, "blocks", file, run] => {
                 let (root, file) = (parse_root(root)?, parse_index(file)?);
-                let (first, count, codec) = parse_run(run)?;
-                Ok(Resource::Blocks { run: Run { root, file, first, count }, codec })
+                let (range, codec) = run.split_once('.').ok_or_else(|| UrlError::Run(shown(run)))?;
+                let (first, count) = parse_range(range)?;
+                Ok(Resource::Blocks { run: Run { root, file, first, count }, codec: codec.parse()? })
+            }
+            ["versions", root, "against", base, file, range] => {
+                let (root, base, file) = (parse_root(root)?, parse_root(base)?, parse_index(file)?);
+                let (first, count) = parse_range(range)?;
+                Ok(Resource::Matched { run: Run { root, file, first, count }, base })
             }
             _ => Err(UrlError::Unknown(shown(path))),
         }
@@ -116,9 +125,11 @@ impl fmt::Display for Resource {
             Resource::Head(root) => write!(f, "/v1/heads/{root}"),
             Resource::Profile(root) => write!(f, "/v1/profiles/{root}"),
             Resource::Page { root, file, page } => write!(f, "/v1/pages/{root}/{file}/{page}"),
-            Resource::Blocks { run: Run { root, file, first, count }, codec } => {
-                let last = first + u64::from(count.saturating_sub(1));
-                write!(f, "/v1/versions/{root}/blocks/{file}/{first}-{last}.{codec}")
+            Resource::Blocks { run: run @ Run { root, file, first, .. }, codec } => {
+                write!(f, "/v1/versions/{root}/blocks/{file}/{first}-{}.{codec}", last_of(run))
+            }
+            Resource::Matched { run: run @ Run { root, file, first, .. }, base } => {
+                write!(f, "/v1/versions/{root}/against/{base}/{file}/{first}-{}", last_of(run))
             }
             Resource::File { image, version, path } => {
                 match version {
@@ -180,16 +191,19 @@ fn parse_index(text: &str) -> Result<FileIndex, UrlError> {
     index.ok_or_else(|| UrlError::Number { what: "file", text: shown(text) })
 }
 
-/// `{first}-{last}.{codec}` as first block, number of blocks, codec.
-fn parse_run(text: &str) -> Result<(u64, u32, Codec), UrlError> {
+fn last_of(run: &Run) -> u64 {
+    run.first + u64::from(run.count.saturating_sub(1))
+}
+
+/// `{first}-{last}` as first block and number of blocks.
+fn parse_range(text: &str) -> Result<(u64, u32), UrlError> {
     let refuse = || UrlError::Run(shown(text));
-    let (range, codec) = text.split_once('.').ok_or_else(refuse)?;
-    let (first, last) = range.split_once('-').ok_or_else(refuse)?;
+    let (first, last) = text.split_once('-').ok_or_else(refuse)?;
     let first = parse_number(first, "block", FILE_BLOCKS_MAX)?;
     let last = parse_number(last, "block", FILE_BLOCKS_MAX)?;
     let count = last.checked_sub(first).map(|more| more + 1).and_then(|count| u32::try_from(count).ok());
     let count = count.filter(|count| *count <= RUN_BLOCKS_MAX).ok_or_else(refuse)?;
-    Ok((first, count, codec.parse()?))
+    Ok((first, count))
 }
 
 /// A decimal number below `end`, without sign or leading zeros: one spelling each.

@@ -36,14 +36,28 @@ const LOOK_BYTES: u64 = 1 << 20;
 /// Who goes on reading over so many zeros reads a disk from one end to the other: there are none in what a boot loads.
 const DISK_ZEROS: u64 = 512 << 10;
 
+/// Who reads a disk from one end to the other is known for so many reads of others: it is held up by them, and would
+/// else be taken for one of them.
+const DISK_KEPT_READS: u64 = 100_000;
+
 /// The streams in one file.
 #[derive(Debug, Default)]
-pub(super) struct Ahead(Mutex<Vec<Stream>>);
+pub(super) struct Ahead(Mutex<Streams>);
+
+#[derive(Debug, Default)]
+struct Streams {
+    /// The one that was used last is first.
+    all: Vec<Stream>,
+    /// Reads so far.
+    reads: u64,
+}
 
 #[derive(Debug)]
 struct Stream {
     /// Where the furthest read ended, in bytes.
     next: u64,
+    /// How many reads there had been in the file when it was used last.
+    used: u64,
     /// How far it has come since it began, in bytes.
     read: u64,
     /// Where what was asked for ends, in bytes.
@@ -100,18 +114,21 @@ impl Ahead {
     fn note(&self, read: &Range<u64>, size: u64, about: About, is_zero: impl FnOnce() -> bool) -> Noted {
         let About { demands, streams: long } = about;
         let mut streams = self.0.lock().expect("no panic under this lock");
+        streams.reads += 1;
+        let used = streams.reads;
         let near = |stream: &Stream| read.start <= stream.next + SLACK_BYTES && read.end + SLACK_BYTES >= stream.next;
-        let Some(at) = streams.iter().position(near) else {
-            streams.truncate(STREAMS_MAX - 1);
+        let Some(at) = streams.all.iter().position(near) else {
+            streams.make_room();
             let others = Others { are_waiting: false, read: 0, demands, streams: long };
             let read_bytes = read.end - read.start;
-            let begun = Stream { next: read.end, read: read_bytes, asked: read.end, zeros: 0, is_disk: false, others };
-            streams.insert(0, begun);
+            let (next, asked) = (read.end, read.end);
+            let begun = Stream { next, used, read: read_bytes, asked, zeros: 0, is_disk: false, others };
+            streams.all.insert(0, begun);
             return Noted::default();
         };
-        // The one that was used last is first.
-        streams[..=at].rotate_right(1);
-        let stream = &mut streams[0];
+        streams.all[..=at].rotate_right(1);
+        let stream = &mut streams.all[0];
+        stream.used = used;
         stream.look(about);
         let is_long = stream.read >= READ_BYTES_MIN;
         if read.end > stream.next && !stream.is_disk {
@@ -133,6 +150,17 @@ impl Ahead {
         let ask = stream.asked..size.min(stream.next + window);
         stream.asked = stream.asked.max(ask.end);
         Noted { ask: (!ask.is_empty()).then_some(ask), is_long, is_disk, is_scan }
+    }
+}
+
+impl Streams {
+    fn make_room(&mut self) {
+        if self.all.len() < STREAMS_MAX {
+            return;
+        }
+        let is_free = |stream: &Stream| !stream.is_disk || self.reads - stream.used > DISK_KEPT_READS;
+        let at = self.all.iter().rposition(is_free).unwrap_or(self.all.len() - 1);
+        self.all.remove(at);
     }
 }
 
@@ -272,6 +300,11 @@ mod tests {
             (alone.is_scan, alone.urgency(|| false), alone.urgency(|| true)),
             (false, Urgency::Scan, Urgency::Stream)
         );
+        // However many others read meanwhile, who are more than streams are known of.
+        for other in 0..1_000 {
+            let begun = note(100 + 16 * (other * 7 % 512), 0, false);
+            assert!(!begun.is_disk, "{other}");
+        }
         // Others' streams count now.
         let beside: Vec<bool> = (10..26).map(|at| note(at, at, false).is_scan).collect();
         assert!(beside[8..].iter().all(|is_scan| *is_scan), "{beside:?}");

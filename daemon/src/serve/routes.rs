@@ -94,6 +94,9 @@ async fn answer(shared: &Shared, resource: Resource, conditions: &Conditions) ->
         Resource::Blocks { run, codec } if !conditions.matches(&tag) => {
             blocks::answer(shared, run, codec, &tag, conditions).await
         }
+        Resource::Matched { run, base } if !conditions.matches(&tag) => {
+            blocks::answer_matched(shared, run, base, &tag, conditions).await
+        }
         Resource::Profile(root) => {
             let profile = read(shared, move |repository| repository.profile(root)).await?;
             let (response, bytes) = answer::profile(&profile, conditions);
@@ -110,7 +113,7 @@ async fn answer(shared: &Shared, resource: Resource, conditions: &Conditions) ->
             let bytes = read(shared, move |repository| repository.page_bytes(root, file, page)).await?;
             Ok(whole(shared, bytes, &tag, OCTETS, conditions))
         }
-        Resource::Blocks { .. } => Ok(answer::not_modified(&tag, IMMUTABLE)),
+        Resource::Blocks { .. } | Resource::Matched { .. } => Ok(answer::not_modified(&tag, IMMUTABLE)),
     }
 }
 

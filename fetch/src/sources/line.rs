@@ -13,10 +13,15 @@ use std::time::Duration;
 use icbd_wire::Codec;
 use tokio::time::Instant;
 
-/// From the cheapest to the smallest. zlib and Snappy are beaten by a neighbour on every line.
-const CODECS: [Codec; 3] = [Codec::None, Codec::Lz4, Codec::Zstd];
-/// Where a line of which nothing is known begins: not far from the best on any.
+use crate::source::Way;
+
+/// From the cheapest to the smallest. zlib and Snappy are beaten by a neighbour on every line; the last is only for lines
+/// whose source packs against a version that is here.
+const WAYS: [Way; 4] = [Way::By(Codec::None), Way::By(Codec::Lz4), Way::By(Codec::Zstd), Way::Matched];
+/// Where a line of which nothing is known begins: not far from the best on any …
 const UNKNOWN: usize = 1;
+/// … and where differences can travel: they would keep a fast line waiting for the processors.
+const UNKNOWN_WITH_BASE: usize = 2;
 /// What another codec must carry, times what the chosen one does.
 const CLEARLY: f64 = 1.05;
 /// A measurement is worth something after so many plain bytes in so much time …
@@ -28,9 +33,11 @@ const LONG: Duration = Duration::from_secs(2);
 const FEW_BYTES: u64 = 1 << 20;
 /// The first look decides which way the first trial goes: a line below this, in plain bytes a second, is no faster than 1 Gbit/s.
 const SLOW: f64 = 150e6;
-/// A line that carries less than this at first, in plain bytes a second, is slower than any processor packs: no
-/// trial is needed to begin with the smallest …
+/// A line that carries less than this, in bytes a second as they travel, is slower than any processor packs: no trial is
+/// needed to begin with the smallest …
 const CRAWLING: f64 = 25e6;
+/// … if it is not that what travels is next to nothing, and packing that takes the time …
+const CRAWLING_PLAIN: f64 = 200e6;
 /// … nor many bytes to see it.
 const CRAWLING_BYTES: u64 = 512 << 10;
 /// Measurements before a codec at either end, once found better, is doubted.
@@ -55,7 +62,9 @@ pub(super) struct Line(Mutex<State>);
 #[derive(Debug)]
 struct State {
     enough: Enough,
-    /// Which of [`CODECS`] is the best known.
+    /// How many of [`WAYS`] there are here.
+    ways: usize,
+    /// Which of [`WAYS`] is the best known.
     chosen: usize,
     trial: Trial,
     /// Measurements until the next trial, and the next such rest.
@@ -73,7 +82,10 @@ struct State {
     /// Whether there were several at a time.
     is_shared: bool,
     busy: Duration,
+    /// Plain bytes that came.
     bytes: u64,
+    /// What the source had sent when it began, as it travels, and by now.
+    travelled: [u64; 2],
 }
 
 /// Rates in plain bytes a second.
@@ -86,19 +98,20 @@ enum Trial {
 
 impl Line {
     /// For long runs.
-    pub(super) fn new() -> Line {
-        Line::measured_after(ENOUGH)
+    pub(super) fn new(has_base: bool) -> Line {
+        Line::measured_after(ENOUGH, WAYS.len() - usize::from(!has_base))
     }
 
     /// For short runs.
     pub(super) fn short() -> Line {
-        Line::measured_after(ENOUGH_SHORT)
+        Line::measured_after(ENOUGH_SHORT, WAYS.len() - 1)
     }
 
-    fn measured_after(enough: Enough) -> Line {
+    fn measured_after(enough: Enough, ways: usize) -> Line {
         Line(Mutex::new(State {
             enough,
-            chosen: UNKNOWN,
+            ways,
+            chosen: if ways == WAYS.len() { UNKNOWN_WITH_BASE } else { UNKNOWN },
             trial: Trial::None,
             rest: 0,
             next_rest: 1,
@@ -110,31 +123,33 @@ impl Line {
             is_shared: false,
             busy: Duration::ZERO,
             bytes: 0,
+            travelled: [0; 2],
         }))
     }
 
-    /// How blocks shall travel now. A request begins with it; [`Line::end`] is owed the same codec.
-    pub(super) fn begin(&self) -> Codec {
+    /// How blocks shall travel now. A request begins with it; [`Line::end`] is owed the same way.
+    pub(super) fn begin(&self) -> Way {
         let mut line = self.lock();
         line.look();
         line.current += 1;
         line.is_shared |= line.current > 1;
-        CODECS[line.codec()]
+        WAYS[line.codec()]
     }
 
-    /// Plain bytes came by a request with this codec.
-    pub(super) fn carried(&self, codec: Codec, bytes: u64) {
+    /// Plain bytes came by a request that travels so; `travelled` is what the source has sent so far, as it travels.
+    pub(super) fn carried(&self, way: Way, bytes: u64, travelled: u64) {
         let mut line = self.lock();
-        if line.others == 0 && codec == CODECS[line.codec()] {
+        line.travelled[1] = travelled;
+        if line.others == 0 && way == WAYS[line.codec()] {
             line.bytes += bytes;
         }
     }
 
     /// A request has ended, in whatever way.
-    pub(super) fn end(&self, codec: Codec) {
+    pub(super) fn end(&self, way: Way) {
         let mut line = self.lock();
         line.look();
-        let is_current = codec == CODECS[line.codec()] && line.current > 0;
+        let is_current = way == WAYS[line.codec()] && line.current > 0;
         let count = if is_current { &mut line.current } else { &mut line.others };
         *count = count.saturating_sub(1);
         line.judge();
@@ -146,7 +161,7 @@ impl Line {
 }
 
 impl State {
-    /// The place in [`CODECS`] of what is in use.
+    /// The place in [`WAYS`] of what is in use.
     fn codec(&self) -> usize {
         match self.trial {
             Trial::Trying { codec, .. } => codec,
@@ -168,8 +183,10 @@ impl State {
     }
 
     fn judge(&mut self) {
-        if self.harder.is_none() && self.bytes >= CRAWLING_BYTES && self.rate() < CRAWLING {
-            (self.chosen, self.harder) = (CODECS.len() - 1, Some(true));
+        // Found out at any time: a disk may begin with what is packed to nearly nothing.
+        let could_pack_more = matches!(self.trial, Trial::None) && self.chosen + 1 < self.ways;
+        if could_pack_more && self.bytes >= CRAWLING_BYTES && self.is_crawling() {
+            (self.chosen, self.harder) = (self.ways - 1, Some(true));
             (self.rest, self.next_rest) = (SETTLED_REST, SETTLED_REST);
             self.turn();
             return;
@@ -188,7 +205,7 @@ impl State {
     }
 
     fn begin_anew(&mut self) {
-        (self.busy, self.bytes) = (Duration::ZERO, 0);
+        (self.busy, self.bytes, self.travelled[0]) = (Duration::ZERO, 0, self.travelled[1]);
         self.waits.clear();
         self.is_shared = self.current > 1;
     }
@@ -207,6 +224,13 @@ impl State {
         self.bytes as f64 / (busy.as_secs_f64() * scale).max(1e-6)
     }
 
+    /// Whether the line is the slowest part of all. Other requests to the same source make it look faster.
+    fn is_crawling(&self) -> bool {
+        let travelled = self.travelled[1].saturating_sub(self.travelled[0]);
+        let busy = self.busy.as_secs_f64();
+        (travelled as f64) < CRAWLING * busy && (self.bytes as f64) < CRAWLING_PLAIN * busy
+    }
+
     /// Another codec is in use from now on: those under way are of the one before, and those of the one now were
     /// waited for long ago.
     fn turn(&mut self) {
@@ -218,16 +242,16 @@ impl State {
         match self.trial {
             Trial::None if self.rest > 0 => self.rest -= 1,
             // As at the beginning: on such a line a trial costs and cannot help.
-            Trial::None if rate < CRAWLING && self.chosen + 1 == CODECS.len() => {}
+            Trial::None if self.is_crawling() && self.chosen + 1 == self.ways => {}
             Trial::None => self.trial = Trial::Trying { codec: self.neighbour(rate), before: rate },
             Trial::Trying { codec, before } => self.trial = Trial::Checking { codec, before, tried: rate },
             Trial::Checking { codec, before, tried } => {
                 let better = tried > CLEARLY * before.max(rate);
                 if better {
-                    let (was, now) = (CODECS[self.chosen], CODECS[codec]);
-                    tracing::debug!(%was, %now, before, tried, "blocks travel otherwise from now on");
+                    let (was, now) = (WAYS[self.chosen], WAYS[codec]);
+                    tracing::debug!(?was, ?now, before, tried, "blocks travel otherwise from now on");
                     self.chosen = codec;
-                    let is_last = codec == 0 || codec + 1 == CODECS.len();
+                    let is_last = codec == 0 || codec + 1 == self.ways;
                     (self.rest, self.next_rest) = (if is_last { SETTLED_REST } else { 0 }, SETTLED_REST);
                 } else {
                     self.rest = self.next_rest;
@@ -244,7 +268,7 @@ impl State {
         let harder = *self.harder.get_or_insert(rate < SLOW);
         match (self.chosen, harder) {
             (0, _) => 1,
-            (last, _) if last + 1 == CODECS.len() => last - 1,
+            (last, _) if last + 1 == self.ways => last - 1,
             (middle, true) => middle + 1,
             (middle, false) => middle - 1,
         }
@@ -262,14 +286,18 @@ mod tests {
         [megabytes, (megabytes / 0.6).min(1_100.0), (megabytes / 0.55).min(780.0)]
     }
 
+    /// What 2 MB travel as.
+    const PACKED: [u64; 3] = [2_000_000, 1_200_000, 1_100_000];
+
     /// Requests of 2 MiB one after the other until `bytes` came; the share that each codec carried.
     async fn stream(line: &Line, rates: Rates, megabytes: u64) -> [f64; 3] {
-        let mut shares = [0.0; 3];
+        let (mut shares, mut travelled) = ([0.0; 3], line.lock().travelled[1]);
         for _ in 0..megabytes / 2 {
             let codec = line.begin();
-            let place = CODECS.iter().position(|it| *it == codec).unwrap();
+            let place = WAYS.iter().position(|it| *it == codec).unwrap();
             tokio::time::advance(Duration::from_secs_f64(2e6 / (rates[place] * 1e6))).await;
-            line.carried(codec, 2_000_000);
+            travelled += PACKED[place];
+            line.carried(codec, 2_000_000, travelled);
             line.end(codec);
             shares[place] += 2.0 / megabytes as f64;
             // Nobody asks for anything: that says nothing of the line.
@@ -281,7 +309,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_codec_that_carries_most_is_found_and_kept() {
         for (megabytes, best) in [(5.0, 2), (12.5, 2), (118.0, 2), (1_000.0, 1), (3_000.0, 0)] {
-            let line = Line::new();
+            let line = Line::new(false);
             stream(&line, line_of(megabytes), 2_000).await;
             let shares = stream(&line, line_of(megabytes), 4_000).await;
             assert!(shares[best] > 0.9, "{megabytes} MB/s: {shares:?}");
@@ -290,24 +318,40 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_line_is_squeezed_within_the_first_megabytes() {
-        let shares = stream(&Line::new(), line_of(12.5), 50).await;
+        let shares = stream(&Line::new(false), line_of(12.5), 50).await;
         assert!(shares[2] > 0.6, "{shares:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn on_a_slow_line_nothing_else_is_tried_any_more() {
-        let line = Line::new();
+        let line = Line::new(false);
         stream(&line, line_of(12.5), 50).await;
         let shares = stream(&line, line_of(12.5), 2_000).await;
         assert_eq!(shares[..2], [0.0, 0.0], "{shares:?}");
     }
 
+    /// Where blocks can travel against a version that is here, a slow line has them do so, and only then.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_line_carries_differences_where_it_can() {
+        for (has_base, megabytes, best) in [(true, 12.5, Way::Matched), (false, 12.5, Way::By(Codec::Zstd))] {
+            let line = Line::new(has_base);
+            let ways: Vec<Way> = (0..20).map(|_| line.begin()).collect();
+            for (request, way) in (1..).zip(ways) {
+                // Three times as much comes as travels: it is the line that is slow.
+                tokio::time::advance(Duration::from_secs_f64(2.0 / 3.0 / megabytes)).await;
+                line.carried(way, 2_000_000, request * 2_000_000 / 3);
+                line.end(way);
+            }
+            assert_eq!(line.begin(), best);
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_line_that_changes_is_noticed() {
-        let line = Line::new();
+        let line = Line::new(false);
         stream(&line, line_of(3_000.0), 1_000).await;
-        assert_eq!(line.begin(), Codec::None);
-        line.end(Codec::None);
+        assert_eq!(line.begin(), Way::By(Codec::None));
+        line.end(Way::By(Codec::None));
         stream(&line, line_of(12.5), 4_000).await;
         let shares = stream(&line, line_of(12.5), 2_000).await;
         assert!(shares[2] > 0.8, "{shares:?}");
@@ -316,7 +360,7 @@ mod tests {
     /// Packing that is slower than the line makes the line look slow: that must not lead to more packing.
     #[tokio::test(start_paused = true)]
     async fn busy_processors_are_not_taken_for_a_slow_line() {
-        let line = Line::new();
+        let line = Line::new(false);
         let busy = [120.0, 60.0, 30.0];
         stream(&line, busy, 1_000).await;
         let shares = stream(&line, busy, 2_000).await;
@@ -328,14 +372,14 @@ mod tests {
     async fn short_runs_settle_within_few_and_in_spite_of_others_waits() {
         let line = Line::short();
         let mut raw = 0;
-        for miss in 0..400 {
+        for miss in 0..400u64 {
             let codec = line.begin();
-            let us = if codec == Codec::None { 200 } else { 250 } + if miss % 10 == 3 { 2_000 } else { 0 };
+            let us = if codec == Way::By(Codec::None) { 200 } else { 250 } + if miss % 10 == 3 { 2_000 } else { 0 };
             tokio::time::advance(Duration::from_micros(us)).await;
-            line.carried(codec, 64 << 10);
+            line.carried(codec, 64 << 10, (miss + 1) * (64 << 10));
             line.end(codec);
             tokio::time::advance(Duration::from_millis(1)).await;
-            raw += u32::from(codec == Codec::None);
+            raw += u32::from(codec == Way::By(Codec::None));
         }
         assert!(raw > 300, "{raw} of 400");
     }
@@ -344,16 +388,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_line_that_many_share_is_squeezed() {
         let line = Line::short();
-        let mut packed = 0;
+        let (mut packed, mut travelled) = (0, 0);
         for _ in 0..40 {
-            let codecs: Vec<Codec> = (0..30).map(|_| line.begin()).collect();
+            let codecs: Vec<Way> = (0..30).map(|_| line.begin()).collect();
             for (at, codec) in codecs.iter().enumerate() {
                 // They come in bursts of ten.
                 let ms = if at % 10 == 9 { 50 } else { 0 };
                 tokio::time::advance(Duration::from_millis(ms)).await;
-                line.carried(*codec, 64 << 10);
+                travelled += 32 << 10;
+                line.carried(*codec, 64 << 10, travelled);
                 line.end(*codec);
-                packed += u32::from(*codec == Codec::Zstd);
+                packed += u32::from(*codec == Way::By(Codec::Zstd));
             }
         }
         assert!(packed > 1_100, "{packed} of 1200");
@@ -361,23 +406,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_left_of_an_earlier_codec_is_not_counted() {
-        let line = Line::new();
+        let line = Line::new(false);
         let codec = line.begin();
         let lasting = line.begin();
         assert_eq!(codec, lasting);
         tokio::time::advance(Duration::from_millis(100)).await;
-        line.carried(codec, 8 << 20);
+        line.carried(codec, 8 << 20, 8 << 20);
         line.end(codec);
         let tried = line.begin();
         assert_ne!(tried, codec, "a trial begins");
         tokio::time::advance(Duration::from_millis(100)).await;
-        line.carried(tried, 8 << 20);
+        line.carried(tried, 8 << 20, 16 << 20);
         line.end(tried);
         let still = line.begin();
         assert_eq!(still, tried, "what was measured while the earlier request went on is worth nothing");
         line.end(lasting);
         tokio::time::advance(Duration::from_millis(100)).await;
-        line.carried(still, 8 << 20);
+        line.carried(still, 8 << 20, 24 << 20);
         line.end(still);
         assert_eq!(line.begin(), codec, "the chosen one is measured again");
     }

@@ -10,14 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use icbd_image::{FileIndex, Root, Run};
-use icbd_wire::Codec;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::line::Line;
 use crate::error::SourceError;
 use crate::settings::Settings;
-use crate::source::{Source, Urgency};
+use crate::source::{Source, Urgency, Way};
 
 /// Bad blocks that are remembered of one source. A source with more is asked again for some of them,
 /// which costs a request each and nothing else.
@@ -95,12 +94,12 @@ struct Offline {
 #[derive(Debug)]
 pub(super) struct Permit(#[expect(dead_code, reason = "held, not read")] Vec<OwnedSemaphorePermit>);
 
-/// A run that is on its way from a source, and the codec it travels with. It has ended when this is dropped.
+/// A run that is on its way from a source, and how it travels. It has ended when this is dropped.
 #[derive(Debug)]
 pub(super) struct Travel {
     member: Arc<Member>,
     is_short: bool,
-    codec: Codec,
+    way: Way,
 }
 
 /// Leave to ask a source.
@@ -114,13 +113,13 @@ pub(super) struct Admission {
 impl Member {
     pub(super) fn new(source: Arc<dyn Source>, settings: Settings, changes: watch::Sender<u64>) -> Member {
         Member {
-            source,
             permits: Arc::new(Semaphore::new(settings.requests_max)),
             patient: Arc::new(Semaphore::new(patient_max(&settings))),
             idle: Arc::new(Semaphore::new(idle_max(&settings))),
             small: Arc::new(Semaphore::new(SMALL_REQUESTS_MAX)),
             short_line: Line::short(),
-            line: Line::new(),
+            line: Line::new(source.has_base()),
+            source,
             requests: AtomicU64::new(0),
             settings,
             state: Mutex::new(State::Untried),
@@ -206,7 +205,7 @@ impl Member {
     /// A run of so many blocks is asked for now.
     pub(super) fn travel(self: &Arc<Self>, blocks: u32) -> Travel {
         let is_short = blocks <= SHORT_BLOCKS_MAX;
-        Travel { member: self.clone(), is_short, codec: self.line(is_short).begin() }
+        Travel { member: self.clone(), is_short, way: self.line(is_short).begin() }
     }
 
     fn line(&self, is_short: bool) -> &Line {
@@ -287,19 +286,19 @@ impl Member {
 }
 
 impl Travel {
-    pub(super) fn codec(&self) -> Codec {
-        self.codec
+    pub(super) fn way(&self) -> Way {
+        self.way
     }
 
     /// So many plain bytes came.
     pub(super) fn carried(&self, bytes: usize) {
-        self.member.line(self.is_short).carried(self.codec, bytes as u64);
+        self.member.line(self.is_short).carried(self.way, bytes as u64, self.member.source.received_bytes());
     }
 }
 
 impl Drop for Travel {
     fn drop(&mut self) {
-        self.member.line(self.is_short).end(self.codec);
+        self.member.line(self.is_short).end(self.way);
     }
 }
 

@@ -124,7 +124,7 @@ impl Progress {
         let run = Run { count, ..wanted };
         let started = Instant::now();
         let travel = member.travel(run.count);
-        let request = BlockRequest { run, file_bytes, codec: travel.codec(), urgency, check: self.check };
+        let request = BlockRequest { run, file_bytes, way: travel.way(), urgency, check: self.check };
         match member.source.blocks(&request).await {
             Ok(blocks) => {
                 if let Some(place) = self.round.place() {

@@ -41,7 +41,7 @@ async fn blocks(source: &dyn Source) -> Result<usize, SourceError> {
     let request = icbd_fetch::BlockRequest {
         run,
         file_bytes: 100_000,
-        codec: icbd_wire::Codec::None,
+        way: icbd_fetch::Way::By(icbd_wire::Codec::None),
         urgency: icbd_fetch::Urgency::Readahead,
         check: icbd_wire::Check::Receiver,
     };

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use icbd_fetch::testing::MemorySource;
-use icbd_fetch::{BlockRequest, ProfileAnswer, RunRequest, Source, Urgency};
+use icbd_fetch::{BlockRequest, ProfileAnswer, RunRequest, Source, Urgency, Way};
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, Page, Root, Run, block_len, is_zero};
 use icbd_wire::{Check, Codec, Resource, encode_run, listing};
 use tokio::task::JoinHandle;
@@ -64,7 +64,7 @@ impl Fixture {
         BlockRequest {
             run,
             file_bytes: self.disk.len() as u64,
-            codec,
+            way: Way::By(codec),
             urgency: Urgency::Demand,
             check: Check::Receiver,
         }
@@ -187,7 +187,13 @@ async fn blocks(memory: &MemorySource, run: Run, codec: Codec) -> Result<Respons
     let head = memory.head_of(run.root);
     let file_bytes = head.node(run.file).map_or(0, |node| node.size());
     let blocks = memory
-        .blocks(&BlockRequest { run, file_bytes, codec, urgency: Urgency::Demand, check: Check::Receiver })
+        .blocks(&BlockRequest {
+            run,
+            file_bytes,
+            way: Way::By(codec),
+            urgency: Urgency::Demand,
+            check: Check::Receiver,
+        })
         .await?;
     let blocks: Vec<Bytes> = blocks.map(|block| block.unwrap().1).collect().await;
     // Raw blocks cost no time to frame; packed ones do, but in a test that is nobody's trouble.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
-use icbd_fetch::{BlockRequest, HttpSource, RunRequest, Settings, Source, Sources, TimeOuts, Urgency};
+use icbd_fetch::{BlockRequest, HttpSource, RunRequest, Settings, Source, Sources, TimeOuts, Urgency, Way};
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Root, Run};
 use icbd_wire::{Check, Codec, encode_run};
 use tokio::runtime::Builder;
@@ -31,7 +31,7 @@ fn throughput_of_one_stream() {
         let request = BlockRequest {
             run,
             file_bytes: disk.len() as u64,
-            codec,
+            way: Way::By(codec),
             urgency: Urgency::Demand,
             check: Check::Receiver,
         };

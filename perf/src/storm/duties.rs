@@ -17,8 +17,8 @@ use super::run::{Case, storm};
 use super::tools::{Ready, site};
 use crate::load::TICKS_PER_SECOND;
 
-const ONE: Case = Case { clients: 1, scan: false, think: false };
-const MANY: Case = Case { clients: 30, scan: false, think: false };
+const ONE: Case = Case::plain(1);
+const MANY: Case = Case::plain(30);
 /// Sizes to which the image is grown by holes, in GiB. The last is the one whose memory is watched.
 const GROWN_GIB: [u64; 2] = [10, 100];
 
@@ -47,7 +47,10 @@ impl Bound {
     }
 }
 
-/// Measures every duty once and keeps it.
+/// How often each is measured that has a bound; the median is kept.
+const ROUNDS: usize = 3;
+
+/// Measures every duty and keeps it.
 pub(super) fn measure(depot: &Depot<'_>, trace: &Path, results: &mut Results) -> Result<()> {
     let mut keep = |duty: Duty| {
         eprintln!("{}: {:.2} {}", duty.what, duty.value, duty.unit);
@@ -57,15 +60,22 @@ pub(super) fn measure(depot: &Depot<'_>, trace: &Path, results: &mut Results) ->
     };
     for link in LINKS {
         let network = Network::new(link)?;
-        keep(link_share(depot, &network, link)?)?;
-        keep(demand(depot, &network, link, trace)?)?;
+        keep(median(|| link_share(depot, &network, link))?)?;
+        keep(median(|| demand(depot, &network, link, trace))?)?;
     }
     let network = Network::new(LINKS[2])?;
-    keep(idle_daemon(depot, &network, trace)?)?;
+    keep(median(|| idle_daemon(depot, &network, trace))?)?;
     for gib in GROWN_GIB {
         grown(depot, trace, gib)?.into_iter().try_for_each(&mut keep)?;
     }
     Ok(())
+}
+
+/// The round with the median.
+fn median(mut measure: impl FnMut() -> Result<Duty>) -> Result<Duty> {
+    let mut rounds = (0..ROUNDS).map(|_| measure()).collect::<Result<Vec<_>>>()?;
+    rounds.sort_by(|a, b| a.value.total_cmp(&b.value));
+    Ok(rounds.swap_remove(ROUNDS / 2))
 }
 
 /// How much of the line a whole prefetch fills.

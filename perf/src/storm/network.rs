@@ -17,7 +17,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use super::delay::Delay;
 
 pub(crate) const MASTER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
-const SITE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+pub(crate) const SITE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 
 /// A line between a site and its master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,9 +10,10 @@ use anyhow::{Context, Result};
 use super::CASES;
 use super::network::{LINKS, Link};
 use super::results::{Cell, Results};
-use super::run::{Case, Round};
+use super::run::{Case, Latency, Round};
 use super::tools::{TOOLS, Tool};
 use crate::plot::{Bar, Bars, Group, figures};
+use crate::replicate::{self, Trips};
 
 /// What is known of the goals that are missed.
 const LIMITS: &str = include_str!("../../limits.md");
@@ -26,7 +27,7 @@ const STORMS: &str = "
 ## Boot storms over slow lines
 
 A recorded BIOS boot of the lab's Debian image is replayed by light clients
-(`icbd bench storm`) against each tool, on lines made of network namespaces and `tbf`. Everything starts with empty
+(`icbd bench storm`) against each tool, and a virtual machine boots it to its login prompt, on lines made of network namespaces and `tbf`. Everything starts with empty
 caches. The tools are Debian's packages, each set up as well as was found (`perf/src/storm/tools/`), and each gave the
 right bytes. Master, site and clients share one machine, so absolute times are its own; what counts are the ratios.
 
@@ -45,7 +46,12 @@ On loopback: master, cache and reader share the machine. Medians; the goal is fo
 const ROUNDS_MIN: usize = 3;
 
 /// Writes `RESULTS.md` and its plots into `folder`; `files` are the tables of reading single files.
-pub(crate) fn write<'a>(results: &Results, files: impl Iterator<Item = &'a str>, folder: &Path) -> Result<()> {
+pub(crate) fn write<'a>(
+    results: &Results,
+    trips: &Trips,
+    files: impl Iterator<Item = &'a str>,
+    folder: &Path,
+) -> Result<()> {
     let plots = folder.join("plots");
     std::fs::create_dir_all(&plots)?;
     let mut page = format!("{PREFACE}\nMachine: {}.\n", machine());
@@ -82,6 +88,11 @@ pub(crate) fn write<'a>(results: &Results, files: impl Iterator<Item = &'a str>,
             writeln!(page, "\n![{}](plots/{name})", chart.title)?;
         }
     }
+    page.push_str(&replicate::table(trips));
+    for (name, chart) in replicate::charts(trips) {
+        std::fs::write(plots.join(format!("{name}.svg")), chart.svg())?;
+        writeln!(page, "\n![{}](plots/{name}.svg)", chart.title)?;
+    }
     page.push('\n');
     page.push_str(LIMITS);
     std::fs::write(folder.join("RESULTS.md"), page).context("writing RESULTS.md")
@@ -103,12 +114,12 @@ fn machine() -> String {
     format!("{cores} cores ({}), Linux {}", model.trim_matches([' ', '\t', ':']), kernel.trim())
 }
 
-fn row(name: &str, cells: impl Iterator<Item = Option<String>>) -> String {
+pub(crate) fn row(name: &str, cells: impl Iterator<Item = Option<String>>) -> String {
     let cells: Vec<String> = cells.map(|cell| cell.unwrap_or_else(|| "–".to_owned())).collect();
     format!("| {name} | {} |\n", cells.join(" | "))
 }
 
-fn table(title: &str, headings: &[String], rows: Vec<String>) -> String {
+pub(crate) fn table(title: &str, headings: &[String], rows: Vec<String>) -> String {
     let rule = " ---: |".repeat(headings.len());
     format!("\n### {title}\n\n| | {} |\n| --- |{rule}\n{}", headings.join(" | "), rows.concat())
 }
@@ -117,7 +128,7 @@ fn times(results: &Results, link: Link) -> String {
     let headings = CASES.map(Case::name);
     let mut rows: Vec<String> = TOOLS.map(|tool| times_row(results, link, tool)).into();
     let limit = figures(limit_s(results, link));
-    rows.push(row("*limit*", CASES.into_iter().map(|case| (!case.think).then(|| limit.clone()))));
+    rows.push(row("*limit*", CASES.into_iter().map(|case| (!case.thinks()).then(|| limit.clone()))));
     table(&format!("{}: time and bytes", link.name), &headings, rows)
 }
 
@@ -136,19 +147,22 @@ fn megabytes(cell: &Cell) -> f64 {
 }
 
 /// What a column takes from a round.
-type Quantity = fn(&Round) -> f64;
+type Quantity = fn(&Latency) -> f64;
 
 fn latencies(results: &Results, link: Link) -> String {
     let cases = &CASES[..2];
     let quantiles: [(&str, Quantity); 3] =
-        [("p50", |round| round.p50_us), ("p99", |round| round.p99_us), ("p100", |round| round.p100_us)];
+        [("p50", |reads| reads.p50_us), ("p99", |reads| reads.p99_us), ("p100", |reads| reads.p100_us)];
     let headings: Vec<String> =
         cases.iter().flat_map(|case| quantiles.map(|(name, _)| format!("{}, {name}", case.name()))).collect();
     let tools = TOOLS.into_iter().filter(|tool| !matches!(tool, Tool::Curl | Tool::Rsync));
     let rows = tools.map(|tool| {
         let cells = cases.iter().flat_map(|case| {
             let cell = results.cell(link.name, *case, &tool.name());
-            quantiles.map(|(_, of)| cell.map(|cell| figures(cell.median(of) / 1000.0)))
+            quantiles.map(|(_, of)| {
+                let of = |round: &Round| round.latency.as_ref().map_or(f64::NAN, of);
+                cell.map(|cell| figures(cell.median(of) / 1000.0))
+            })
         });
         row(&tool.name(), cells)
     });
@@ -206,7 +220,7 @@ fn chart(
                 Some(Bar { name: tool.name(), value: value(cell), is_ours: tool.is_ours() })
             })
             .collect();
-        let limit = (!case.think).then(|| limit(link));
+        let limit = (!case.thinks()).then(|| limit(link));
         (!bars.is_empty()).then(|| Group { name: link.name.to_owned(), bars, limit })
     };
     Bars { title, unit, groups: LINKS.into_iter().filter_map(group).collect() }

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use icbd_tests::disk_argument;
 
 use super::depot::Depot;
 use super::network::Network;
@@ -89,6 +90,11 @@ impl Tool {
         !self.is_ours() && self != Tool::Local
     }
 
+    /// Does what is done once, by somebody else, long before.
+    pub(crate) fn prepare(self, depot: &Depot<'_>, network: &Network) -> Result<()> {
+        if self == Tool::IcbdProfile { ours::learned(depot, network).map(drop) } else { Ok(()) }
+    }
+
     /// Gets the tool ready on `network`, with nothing of the image on the site. `Err` says why it cannot be measured.
     pub(crate) fn start(self, depot: &Depot<'_>, network: &Network) -> Result<Ready> {
         let work = depot.lab.path("site");
@@ -122,6 +128,17 @@ pub(crate) struct Ready {
 impl Ready {
     pub(crate) fn new(target: impl std::fmt::Display, running: impl std::any::Any) -> Ready {
         Ready { target: target.to_string(), before: Duration::ZERO, _running: Box::new(running) }
+    }
+
+    /// The target as QEMU wants it. Its NFS URLs know no ports: it asks the server's rpcbind for them.
+    pub(crate) fn machine_disk(&self) -> String {
+        match self.target.strip_prefix("nfs://").and_then(|rest| rest.split_once('/')) {
+            Some((host, rest)) => {
+                let (host, path) = (host.split(':').next().unwrap_or(host), rest.split('?').next().unwrap_or(rest));
+                format!("nfs://{host}/{path}")
+            }
+            None => disk_argument(Path::new(&self.target)),
+        }
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use icbd_image::{BLOCK_BYTES, block_count, block_len};
 
+use super::matched::{self, Base};
 use super::pack::Unpacker;
 use super::{FRAME_BLOCKS_MAX, HEADER_BYTES, Packing};
 
@@ -24,6 +26,8 @@ pub enum FrameError {
     Length { block: u64, found: u32, plain: usize },
     #[error("the frame of block {block} cannot be unpacked to {plain} bytes")]
     Unpack { block: u64, plain: usize },
+    #[error("the frame of block {block} refers to block {referred} of file {file}, which cannot be had here")]
+    Reference { block: u64, file: u32, referred: u64 },
     #[error("bytes follow the last block that was asked for")]
     Trailing,
 }
@@ -38,6 +42,7 @@ impl FrameError {
             | FrameError::Reserved { .. }
             | FrameError::Length { .. }
             | FrameError::Unpack { .. }
+            | FrameError::Reference { .. }
             | FrameError::Trailing => true,
         }
     }
@@ -63,6 +68,8 @@ pub struct FrameDecoder {
     /// Unpacked blocks that nobody has taken yet: the rest of one frame.
     ready: VecDeque<(u64, Bytes)>,
     unpacker: Unpacker,
+    /// What frames may refer to.
+    base: Option<Arc<dyn Base>>,
     /// Once wrong, always wrong: there is no way to find the next frame.
     failed: Option<FrameError>,
 }
@@ -92,8 +99,14 @@ impl FrameDecoder {
             header: None,
             ready: VecDeque::new(),
             unpacker: Unpacker::default(),
+            base: None,
             failed: None,
         }
+    }
+
+    /// Frames may refer to blocks of `base` from now on.
+    pub fn with_base(self, base: Arc<dyn Base>) -> FrameDecoder {
+        FrameDecoder { base: Some(base), ..self }
     }
 
     /// Takes the next bytes of the answer, cut anywhere.
@@ -206,7 +219,8 @@ impl FrameDecoder {
         if !(1..=most).contains(&u64::from(blocks)) {
             return Err(FrameError::Blocks { block, found: blocks, most });
         }
-        let packing = Packing::from_u8(packing).ok_or(FrameError::Packing { block, found: packing })?;
+        let known = Packing::from_u8(packing).filter(|packing| *packing != Packing::Matched || self.base.is_some());
+        let packing = known.ok_or(FrameError::Packing { block, found: packing })?;
         if reserved != [0, 0] {
             return Err(FrameError::Reserved { block });
         }
@@ -217,7 +231,9 @@ impl FrameDecoder {
         let possible = match packing {
             Packing::Zero => packed == 0,
             Packing::Raw => packed == plain,
-            Packing::Lz4 | Packing::Zstd | Packing::Zlib | Packing::Snappy => (1..plain).contains(&packed),
+            Packing::Lz4 | Packing::Zstd | Packing::Zlib | Packing::Snappy | Packing::Matched => {
+                (1..plain).contains(&packed)
+            }
         };
         if !possible {
             return Err(FrameError::Length { block, found, plain });
@@ -230,6 +246,10 @@ impl FrameDecoder {
             return Ok(zeros(header.plain_bytes));
         }
         let mut plain = vec![0; header.plain_bytes];
+        if let (Packing::Matched, Some(base)) = (header.packing, &self.base) {
+            matched::unpack(&**base, packed, self.next_block, &mut plain)?;
+            return Ok(plain.into());
+        }
         match self.unpacker.unpack(header.packing, packed, &mut plain) {
             true => Ok(plain.into()),
             false => Err(FrameError::Unpack { block: self.next_block, plain: header.plain_bytes }),

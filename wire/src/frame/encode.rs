@@ -56,7 +56,7 @@ impl fmt::Debug for FrameEncoder {
     }
 }
 
-fn append(out: &mut Vec<u8>, blocks: usize, packing: Packing, bytes: &[u8]) {
+pub(super) fn append(out: &mut Vec<u8>, blocks: usize, packing: Packing, bytes: &[u8]) {
     // Exactly: frames are kept in a cache that counts their bytes.
     out.reserve_exact(HEADER_BYTES + bytes.len());
     out.extend_from_slice(&header(blocks, packing, bytes.len()));

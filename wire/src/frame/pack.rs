@@ -33,7 +33,7 @@ impl Packer {
     /// The packed bytes; `None` when they could not be packed to fewer than they are.
     pub(super) fn pack(&mut self, packing: Packing, plain: &[u8]) -> Option<&[u8]> {
         let packed_bytes = match packing {
-            Packing::Zero | Packing::Raw => None,
+            Packing::Zero | Packing::Raw | Packing::Matched => None,
             Packing::Lz4 => self.lz4(plain),
             Packing::Zstd => self.zstd(plain),
             Packing::Zlib => self.zlib(plain),
@@ -99,7 +99,7 @@ impl Unpacker {
     /// Never writes, or allocates for, more than `plain`.
     pub(super) fn unpack(&mut self, packing: Packing, packed: &[u8], plain: &mut [u8]) -> bool {
         let found = match packing {
-            Packing::Zero | Packing::Raw => None,
+            Packing::Zero | Packing::Raw | Packing::Matched => None,
             Packing::Lz4 => lz4_flex::block::decompress_into(packed, plain).ok(),
             Packing::Zstd => self.zstd(packed, plain),
             Packing::Zlib => self.zlib(packed, plain),

@@ -5,7 +5,7 @@ use icbd_image::{BLOCK_BYTES, FileIndex, Root, Run, block_count, block_len, is_z
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Codec, encode_run, raw_frames};
+use crate::{BlockPlace, Codec, Similar, encode_matched_run, encode_run, raw_frames};
 
 /// What a block of a test's file contains.
 #[derive(Debug, Clone, Copy)]
@@ -300,6 +300,112 @@ fn frames_put_together_in_place_are_the_same() {
                 encode(&blocks, &run, demanded, Codec::None),
                 "{first} {count} {demanded} of {file_bytes}"
             );
+        }
+    }
+}
+
+/// A version of one file, all of whose blocks can be had but those from `lost` on.
+#[derive(Debug, Clone)]
+struct OldVersion {
+    blocks: Vec<Bytes>,
+    lost: u64,
+}
+
+impl OldVersion {
+    fn of_noise(blocks: u64) -> OldVersion {
+        let blocks: Vec<Bytes> =
+            (0..blocks).map(|seed| block(Content::Noise, BLOCK_BYTES as usize, seed + 99)).collect();
+        OldVersion { lost: blocks.len() as u64, blocks }
+    }
+
+    fn similar(&self) -> Similar {
+        let mut similar = Similar::with_capacity_for(0);
+        (0..)
+            .zip(&self.blocks)
+            .for_each(|(block, bytes)| similar.add(BlockPlace { file: FileIndex::ROOT, block }, bytes));
+        similar.build()
+    }
+
+    /// Some blocks as they travel to somebody who has this version.
+    fn encode(&self, blocks: &[Bytes]) -> Vec<u8> {
+        let similar = self.similar();
+        let mut answer = Vec::new();
+        let read = |block: u64| Ok::<_, std::convert::Infallible>(blocks[block as usize].clone());
+        let Ok(()) = encode_matched_run(&run(0, blocks.len() as u32), Matcher::new(&similar, self), read, |frame| {
+            answer.extend_from_slice(&frame);
+            Ok(())
+        });
+        answer
+    }
+
+    fn decode(self, file_bytes: u64, answer: &[u8]) -> Result<Vec<Bytes>, FrameError> {
+        let mut decoder =
+            FrameDecoder::new(0, block_count(file_bytes) as u32, file_bytes).with_base(std::sync::Arc::new(self));
+        decoder.push(Bytes::copy_from_slice(answer));
+        let mut blocks = Vec::new();
+        while let Some((_, block)) = decoder.next()? {
+            blocks.push(block);
+        }
+        decoder.finish().map(|()| blocks)
+    }
+}
+
+impl Base for OldVersion {
+    fn root(&self) -> Root {
+        Root::of(b"old")
+    }
+
+    fn block(&self, place: BlockPlace) -> Option<Bytes> {
+        self.blocks.get(place.block as usize).filter(|_| place.block < self.lost).cloned()
+    }
+}
+
+/// Twenty blocks of noise, of which an old version has most bytes, a little moved; then zeros, and a short one of news.
+fn moved(old: &OldVersion) -> (u64, Vec<Bytes>) {
+    let all: Vec<u8> = old.blocks.concat();
+    let shifted = all[12_345..].chunks_exact(BLOCK_BYTES as usize).map(Bytes::copy_from_slice);
+    let mut blocks: Vec<Bytes> = shifted.take(20).collect();
+    blocks.push(vec![0; BLOCK_BYTES as usize].into());
+    blocks.push(block(Content::Noise, 1000, 5));
+    (21 * BLOCK_BYTES + 1000, blocks)
+}
+
+#[test]
+fn what_an_old_version_has_elsewhere_hardly_travels() {
+    let old = OldVersion::of_noise(24);
+    let (file_bytes, blocks) = moved(&old);
+    let answer = old.encode(&blocks);
+    // A tenth of it: the packer forgets some of what it could refer to.
+    assert!(answer.len() < 140_000, "{} bytes", answer.len());
+    assert_eq!(old.clone().decode(file_bytes, &answer).unwrap(), blocks);
+    // Who has nothing of it cannot read these frames.
+    let mut decoder = FrameDecoder::new(0, 22, file_bytes);
+    decoder.push(answer.into());
+    assert_eq!(decoder.next(), Err(FrameError::Packing { block: 0, found: 6 }));
+}
+
+#[test]
+fn an_old_version_that_is_not_whole_costs_bytes_at_one_end_and_an_answer_at_the_other() {
+    let whole = OldVersion::of_noise(24);
+    let (file_bytes, blocks) = moved(&whole);
+    let damaged = OldVersion { lost: 12, ..whole.clone() };
+    let answer = damaged.encode(&blocks);
+    assert!((500_000..900_000).contains(&answer.len()), "{} bytes", answer.len());
+    assert_eq!(whole.clone().decode(file_bytes, &answer).unwrap(), blocks);
+    let refused = damaged.decode(file_bytes, &whole.encode(&blocks));
+    assert!(matches!(refused, Err(FrameError::Reference { block: 0, referred: 12, .. })), "{refused:?}");
+}
+
+proptest! {
+    /// Whatever comes, only what was asked for is given, or a refusal.
+    #[test]
+    fn damaged_references_are_refused(at in 0usize..400, xor in 1u8..=255) {
+        let old = OldVersion::of_noise(24);
+        let (file_bytes, blocks) = moved(&old);
+        let mut answer = old.encode(&blocks);
+        answer[at] ^= xor;
+        if let Ok(decoded) = old.decode(file_bytes, &answer) {
+            prop_assert!((0..).zip(decoded).all(|(at, bytes)| bytes.len() == block_len(file_bytes, at)));
         }
     }
 }

@@ -6,6 +6,8 @@ use super::*;
 
 const ROOT: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
+const OTHER: &str = "ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
 fn root() -> Root {
     ROOT.parse().unwrap()
 }
@@ -28,6 +30,8 @@ fn the_spelling_of_each_resource() {
     let blocks = |run, codec| Resource::Blocks { run, codec };
     check(blocks(run(0, 1), Codec::None), &format!("/v1/versions/{ROOT}/blocks/7/0-0.none"));
     check(blocks(run(1024, 1024), Codec::Zstd), &format!("/v1/versions/{ROOT}/blocks/7/1024-2047.zstd"));
+    let matched = Resource::Matched { run: run(3, 2), base: OTHER.parse().unwrap() };
+    check(matched, &format!("/v1/versions/{ROOT}/against/{OTHER}/7/3-4"));
     let named = Resource::File { image: image(), version: VersionNumber::new(3), path: path(b"etc/a b%\xff~.raw") };
     check(named, "/files/win11-lab/3/etc/a%20b%25%FF~.raw");
     check(Resource::File { image: image(), version: None, path: path(b"disk") }, "/files/win11-lab/current/disk");
@@ -56,6 +60,8 @@ fn paths_that_are_refused_and_why() {
     for run in ["5-4.zstd", "0-1024.zstd", "0.zstd", "0-1", ""] {
         check(&format!("/v1/versions/{ROOT}/blocks/0/{run}"), "is not a run");
     }
+    check(&format!("/v1/versions/{ROOT}/against/x/0/0-0"), "\"x\" is not a root");
+    check(&format!("/v1/versions/{ROOT}/against/{OTHER}/0/0-1024"), "is not a run");
     check(&format!("/v1/versions/{ROOT}/blocks/0/0-0.gzip"), "\"gzip\" is not a codec");
     for path in
         ["", "a//b", "/a", "a/", "a/.", "%2e%2E/a", "a/%2e/b", "a%2f..%2Fb", "a%00", "a%", "a%4", "a%zz", "a%+1"]

@@ -24,8 +24,8 @@ use crate::replicas::{ReplicateResult, ReplicateSpec};
 
 /// Blocks asked for at once; longer runs gain nothing on any line.
 const RUN_BLOCKS: u64 = 64;
-/// Runs that are under way; their source's window bounds what it is asked for.
-const RUNS_AT_ONCE: usize = 8;
+/// Runs that are under way: 16 MiB fill any line, and few of them have left before it is known how blocks travel best.
+const RUNS_AT_ONCE: usize = 4;
 /// Files of so many blocks are fetched several at once.
 const SMALL_BLOCKS: u64 = 16;
 const FILES_AT_ONCE: usize = 16;
@@ -82,18 +82,22 @@ impl Replication {
             Some(codec) => source.with_codec(codec),
             None => source,
         });
-        let sources = Arc::new(Sources::new(vec![source.clone() as Arc<dyn Source>], icbd_fetch::Settings::default()));
-        let (image, record) = find(&sources, spec).await?;
+        let sources = || Sources::new(vec![source.clone() as Arc<dyn Source>], icbd_fetch::Settings::default());
+        let asked = sources();
+        let (image, record) = find(&asked, spec).await?;
         trusted(master, &record)?;
-        let head = sources.head(record.root()).await.map_err(unreachable)?;
+        let head = asked.head(record.root()).await.map_err(unreachable)?;
         let (repository, of) = (master.repository.clone(), head.clone());
         let begun = tokio::task::spawn_blocking(move || repository.receive(&image, &record, of)).await?;
         let receiving = Arc::new(begun.map_err(Failure::from)?);
         if receiving.goes_on() {
             tracing::info!(version = %receiving.version(), "goes on with what was received before");
         }
+        if let Some(base) = receiving.base() {
+            source.set_base(base);
+        }
         let fetching = Fetching {
-            sources,
+            sources: Arc::new(sources()),
             head: &head,
             receiving: &receiving,
             cancel,
@@ -163,21 +167,30 @@ fn unreachable(error: FetchError) -> Failure {
 impl Fetching<'_> {
     async fn file(&self, node: &Node<'_>) -> anyhow::Result<()> {
         let blocks = block_count(node.size());
-        for first in (0..blocks).step_by(PAGE_BLOCKS as usize) {
-            let range = first..blocks.min(first + PAGE_BLOCKS);
-            let hashes = self.hashes(node, range.clone()).await?;
-            let (receiving, index, known, of) = (self.receiving.clone(), node.index(), hashes.clone(), range.clone());
-            let lacking = tokio::task::spawn_blocking(move || receiving.lacking(index, of, &known)).await?;
-            let lacking = lacking.map_err(Failure::from)?;
-            let missing: u64 = lacking.iter().map(|run| run.end - run.start).sum();
-            self.tell(range.end - range.start - missing);
-            let runs = lacking.into_iter().flat_map(pieces).map(|run| {
-                let known = hashes[(run.start - first) as usize..(run.end - first) as usize].to_vec();
-                self.run(node.index(), node.size(), run, known)
-            });
-            stream::iter(runs).buffer_unordered(RUNS_AT_ONCE).try_collect::<()>().await?;
-        }
-        Ok(())
+        let pages = (0..blocks).step_by(PAGE_BLOCKS as usize).map(|first| first..blocks.min(first + PAGE_BLOCKS));
+        // What is lacking next is found out while the line is busy.
+        stream::iter(pages)
+            .map(|range| self.lacking(node, range))
+            .buffered(2)
+            .map_ok(|runs| stream::iter(runs.into_iter().map(Ok)))
+            .try_flatten()
+            .map_ok(|(run, hashes)| self.run(node.index(), node.size(), run, hashes))
+            .try_buffer_unordered(RUNS_AT_ONCE)
+            .try_collect::<()>()
+            .await
+    }
+
+    /// The runs of some blocks that are not here, and their hashes.
+    async fn lacking(&self, node: &Node<'_>, range: Range<u64>) -> anyhow::Result<Vec<(Range<u64>, Vec<Hash>)>> {
+        let hashes = self.hashes(node, range.clone()).await?;
+        let (receiving, index, known, of) = (self.receiving.clone(), node.index(), hashes.clone(), range.clone());
+        let lacking = tokio::task::spawn_blocking(move || receiving.lacking(index, of, &known)).await?;
+        let lacking = lacking.map_err(Failure::from)?;
+        let missing: u64 = lacking.iter().map(|run| run.end - run.start).sum();
+        self.tell(range.end - range.start - missing);
+        let of =
+            |run: &Range<u64>| hashes[(run.start - range.start) as usize..(run.end - range.start) as usize].to_vec();
+        Ok(lacking.into_iter().flat_map(pieces).map(|run| (run.clone(), of(&run))).collect())
     }
 
     async fn hashes(&self, node: &Node<'_>, blocks: Range<u64>) -> anyhow::Result<Vec<Hash>> {
@@ -193,7 +206,8 @@ impl Fetching<'_> {
     async fn run(&self, file: FileIndex, file_bytes: u64, blocks: Range<u64>, hashes: Vec<Hash>) -> anyhow::Result<()> {
         let (root, count) = (self.head.root(), (blocks.end - blocks.start) as u32);
         let run = Run { root, file, first: blocks.start, count };
-        let request = RunRequest { run, file_bytes, urgency: Urgency::Prefetch };
+        // Nobody else waits for this source: it is asked for whole runs, of which whole frames are made.
+        let request = RunRequest { run, file_bytes, urgency: Urgency::Stream };
         let all = self
             .patiently(async || {
                 let fetched = self.sources.blocks(request, hashes.clone(), None);

@@ -27,13 +27,12 @@ pub(super) fn profiled(depot: &Depot<'_>, network: &Network) -> Result<Ready> {
 }
 
 /// What a boot read; booted at a site of its own when first asked for.
-fn learned(depot: &Depot<'_>, network: &Network) -> Result<PathBuf> {
+pub(super) fn learned(depot: &Depot<'_>, network: &Network) -> Result<PathBuf> {
     let profile = depot.lab.path("boot.profile");
     if !profile.exists() {
         let (mut cache, _master) = site(depot, network)?;
         let ready = Ready::new(cache.path(IMAGE).join("1").join(depot.name()?).display(), ());
-        let one = Case { clients: 1, scan: false, think: false };
-        storm(network, &ready, one, &depot.lab.path(TRACE), &[])?;
+        storm(network, &ready, Case::plain(1), &depot.lab.path(TRACE), &[])?;
         // What is being recorded is kept when the daemon stops.
         cache.daemon.stop()?;
         network.inside(Side::Site, || cache.start_again(depot.lab))?;

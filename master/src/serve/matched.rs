@@ -1,0 +1,113 @@
+//! Runs that travel as what differs from a version that both sides have.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use bytes::Bytes;
+use icbd_image::{FileIndex, Root, Run};
+use icbd_wire::{Base, BlockPlace, Check, Codec, Matcher, Similar, encode_matched_run};
+
+use super::{BlockReader, OpenVersion, shared};
+use crate::users::Hold;
+use crate::{MasterError, Repository};
+
+/// What is known of a version's content: nothing yet, or that it cannot be read.
+pub(super) type Index = Arc<OnceLock<Option<Similar>>>;
+
+impl Repository {
+    /// All frames of `run` for somebody who has the version `base`, packed once however many ask at the same time.
+    ///
+    /// The first who names a base does not wait until it was looked through: until then, blocks travel by themselves.
+    pub fn matched_run(self: &Arc<Self>, run: Run, base: Root) -> Result<Bytes, MasterError> {
+        let open = self.open_version(base)?;
+        let index = self.similar(&open);
+        let Some(similar) = index.get().and_then(Option::as_ref) else {
+            return self.encoded_run(run, Codec::Zstd, Check::Both);
+        };
+        let pack = || {
+            let reader = self.blocks(run)?;
+            let old = OldVersion::new(self, open.clone());
+            let mut body = Vec::new();
+            let read = |block| reader.read(block);
+            encode_matched_run(&run, Matcher::new(similar, &old), read, |frame| {
+                body.extend_from_slice(&frame);
+                Ok::<_, MasterError>(())
+            })?;
+            Ok(body.into())
+        };
+        self.serving.matched.try_get_with((run, base), pack).map_err(shared)
+    }
+
+    /// What a version is like, which a thread finds out when it is first asked for.
+    fn similar(self: &Arc<Self>, version: &Arc<OpenVersion>) -> Index {
+        let root = version.head().root();
+        let entry = self.serving.similar.entry(root).or_default();
+        let index = entry.value().clone();
+        if entry.is_fresh() {
+            let (old, found) = (OldVersion::new(self, version.clone()), index.clone());
+            let look = move || {
+                let started = Instant::now();
+                let similar =
+                    old.look().inspect_err(|error| tracing::warn!(%root, %error, "nothing is packed against it"));
+                let ms = started.elapsed().as_millis() as u64;
+                tracing::debug!(%root, ms, ?similar, "looked through a version, to pack others against it");
+                drop(found.set(similar.ok()));
+            };
+            let thread = std::thread::Builder::new().name("similar".to_owned()).spawn(look);
+            if let Err(error) = thread {
+                tracing::warn!(%root, %error, "nothing is packed against it");
+            }
+        }
+        index
+    }
+}
+
+/// A version of this repository that others are packed, or unpacked, against.
+pub(crate) struct OldVersion {
+    repository: Arc<Repository>,
+    version: Arc<OpenVersion>,
+    _hold: Hold,
+}
+
+impl OldVersion {
+    pub(crate) fn new(repository: &Arc<Repository>, version: Arc<OpenVersion>) -> OldVersion {
+        let hold = repository.hold(version.head().root());
+        OldVersion { repository: repository.clone(), version, _hold: hold }
+    }
+
+    fn reader(&self, file: FileIndex) -> BlockReader<'_> {
+        let file_bytes = self.version.head().node(file).map_or(0, |node| node.size());
+        BlockReader { repository: &self.repository, version: self.version.clone(), file, file_bytes, _hold: None }
+    }
+
+    /// Reads all of it.
+    fn look(&self) -> Result<Similar, MasterError> {
+        let head = self.version.head();
+        let mut similar = Similar::with_capacity_for(head.data_bytes());
+        for node in head.files() {
+            let (file, reader) = (node.index(), self.reader(node.index()));
+            for block in 0..node.blocks() {
+                if !reader.hash(block)?.is_zero() {
+                    similar.add(BlockPlace { file, block }, &reader.read(block)?);
+                }
+            }
+        }
+        Ok(similar.build())
+    }
+}
+
+impl Base for OldVersion {
+    fn root(&self) -> Root {
+        self.version.head().root()
+    }
+
+    fn block(&self, place: BlockPlace) -> Option<Bytes> {
+        self.reader(place.file).read(place.block).ok()
+    }
+}
+
+impl std::fmt::Debug for OldVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OldVersion({})", self.root())
+    }
+}

@@ -1,0 +1,105 @@
+//! The trips as a chapter of the page: a table for each line, and the goals.
+
+use std::fmt::Write;
+
+use super::ways::{WAYS, Way};
+use super::{LINKS_USED, STEPS, Trips};
+use crate::plot::{Bar, Bars, Group, figures};
+use crate::storm::{LINKS, row, table as markdown};
+
+const PREFACE: &str = "
+## Versions on their way to another site
+
+The Debian image (v1), the same after six packages were installed (v2), and after an upgrade to the next release (v3), each
+with its free space trimmed; between two btrfs file systems over the lines of the storms. A cell is *seconds until it is
+durable / MB over the line / seconds of processors at both ends*, the median of the rounds. icbd compares what came with its
+manifest, the others do not; both ends share one machine.
+
+";
+
+/// The best of the others, and icbd, in a cell.
+struct Rivalry {
+    ours: f64,
+    best: (String, f64),
+}
+
+/// The chapter; nothing if nothing was measured.
+pub(crate) fn table(trips: &Trips) -> String {
+    if trips.cells.is_empty() {
+        return String::new();
+    }
+    let mut page = PREFACE.to_owned();
+    let rounds = trips.cells.iter().map(|cell| cell.trips.len());
+    let (least, most) = (rounds.clone().min().unwrap_or(0), rounds.max().unwrap_or(0));
+    writeln!(page, "Rounds a cell: {least} to {most}.").expect("a string takes all");
+    page.push_str(&goals(trips));
+    for link in LINKS_USED.map(|at| LINKS[at].name) {
+        let cell = |way: Way, step| {
+            let cell = trips.cell(link, step, &way.name())?;
+            let (seconds, work) = (cell.median(|trip| trip.seconds), cell.median(|trip| trip.work));
+            Some(format!(
+                "{} / {:.1} / {}",
+                figures(seconds),
+                cell.median(|trip| trip.sent as f64) / 1e6,
+                figures(work)
+            ))
+        };
+        let rows = WAYS.map(|way| row(&way.name(), (0..STEPS.len()).map(|step| cell(way, step))));
+        page.push_str(&markdown(&format!("{link}: replication"), &STEPS.map(str::to_owned), rows.into()));
+    }
+    for cell in trips.cells.iter() {
+        if let Some(trouble) = &cell.trouble {
+            let trouble = trouble.lines().next().unwrap_or_default();
+            writeln!(page, "\n{}, {}, {}: {trouble}", cell.link, STEPS[cell.step], cell.way)
+                .expect("a string takes all");
+        }
+    }
+    page
+}
+
+fn goals(trips: &Trips) -> String {
+    let mut text =
+        "\n| goal | icbd | best other | ratio | at most | |\n| --- | ---: | ---: | ---: | ---: | --- |\n".to_owned();
+    for link in LINKS_USED.map(|at| LINKS[at]) {
+        for (step, what) in STEPS.into_iter().enumerate() {
+            let Some(Rivalry { ours, best }) = rivalry(trips, link.name, step) else { continue };
+            let most = if step == 2 && link.megabits == 100 { 0.80 } else { 1.05 };
+            let (ratio, verdict) = (ours / best.1, if ours / best.1 <= most { "met" } else { "**missed**" });
+            let (name, best) = (best.0, figures(best.1));
+            let line = format!(
+                "| {}: {what} | {} | {name} {best} | {ratio:.2} | {most:.2} | {verdict} |",
+                link.name,
+                figures(ours)
+            );
+            writeln!(text, "{line}").expect("a string takes all");
+        }
+    }
+    text
+}
+
+fn rivalry(trips: &Trips, link: &str, step: usize) -> Option<Rivalry> {
+    let seconds = |way: Way| trips.cell(link, step, &way.name()).map(|cell| cell.median(|trip| trip.seconds));
+    let others = WAYS.into_iter().filter(|way| !way.is_ours());
+    let best = others.filter_map(|way| Some((way.name(), seconds(way)?))).min_by(|a, b| a.1.total_cmp(&b.1))?;
+    Some(Rivalry { ours: seconds(Way::Icbd)?, best })
+}
+
+/// Seconds of each way, by line and step.
+pub(crate) fn charts(trips: &Trips) -> Vec<(String, Bars)> {
+    let chart = |(step, what): (usize, &str)| {
+        let group = |link: &str| {
+            let bars: Vec<Bar> = WAYS
+                .into_iter()
+                .filter_map(|way| {
+                    let value = trips.cell(link, step, &way.name())?.median(|trip| trip.seconds);
+                    Some(Bar { name: way.name(), value, is_ours: way.is_ours() })
+                })
+                .collect();
+            (!bars.is_empty()).then(|| Group { name: link.to_owned(), bars, limit: None })
+        };
+        let groups: Vec<Group> = LINKS_USED.into_iter().filter_map(|at| group(LINKS[at].name)).collect();
+        let title = format!("Seconds until a version is durable elsewhere: {what}");
+        (!groups.is_empty()).then(|| (format!("replication-{}", step + 1), Bars { title, unit: "s", groups }))
+    };
+    STEPS.into_iter().enumerate().filter_map(chart).collect()
+}
