@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryFutureExt, TryStreamExt, stream};
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH};
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, Listing, PAGE_BLOCKS, Profile, Root, Run};
@@ -169,13 +169,8 @@ impl HttpSource {
             }
             Err(error) => Some(Err(error)),
             Ok(answer) => {
-                let (base, refuses) = (base.clone(), self.refuses_base.clone());
-                let blocks = async move {
-                    let unpacked = unpacked(answer, run, file_bytes, base).await;
-                    // What cannot be unpacked, most likely because the base is damaged here, is asked for without it.
-                    unpacked.inspect_err(|_| refuses.store(true, Ordering::Relaxed)).map(stream::iter)
-                };
-                Some(Ok(stream::once(blocks).try_flatten().boxed()))
+                let blocks = unpacked(answer, run, file_bytes, base.clone(), self.refuses_base.clone());
+                Some(Ok(stream::once(blocks.map_ok(stream::iter)).try_flatten().boxed()))
             }
         }
     }
@@ -274,6 +269,7 @@ async fn unpacked(
     run: Run,
     file_bytes: u64,
     base: Arc<dyn Base>,
+    refuses_base: Arc<AtomicBool>,
 ) -> Result<Vec<Result<(u64, Bytes), SourceError>>, SourceError> {
     let answer = answer.whole(run.count as usize * (BLOCK_BYTES as usize + HEADER_BYTES)).await?;
     let unpack = move || {
@@ -285,11 +281,15 @@ async fn unpacked(
         }
         decoder.finish().map(|()| blocks)
     };
-    let unpacked = tokio::task::spawn_blocking(unpack).await;
-    let interrupted = |why: String| SourceError::Interrupted(why);
-    unpacked
-        .map_err(|error| interrupted(error.to_string()))?
-        .map_err(|error: FrameError| interrupted(error.to_string()))
+    let unpacked: Result<_, FrameError> = match tokio::task::spawn_blocking(unpack).await {
+        Ok(unpacked) => unpacked,
+        Err(error) => return Err(SourceError::Interrupted(error.to_string())),
+    };
+    unpacked.map_err(|error| {
+        // Most likely the base is damaged here: it is asked for again, and without it.
+        refuses_base.store(true, Ordering::Relaxed);
+        SourceError::Interrupted(error.to_string())
+    })
 }
 
 fn misframed(error: FrameError) -> SourceError {

@@ -42,7 +42,9 @@ impl Repository {
 
     /// Lets a version that is about to exist begin with what is known of the one before.
     pub(crate) fn carry_profile(&self, parent: Option<Root>, head: &Head) {
-        let Some(parent) = parent.filter(|parent| *parent != head.root()) else { return };
+        // Of a version that was received, the one before need not be here.
+        let is_here = |parent: &Root| self.snapshot().version_of(parent).is_some();
+        let Some(parent) = parent.filter(|parent| *parent != head.root() && is_here(parent)) else { return };
         let carry = || {
             let profile = self.profile(parent)?;
             if !profile.is_empty() {

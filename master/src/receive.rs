@@ -20,7 +20,8 @@ use icbd_image::{
 use icbd_snapshot::beneath::Beneath;
 use icbd_snapshot::{SnapshotError, Tree, Trees, Writable, furnish, lay_out};
 use icbd_wire::Base;
-use rustix::fs::{FallocateFlags, Mode, OFlags, XattrFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom, XattrFlags};
+use rustix::io::Errno;
 
 use crate::layout::Layout;
 use crate::publish::{From, Given, New};
@@ -259,20 +260,21 @@ impl Receiving {
         let failed = |doing| MasterError::io(doing, self.tree.path().join(path(&self.files[&index])));
         let size = self.head.node(index).map_or(0, |node| node.size());
         let base = self.counterpart(index);
-        // What was just shared should be what its hashes say, which nobody takes for granted; the rest of a new file is a
-        // hole, and so is what a version there has none of.
+        // What was just shared should be what its hashes say, which nobody takes for granted: not even of its holes.
         let is_shared = self.shared.contains(&index);
         let known = base.as_ref().filter(|_| is_shared).and_then(|(found, _)| self.base_hashes(*found, &blocks));
-        let is_hole = |at: usize, hash: &Hash| match (&known, is_shared) {
-            (Some(known), _) => hash.is_zero() && known.get(at) == Some(hash),
-            (None, false) => !self.goes_on && hash.is_zero(),
-            (None, true) => false,
+        let mut data_from = 0;
+        let mut is_hole = |range: Range<u64>| {
+            if data_from < range.end {
+                data_from = next_data(&file, range.start, size).unwrap_or(range.start);
+            }
+            data_from >= range.end
         };
         let mut lacking: Vec<Range<u64>> = Vec::new();
         let (mut own, mut other) = (Vec::new(), Vec::new());
         for (at, (block, hash)) in blocks.zip(hashes).enumerate() {
             let (offset, len) = (block * BLOCK_BYTES, block_len(size, block));
-            if is_hole(at, hash) {
+            if hash.is_zero() && is_hole(offset..offset + len as u64) {
                 continue;
             }
             // What is shared is the base's, of which it is known that it is another block: nothing to read.
@@ -347,6 +349,14 @@ impl Receiving {
         let published = repository.publish_new(new, progress, cancel, |_| Ok(()))?;
         trees::remove(&repository.trees, &at)?;
         Ok(published)
+    }
+}
+
+/// Where a file of `size` bytes has its next data, from `start` on; its end, if it has none there.
+fn next_data(file: &File, start: u64, size: u64) -> rustix::io::Result<u64> {
+    match rustix::fs::seek(file, SeekFrom::Data(start)) {
+        Err(Errno::NXIO) => Ok(size),
+        found => found,
     }
 }
 

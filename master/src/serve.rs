@@ -38,16 +38,22 @@ const FILES_MAX: u64 = 512;
 const SIMILAR_MAX: u64 = 4;
 static ZERO_BLOCK: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
 
+/// How a run is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Packed {
+    By(Codec),
+    /// Against a version that the receiver has.
+    Against(Root),
+}
+
 /// What is kept in memory of what is served; everything bounded.
 pub(crate) struct Serving {
     heads: Cache<Root, Head>,
     pages: Cache<(Root, FileIndex, u64), Page>,
     versions: Cache<Root, Arc<OpenVersion>>,
     files: Cache<(Root, FileIndex), Arc<std::fs::File>>,
-    encoded: Cache<(Run, Codec), Bytes>,
-    /// The same against a version that the receiver has.
-    matched: Cache<(Run, Root), Bytes>,
-    /// What those versions are like.
+    encoded: Cache<(Run, Packed), Bytes>,
+    /// What versions are like that others were packed against.
     similar: Cache<Root, matched::Index>,
     buffers: Buffers,
 }
@@ -68,11 +74,7 @@ impl Serving {
             versions: Cache::new(VERSIONS_MAX),
             files: Cache::new(FILES_MAX),
             encoded: Cache::builder()
-                .max_capacity(settings.encoded_bytes_max / 2)
-                .weigher(move |_, bytes: &Bytes| weight(bytes.len()))
-                .build(),
-            matched: Cache::builder()
-                .max_capacity(settings.encoded_bytes_max / 2)
+                .max_capacity(settings.encoded_bytes_max)
                 .weigher(move |_, bytes: &Bytes| weight(bytes.len()))
                 .build(),
             similar: Cache::new(SIMILAR_MAX),
@@ -174,7 +176,7 @@ impl Repository {
         if codec == Codec::None {
             self.raw_run(run, check)
         } else {
-            self.serving.encoded.try_get_with((run, codec), encode).map_err(shared)
+            self.serving.encoded.try_get_with((run, Packed::By(codec)), encode).map_err(shared)
         }
     }
 

@@ -205,6 +205,26 @@ fn an_identity_is_taken_over_once() -> Result<()> {
     Ok(())
 }
 
+/// What was written by hand where a version here has nothing is in no version that is received after it.
+#[test]
+fn a_hole_that_was_filled_by_hand_is_a_hole_in_the_next_version() -> Result<()> {
+    let lab = Lab::new()?;
+    let from = first(&lab)?;
+    let disk = File::options().write(true).open(lab.path("tree/disk.raw"))?;
+    disk.write_all_at(&solid(78, MIB), 20 * MIB)?;
+    ensure!(from.publish("lab", &lab.path("tree"), &[])? == "lab@3");
+    let to = second(&lab, FileSystem::Xfs)?;
+    replicate(&to, "lab@2", &from.url())?.ok()?;
+    let kept = File::options().write(true).open(tree(&to, 2).join("disk.raw"))?;
+    let modified = kept.metadata()?.modified()?;
+    kept.write_all_at(b"by hand", 9 * MIB + 70_000)?;
+    // By its time it is the file that was published.
+    kept.set_modified(modified)?;
+    let done = replicate(&to, "lab@3", &from.url())?.ok()?;
+    ensure!(number(&done, "fetched_bytes")? < 4 * MIB, "{done}");
+    compare_trees(&tree(&from, 3), &tree(&to, 3)).map(drop)
+}
+
 /// A disk whose content has moved by some bytes, as in an upgrade: no block of it is one of the version before.
 fn moved() -> Vec<u8> {
     let mut content = solid(5, 96 * MIB);

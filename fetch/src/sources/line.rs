@@ -33,12 +33,13 @@ const LONG: Duration = Duration::from_secs(2);
 const FEW_BYTES: u64 = 1 << 20;
 /// The first look decides which way the first trial goes: a line below this, in plain bytes a second, is no faster than 1 Gbit/s.
 const SLOW: f64 = 150e6;
-/// A line that carries less than this, in bytes a second as they travel, is slower than any processor packs: no trial is
-/// needed to begin with the smallest …
+/// A line that carries less than this at first, in plain bytes a second, is slower than any processor packs: no
+/// trial is needed to begin with the smallest …
 const CRAWLING: f64 = 25e6;
-/// … if it is not that what travels is next to nothing, and packing that takes the time …
+/// … nor many bytes to see it. A disk may begin with what is packed to nearly nothing: so a line that is asked for more than
+/// comes is judged by what travels, later too, unless that is next to nothing and packing it takes the time.
 const CRAWLING_PLAIN: f64 = 200e6;
-/// … nor many bytes to see it.
+/// What is enough to see that a line crawls.
 const CRAWLING_BYTES: u64 = 512 << 10;
 /// Measurements before a codec at either end, once found better, is doubted.
 const SETTLED_REST: u32 = 8;
@@ -183,9 +184,9 @@ impl State {
     }
 
     fn judge(&mut self) {
-        // Found out at any time: a disk may begin with what is packed to nearly nothing.
+        let is_slow_at_first = self.harder.is_none() && self.bytes >= CRAWLING_BYTES && self.rate() < CRAWLING;
         let could_pack_more = matches!(self.trial, Trial::None) && self.chosen + 1 < self.ways;
-        if could_pack_more && self.bytes >= CRAWLING_BYTES && self.is_crawling() {
+        if could_pack_more && (is_slow_at_first || self.bytes >= ENOUGH.bytes && self.is_crawling()) {
             (self.chosen, self.harder) = (self.ways - 1, Some(true));
             (self.rest, self.next_rest) = (SETTLED_REST, SETTLED_REST);
             self.turn();
@@ -224,11 +225,12 @@ impl State {
         self.bytes as f64 / (busy.as_secs_f64() * scale).max(1e-6)
     }
 
-    /// Whether the line is the slowest part of all. Other requests to the same source make it look faster.
+    /// Whether the line is the slowest part of all, by what travels. Requests that come one by one say nothing of that, and
+    /// others to the same source make it look faster.
     fn is_crawling(&self) -> bool {
         let travelled = self.travelled[1].saturating_sub(self.travelled[0]);
         let busy = self.busy.as_secs_f64();
-        (travelled as f64) < CRAWLING * busy && (self.bytes as f64) < CRAWLING_PLAIN * busy
+        self.is_shared && (travelled as f64) < CRAWLING * busy && (self.bytes as f64) < CRAWLING_PLAIN * busy
     }
 
     /// Another codec is in use from now on: those under way are of the one before, and those of the one now were
@@ -242,7 +244,7 @@ impl State {
         match self.trial {
             Trial::None if self.rest > 0 => self.rest -= 1,
             // As at the beginning: on such a line a trial costs and cannot help.
-            Trial::None if self.is_crawling() && self.chosen + 1 == self.ways => {}
+            Trial::None if (rate < CRAWLING || self.is_crawling()) && self.chosen + 1 == self.ways => {}
             Trial::None => self.trial = Trial::Trying { codec: self.neighbour(rate), before: rate },
             Trial::Trying { codec, before } => self.trial = Trial::Checking { codec, before, tried: rate },
             Trial::Checking { codec, before, tried } => {

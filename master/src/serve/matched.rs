@@ -7,7 +7,7 @@ use bytes::Bytes;
 use icbd_image::{FileIndex, Root, Run};
 use icbd_wire::{Base, BlockPlace, Check, Codec, Matcher, Similar, encode_matched_run};
 
-use super::{BlockReader, OpenVersion, shared};
+use super::{BlockReader, OpenVersion, Packed, shared};
 use crate::users::Hold;
 use crate::{MasterError, Repository};
 
@@ -35,7 +35,7 @@ impl Repository {
             })?;
             Ok(body.into())
         };
-        self.serving.matched.try_get_with((run, base), pack).map_err(shared)
+        self.serving.encoded.try_get_with((run, Packed::Against(base)), pack).map_err(shared)
     }
 
     /// What a version is like, which a thread finds out when it is first asked for.
