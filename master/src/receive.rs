@@ -1,9 +1,9 @@
 //! Receiving: a version that another master published becomes one of this repository, the same to the last byte.
 //!
 //! Its tree is put together under `receiving/`: from blocks that the caller has, verified, and from what it has in common
-//! with a version that is here. What a kill leaves there is gone on with: each block is compared with its hash. When it is
-//! whole it is published like any tree, hashed from its first byte to its last, and becomes a version only if its manifest
-//! is the one that was announced.
+//! with a version that is here, each block of which is compared with its hash. What a kill leaves there is gone on with, and
+//! compared as well. When it is whole it is published like any tree: what it does not share with that version is hashed once
+//! more, all of it after a kill. It becomes a version only if its manifest is the one that was announced.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;

@@ -34,8 +34,8 @@ const PAGE_BYTES_MAX: u64 = 64 << 20;
 const VERSIONS_MAX: u64 = 256;
 /// Stored files kept open.
 const FILES_MAX: u64 = 512;
-/// Versions whose features are kept, so that others can be packed against them: up to 40 MiB each.
-const SIMILAR_MAX: u64 = 4;
+/// Versions whose features are kept, so that others can be packed against them: about 100 MiB each at most.
+const SIMILAR_MAX: u64 = 2;
 static ZERO_BLOCK: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
 
 /// How a run is packed.

@@ -6,10 +6,14 @@
 mod cold;
 mod complete;
 mod http;
+mod kept;
 mod load;
 mod memory;
 mod miss;
+mod network;
+mod page;
 mod plot;
+mod process;
 mod replicate;
 mod site;
 mod stats;
@@ -17,7 +21,7 @@ mod stats;
 mod storm;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -83,51 +87,32 @@ fn main() -> Result<()> {
     if is_chosen("record") {
         storm::record()?;
     }
-    let mut files = files()?;
+    // The tables that were made so far, by the name of the part.
+    let mut files: BTreeMap<String, String> = kept::load(&kept::path("files.json"))?;
     for (name, run) in FILES {
         if is_chosen(name) || is_chosen("files") || parts.is_empty() {
             let table = run(&scale)?;
             println!("\n{table}");
             files.insert(name.to_owned(), table);
-            keep(&files)?;
+            kept::save(&kept::path("files.json"), &files)?;
         }
     }
     if is_chosen("storms") || parts.is_empty() {
-        let mut results = storm::Results::load(&kept("storms.json"))?;
+        let mut results = storm::Results::load(&kept::path("storms.json"))?;
         storm::run(&selection, rounds, &mut results)?;
     }
     if is_chosen("duties") || parts.is_empty() {
-        storm::run_duties(&mut storm::Results::load(&kept("storms.json"))?)?;
+        storm::run_duties(&mut storm::Results::load(&kept::path("storms.json"))?)?;
     }
     if is_chosen("replicate") || parts.is_empty() {
-        let mut trips = replicate::Trips::load(&kept("replicate.json"))?;
+        let mut trips = replicate::Trips::load(&kept::path("replicate.json"))?;
         replicate::run(&selection.links, &ways, rounds, &mut trips)?;
     }
     if is_chosen("report") || parts.is_empty() {
         let tables = FILES.iter().filter_map(|(name, _)| files.get(*name)).map(String::as_str);
-        let trips = replicate::Trips::load(&kept("replicate.json"))?;
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-        storm::write(&storm::Results::load(&kept("storms.json"))?, &trips, tables, folder)?;
+        let trips = replicate::Trips::load(&kept::path("replicate.json"))?;
+        let storms = storm::Results::load(&kept::path("storms.json"))?;
+        page::write(tables, &storms, &trips, Path::new(env!("CARGO_MANIFEST_DIR")))?;
     }
     Ok(())
-}
-
-/// The tables of `files` that were made so far, by the name of the part.
-fn files() -> Result<BTreeMap<String, String>> {
-    match std::fs::read(kept("files.json")) {
-        Ok(text) => serde_json::from_slice(&text).context("target/perf/files.json is damaged; delete it"),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-        Err(error) => Err(error).context("reading target/perf/files.json"),
-    }
-}
-
-fn keep(files: &BTreeMap<String, String>) -> Result<()> {
-    let path = kept("files.json");
-    std::fs::create_dir_all(path.parent().context("a file in a folder")?)?;
-    std::fs::write(path, serde_json::to_vec_pretty(files)?).context("keeping the results")
-}
-
-/// Where a run in pieces keeps `name`.
-fn kept(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/perf").join(name)
 }

@@ -1,6 +1,9 @@
 //! Bar charts as SVG, drawn by hand: a library would bring more code than the charts have.
 
 use std::fmt::Write;
+use std::path::Path;
+
+use anyhow::Result;
 
 /// Bars of one unit, in groups.
 #[derive(Debug)]
@@ -36,8 +39,17 @@ const OURS: &str = "#c2410c";
 const THEIRS: &str = "#94a3b8";
 
 impl Bars {
+    /// Writes the chart to the folder `plots`; what the page says of it, which is nothing if it has no bars.
+    pub(crate) fn written(&self, plots: &Path, name: &str) -> Result<String> {
+        if self.groups.is_empty() {
+            return Ok(String::new());
+        }
+        std::fs::write(plots.join(format!("{name}.svg")), self.svg())?;
+        Ok(format!("\n![{}](plots/{name}.svg)\n", self.title))
+    }
+
     /// The chart as the text of an SVG file, on a white ground so that it can be read anywhere.
-    pub(crate) fn svg(&self) -> String {
+    fn svg(&self) -> String {
         let lines = self.groups.iter().map(|group| group.bars.len() + 2).sum::<usize>();
         let height = LINE * (lines as f64 + 2.0);
         let mut svg = format!(

@@ -10,15 +10,16 @@ mod ways;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use icbd_tests::Lab;
 use serde::{Deserialize, Serialize};
 
+use crate::kept;
 use crate::load::{Work, drop_caches};
+use crate::network::{LINKS, Link, Network};
 use crate::stats::Samples;
-use crate::storm::{LINKS, Link, Network};
 use images::Sender;
-pub(crate) use report::{charts, table};
+pub(crate) use report::chapter;
 use ways::{WAYS, Way};
 
 /// What is sent after what.
@@ -63,14 +64,7 @@ impl Cell {
 
 impl Trips {
     pub(crate) fn load(path: &Path) -> Result<Trips> {
-        let trips = match std::fs::read(path) {
-            Ok(text) => {
-                serde_json::from_slice(&text).with_context(|| format!("{} is damaged; delete it", path.display()))?
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Trips::default(),
-            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
-        };
-        Ok(Trips { path: path.to_owned(), ..trips })
+        Ok(Trips { path: path.to_owned(), ..kept::load(path)? })
     }
 
     fn keep(&mut self, (link, step, way): (&str, usize, &str), round: usize, trip: Result<Trip, String>) -> Result<()> {
@@ -87,8 +81,7 @@ impl Trips {
             Ok(trip) => self.cells[at].trips.push(trip),
             Err(trouble) => self.cells[at].trouble = Some(trouble),
         }
-        std::fs::create_dir_all(self.path.parent().context("a file in a folder")?)?;
-        std::fs::write(&self.path, serde_json::to_vec_pretty(self)?).context("keeping the results")
+        kept::save(&self.path, self)
     }
 
     fn cell(&self, link: &str, step: usize, way: &str) -> Option<&Cell> {

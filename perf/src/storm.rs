@@ -4,11 +4,8 @@
 //! and `results` keeps what came out, so that a long run can be made in pieces and reported as one.
 
 mod boot;
-mod delay;
 mod depot;
 mod duties;
-mod network;
-mod process;
 mod report;
 mod results;
 mod run;
@@ -19,11 +16,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use icbd_tests::{Lab, debian_image};
 
+use crate::network::{LINKS, Link, Network};
+
 pub(crate) use boot::record;
 use depot::{Depot, TRACE};
-pub(crate) use network::{LINKS, Link, MASTER, Network, SITE, Side};
-pub(crate) use process::{Process, run as run_program};
-pub(crate) use report::{row, table, write};
+pub(crate) use report::chapter;
 pub(crate) use results::Results;
 use run::Case;
 use tools::{TOOLS, Tool};
@@ -116,7 +113,6 @@ fn measure(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replicate::Trips;
     use icbd_tests::fill;
 
     /// The machinery of the comparison on a small disk: namespaces, line, master, cache, clients, counters, report.
@@ -148,9 +144,8 @@ mod tests {
             "{:?}",
             far.rounds
         );
-        write(&results, &Trips::default(), ["### A file\n"].into_iter(), &lab.folder("page")?)?;
-        let page = std::fs::read_to_string(lab.path("page/RESULTS.md"))?;
-        assert!(page.contains("| icbd, first boot ever |") && lab.path("page/plots/time-30.svg").exists());
+        let page = chapter(&results, &lab.folder("plots")?)?;
+        assert!(page.contains("| icbd, first boot ever |") && lab.path("plots/time-30.svg").exists());
         Ok(())
     }
 }

@@ -13,45 +13,16 @@ set -euo pipefail
 
 script=$(readlink -f "$0")
 out=$(readlink -m "${1:?usage: build-image.sh OUT_DIR}")
-stamp=$(sha256sum "$script" | cut -d' ' -f1)
-export PATH=$PATH:/usr/sbin:/sbin
-
-is_built() { [ "$(cat "$out/stamp" 2>/dev/null)" = "$stamp" ]; }
-is_built && exit 0
-
-if [ "${ICBD_IMAGE_NAMESPACE:-}" != "$$" ]; then
-    mkdir -p "$(dirname "$out")"
-    # exec keeps the process id, by which the second round knows that it is in the namespace.
-    export ICBD_IMAGE_NAMESPACE=$$
-    exec unshare --mount --propagation private -- "$script" "$out"
-fi
-exec 9>"$out.lock"
-flock 9
-is_built && exit 0
+lab=$(dirname "$script")
+stamp=$(cat "$script" "$lab/once.sh" | sha256sum | cut -d' ' -f1)
+args=("$out")
+source "$lab/once.sh"
 
 disk_bytes=$((1536 * 1024 * 1024))
 partition_sector=2048
 partition_bytes=$((partition_sector * 512))
-work=$out.partial
-log=$out.log
 root=$work/root # the system as a folder, only to make v1's file system from
-mnt=$work/mnt
-: >"$log"
-rm -rf --one-file-system "$work"
-mkdir -p "$work/v1" "$work/v2" "$mnt"
-
-finish() {
-    code=$?
-    if [ $code != 0 ]; then
-        tail -n 30 "$log" >&2
-        echo "build-image.sh: failed with code $code; the whole log is $log" >&2
-    fi
-    umount --recursive --quiet "$mnt" || true
-    rm -rf --one-file-system "$work"
-    exit $code
-}
-trap finish EXIT
-trap 'exit 130' INT TERM
+mkdir "$work/v1" "$work/v2"
 
 debootstrap() {
     # Only the modules that a virtual machine boots with: a small initrd unpacks fast where the CPU is emulated.
@@ -92,22 +63,11 @@ CONF
 }
 
 upgrade() {
-    mount --bind /dev "$mnt/dev"
-    mount -t proc proc "$mnt/proc"
-    cat /etc/resolv.conf >"$mnt/etc/resolv.conf"
-    printf '#!/bin/sh\nexit 101\n' >"$mnt/usr/sbin/policy-rc.d" # no service starts inside the folder
-    chmod +x "$mnt/usr/sbin/policy-rc.d"
-    {
-        DEBIAN_FRONTEND=noninteractive chroot "$mnt" apt-get -qq update
-        DEBIAN_FRONTEND=noninteractive chroot "$mnt" apt-get -qq install --yes --no-install-recommends \
-            less nano procps psmisc rsync openssh-client
-        chroot "$mnt" apt-get -qq clean
-        find "$mnt/var/lib/apt/lists" -type f -delete
-    } >>"$log" 2>&1
-    rm "$mnt/usr/sbin/policy-rc.d" "$mnt/etc/resolv.conf"
-    umount "$mnt/dev" "$mnt/proc"
-    # Blocks that held data become holes, as on a machine that trims.
-    fstrim "$mnt"
+    export DEBIAN_FRONTEND=noninteractive
+    chroot "$mnt" apt-get -qq update
+    chroot "$mnt" apt-get -qq install --yes --no-install-recommends less nano procps psmisc rsync openssh-client
+    chroot "$mnt" apt-get -qq clean
+    find "$mnt/var/lib/apt/lists" -type f -delete
 }
 
 take_boot_files() {
@@ -123,12 +83,8 @@ make_disk "$work/v1/disk.raw"
 take_boot_files "$work/v1"
 cp --reflink=auto --sparse=always "$work/v1/disk.raw" "$work/v2/disk.raw"
 mount -o "loop,offset=$partition_bytes" "$work/v2/disk.raw" "$mnt"
-upgrade
+inside upgrade
 take_boot_files "$work/v2"
 
 rm -rf --one-file-system "$root"
-rmdir "$mnt"
-sync --file-system "$work"
-echo "$stamp" >"$work/stamp"
-rm -rf --one-file-system "$out"
-mv "$work" "$out"
+appear

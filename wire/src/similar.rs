@@ -13,7 +13,8 @@ use icbd_image::{BLOCK_BYTES, FileIndex};
 
 /// Of so many bytes one window is a feature, if there is less than 2 GiB of them.
 const SPACING_MIN: u64 = 512;
-/// Features that are kept of a version: 8 bytes each. Of more data they are taken further apart.
+/// About so many features are kept of a version, 8 bytes each, and at most as many places of 16 bytes. Of more data they
+/// are taken further apart.
 const FEATURES_MAX: u64 = 4 << 20;
 /// A block that shares fewer features is not worth what it costs to look there.
 const SHARED_MIN: u32 = 2;
@@ -30,12 +31,13 @@ pub struct Similar {
     zero_bits: u32,
     /// Sorted: a feature, and the number in `places` of the block that has it.
     features: Vec<(u32, u32)>,
+    /// Of blocks with a feature, so that there are no more of them.
     places: Vec<BlockPlace>,
 }
 
 impl Similar {
-    /// For a version with about so many bytes of data; it knows no block yet.
-    pub fn with_capacity_for(data_bytes: u64) -> SimilarBuilder {
+    /// For a version with about so many bytes of data.
+    pub fn builder(data_bytes: u64) -> SimilarBuilder {
         let spacing = (data_bytes / FEATURES_MAX).max(SPACING_MIN).next_power_of_two();
         let index = Similar { zero_bits: spacing.trailing_zeros(), features: Vec::new(), places: Vec::new() };
         SimilarBuilder(index)
@@ -78,9 +80,11 @@ impl SimilarBuilder {
     pub fn add(&mut self, place: BlockPlace, bytes: &[u8]) {
         assert!(bytes.len() as u64 <= BLOCK_BYTES, "{} bytes in a block", bytes.len());
         let Similar { zero_bits, features, places } = &mut self.0;
-        let number = places.len() as u32;
-        places.push(place);
+        let (number, before) = (places.len() as u32, features.len());
         each_feature(bytes, *zero_bits, |feature| features.push((feature, number)));
+        if features.len() > before {
+            places.push(place);
+        }
     }
 
     pub fn build(self) -> Similar {
@@ -143,7 +147,7 @@ mod tests {
     #[test]
     fn what_has_moved_by_any_number_of_bytes_is_found() {
         let old = noise(1, 8 * BLOCK_BYTES as usize);
-        let mut index = Similar::with_capacity_for(old.len() as u64);
+        let mut index = Similar::builder(old.len() as u64);
         for (block, bytes) in old.chunks(BLOCK_BYTES as usize).enumerate() {
             index.add(place(block as u64), bytes);
         }
@@ -161,7 +165,7 @@ mod tests {
     #[test]
     fn the_most_alike_come_first_when_there_are_too_many() {
         let old = noise(1, 4 * BLOCK_BYTES as usize);
-        let mut index = Similar::with_capacity_for(0);
+        let mut index = Similar::builder(0);
         for (block, bytes) in old.chunks(BLOCK_BYTES as usize).enumerate() {
             index.add(place(block as u64), bytes);
         }
@@ -172,8 +176,13 @@ mod tests {
     }
 
     #[test]
-    fn of_much_data_no_more_features_are_kept() {
-        let few = Similar::with_capacity_for(1 << 42).0;
-        assert_eq!(1 << few.zero_bits, (1u64 << 42) / FEATURES_MAX);
+    fn of_much_data_no_more_is_kept() {
+        // A feature in a mebibyte, as of a version of 4 TiB.
+        let (mut index, data) = (Similar::builder(FEATURES_MAX << 20), noise(1, 64 << 20));
+        for (block, bytes) in data.chunks(BLOCK_BYTES as usize).enumerate() {
+            index.add(place(block as u64), bytes);
+        }
+        let Similar { features, places, .. } = index.build();
+        assert!((16..256).contains(&features.len()) && places.len() <= features.len(), "{}", features.len());
     }
 }

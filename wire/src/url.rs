@@ -66,7 +66,9 @@ pub enum UrlError {
     Root(String),
     #[error("{text:?} is not the number of a {what}")]
     Number { what: &'static str, text: String },
-    #[error("{0:?} is not a run; write FIRST-LAST with at most {RUN_BLOCKS_MAX} blocks")]
+    #[error(
+        "{0:?} is not a run; write FIRST-LAST.CODEC, or FIRST-LAST against a version, with at most {RUN_BLOCKS_MAX} blocks"
+    )]
     Run(String),
     #[error("the file's path {0}")]
     Path(&'static str),

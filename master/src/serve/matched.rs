@@ -83,7 +83,7 @@ impl OldVersion {
     /// Reads all of it.
     fn look(&self) -> Result<Similar, MasterError> {
         let head = self.version.head();
-        let mut similar = Similar::with_capacity_for(head.data_bytes());
+        let mut similar = Similar::builder(head.data_bytes());
         for node in head.files() {
             let (file, reader) = (node.index(), self.reader(node.index()));
             for block in 0..node.blocks() {

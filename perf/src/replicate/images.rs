@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use icbd_tests::{FileSystem, Lab, Master, Volume, debian_image, run_bounded, upgraded_image};
 
 use super::STEPS;
-use crate::storm::run_program as run;
+use crate::process::run;
 
 pub(super) const IMAGE: &str = "lab";
 const VOLUME_BYTES: u64 = 6 << 30;

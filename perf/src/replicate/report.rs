@@ -1,11 +1,15 @@
 //! The trips as a chapter of the page: a table for each line, and the goals.
 
 use std::fmt::Write;
+use std::path::Path;
+
+use anyhow::Result;
 
 use super::ways::{WAYS, Way};
 use super::{LINKS_USED, STEPS, Trips};
+use crate::network::LINKS;
+use crate::page::{row, table};
 use crate::plot::{Bar, Bars, Group, figures};
-use crate::storm::{LINKS, row, table as markdown};
 
 const PREFACE: &str = "
 ## Versions on their way to another site
@@ -23,15 +27,15 @@ struct Rivalry {
     best: (String, f64),
 }
 
-/// The chapter; nothing if nothing was measured.
-pub(crate) fn table(trips: &Trips) -> String {
+/// The chapter, whose charts go to the folder `plots`; nothing if nothing was measured.
+pub(crate) fn chapter(trips: &Trips, plots: &Path) -> Result<String> {
     if trips.cells.is_empty() {
-        return String::new();
+        return Ok(String::new());
     }
     let mut page = PREFACE.to_owned();
     let rounds = trips.cells.iter().map(|cell| cell.trips.len());
     let (least, most) = (rounds.clone().min().unwrap_or(0), rounds.max().unwrap_or(0));
-    writeln!(page, "Rounds a cell: {least} to {most}.").expect("a string takes all");
+    writeln!(page, "Rounds a cell: {least} to {most}.")?;
     page.push_str(&goals(trips));
     for link in LINKS_USED.map(|at| LINKS[at].name) {
         let cell = |way: Way, step| {
@@ -45,16 +49,18 @@ pub(crate) fn table(trips: &Trips) -> String {
             ))
         };
         let rows = WAYS.map(|way| row(&way.name(), (0..STEPS.len()).map(|step| cell(way, step))));
-        page.push_str(&markdown(&format!("{link}: replication"), &STEPS.map(str::to_owned), rows.into()));
+        page.push_str(&table(&format!("{link}: replication"), &STEPS.map(str::to_owned), rows.into()));
     }
-    for cell in trips.cells.iter() {
+    for cell in &trips.cells {
         if let Some(trouble) = &cell.trouble {
             let trouble = trouble.lines().next().unwrap_or_default();
-            writeln!(page, "\n{}, {}, {}: {trouble}", cell.link, STEPS[cell.step], cell.way)
-                .expect("a string takes all");
+            writeln!(page, "\n{}, {}, {}: {trouble}", cell.link, STEPS[cell.step], cell.way)?;
         }
     }
-    page
+    for step in 0..STEPS.len() {
+        page.push_str(&chart(trips, step).written(plots, &format!("replication-{}", step + 1))?);
+    }
+    Ok(page)
 }
 
 fn goals(trips: &Trips) -> String {
@@ -71,7 +77,8 @@ fn goals(trips: &Trips) -> String {
                 link.name,
                 figures(ours)
             );
-            writeln!(text, "{line}").expect("a string takes all");
+            text.push_str(&line);
+            text.push('\n');
         }
     }
     text
@@ -84,22 +91,18 @@ fn rivalry(trips: &Trips, link: &str, step: usize) -> Option<Rivalry> {
     Some(Rivalry { ours: seconds(Way::Icbd)?, best })
 }
 
-/// Seconds of each way, by line and step.
-pub(crate) fn charts(trips: &Trips) -> Vec<(String, Bars)> {
-    let chart = |(step, what): (usize, &str)| {
-        let group = |link: &str| {
-            let bars: Vec<Bar> = WAYS
-                .into_iter()
-                .filter_map(|way| {
-                    let value = trips.cell(link, step, &way.name())?.median(|trip| trip.seconds);
-                    Some(Bar { name: way.name(), value, is_ours: way.is_ours() })
-                })
-                .collect();
-            (!bars.is_empty()).then(|| Group { name: link.to_owned(), bars, limit: None })
-        };
-        let groups: Vec<Group> = LINKS_USED.into_iter().filter_map(|at| group(LINKS[at].name)).collect();
-        let title = format!("Seconds until a version is durable elsewhere: {what}");
-        (!groups.is_empty()).then(|| (format!("replication-{}", step + 1), Bars { title, unit: "s", groups }))
+/// Seconds of each way, by line.
+fn chart(trips: &Trips, step: usize) -> Bars {
+    let group = |link: &str| {
+        let bars: Vec<Bar> = WAYS
+            .into_iter()
+            .filter_map(|way| {
+                let value = trips.cell(link, step, &way.name())?.median(|trip| trip.seconds);
+                Some(Bar { name: way.name(), value, is_ours: way.is_ours() })
+            })
+            .collect();
+        (!bars.is_empty()).then(|| Group { name: link.to_owned(), bars, limit: None })
     };
-    STEPS.into_iter().enumerate().filter_map(chart).collect()
+    let groups = LINKS_USED.into_iter().filter_map(|at| group(LINKS[at].name)).collect();
+    Bars { title: format!("Seconds until a version is durable elsewhere: {}", STEPS[step]), unit: "s", groups }
 }

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use icbd_tests::{FileSystem, Lab, Master, Volume};
 
 use super::images::{IMAGE, Sender, btrfs, sync};
-use crate::storm::{MASTER, Network, Process, SITE, Side, run_program as run};
+use crate::network::{MASTER, Network, SITE, Side};
+use crate::process::{Process, run};
 
 const VOLUME_BYTES: u64 = 6 << 30;
 const MASTER_PORT: u16 = 7070;

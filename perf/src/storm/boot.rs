@@ -19,7 +19,7 @@ fn shipped() -> PathBuf {
 /// machine has its files elsewhere.
 pub(crate) fn trace_of(disk: &Path) -> Result<Trace> {
     let hash = hash(disk)?;
-    let kept = crate::kept("boot.trace");
+    let kept = crate::kept::path("boot.trace");
     for path in [shipped(), kept.clone()] {
         if let Ok(trace) = Trace::load(&path)
             && trace.disk_blake3() == Some(&hash)
@@ -29,7 +29,7 @@ pub(crate) fn trace_of(disk: &Path) -> Result<Trace> {
     }
     eprintln!("recording a boot of this build of the image (a minute)");
     let trace = recorded(disk, hash)?;
-    std::fs::create_dir_all(crate::kept(""))?;
+    std::fs::create_dir_all(crate::kept::path(""))?;
     std::fs::write(&kept, trace.to_string())?;
     Ok(trace)
 }

@@ -10,8 +10,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use icbd_tests::{Lab, Master};
 
-use super::network::{MASTER, Network, Side};
-use super::process::{Process, run};
+use crate::network::{MASTER, Network, Side};
+use crate::process::{Process, run};
 
 pub(crate) const IMAGE: &str = "lab";
 /// Where in the lab the recorded boot lies.

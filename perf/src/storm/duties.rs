@@ -10,12 +10,12 @@ use icbd_tests::{CacheServer, Daemon, Lab};
 use serde::{Deserialize, Serialize};
 
 use super::depot::{Depot, IMAGE};
-use super::network::{LINKS, Link, Network};
-use super::process::run;
 use super::results::Results;
 use super::run::{Case, storm};
 use super::tools::{Ready, site};
 use crate::load::TICKS_PER_SECOND;
+use crate::network::{LINKS, Link, Network};
+use crate::process::run;
 
 const ONE: Case = Case::plain(1);
 const MANY: Case = Case::plain(30);

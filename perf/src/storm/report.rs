@@ -1,27 +1,19 @@
-//! The comparison as a page: tables, plots, and each goal with whether it was met. All of it from kept results.
+//! The comparison as a chapter: tables, plots, and each goal with whether it was met. All of it from kept results.
 
 mod goals;
 
 use std::fmt::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::CASES;
-use super::network::{LINKS, Link};
 use super::results::{Cell, Results};
 use super::run::{Case, Latency, Round};
 use super::tools::{TOOLS, Tool};
+use crate::network::{LINKS, Link};
+use crate::page::{row, table};
 use crate::plot::{Bar, Bars, Group, figures};
-use crate::replicate::{self, Trips};
-
-/// What is known of the goals that are missed.
-const LIMITS: &str = include_str!("../../limits.md");
-
-const PREFACE: &str = "# What was measured
-
-Made by `make bench`; not edited by hand, but for the last chapter, which is `perf/limits.md`.
-";
 
 const STORMS: &str = "
 ## Boot storms over slow lines
@@ -35,31 +27,12 @@ A cell is *seconds until the last client was done / MB over the line*, the media
 Whole copies count from their start. The bytes include headers; big segments on the 1G line make them a little low.
 ";
 
-const FILES: &str = "
-## Single files
-
-On loopback: master, cache and reader share the machine. Medians; the goal is for the ratio, which is the median of the rounds' ratios.
-
-";
-
 /// From how many rounds on a median is one.
 const ROUNDS_MIN: usize = 3;
 
-/// Writes `RESULTS.md` and its plots into `folder`; `files` are the tables of reading single files.
-pub(crate) fn write<'a>(
-    results: &Results,
-    trips: &Trips,
-    files: impl Iterator<Item = &'a str>,
-    folder: &Path,
-) -> Result<()> {
-    let plots = folder.join("plots");
-    std::fs::create_dir_all(&plots)?;
-    let mut page = format!("{PREFACE}\nMachine: {}.\n", machine());
-    for (at, table) in files.enumerate() {
-        page.push_str(if at == 0 { FILES } else { "\n" });
-        page.push_str(table);
-    }
-    page.push_str(STORMS);
+/// The chapter; its charts go to the folder `plots`.
+pub(crate) fn chapter(results: &Results, plots: &Path) -> Result<String> {
+    let mut page = STORMS.to_owned();
     let rounds = results.cells.iter().map(|cell| cell.rounds.len());
     let (least, most) = (rounds.clone().min().unwrap_or(0), rounds.max().unwrap_or(0));
     writeln!(page, "\nRounds a cell: {least} to {most}.")?;
@@ -80,48 +53,16 @@ pub(crate) fn write<'a>(
     page.push_str(&troubles(results));
     for case in CASES {
         for (what, chart) in [("time", time_chart(results, case)), ("bytes", bytes_chart(results, case))] {
-            if chart.groups.is_empty() {
-                continue;
-            }
-            let name = format!("{what}-{}.svg", case.key().replace('+', "-"));
-            std::fs::write(plots.join(&name), chart.svg())?;
-            writeln!(page, "\n![{}](plots/{name})", chart.title)?;
+            let name = format!("{what}-{}", case.key().replace('+', "-"));
+            page.push_str(&chart.written(plots, &name)?);
         }
     }
-    page.push_str(&replicate::table(trips));
-    for (name, chart) in replicate::charts(trips) {
-        std::fs::write(plots.join(format!("{name}.svg")), chart.svg())?;
-        writeln!(page, "\n![{}](plots/{name}.svg)", chart.title)?;
-    }
-    page.push('\n');
-    page.push_str(LIMITS);
-    std::fs::write(folder.join("RESULTS.md"), page).context("writing RESULTS.md")
+    Ok(page)
 }
 
 /// Least time that the boot's bytes take on `link`, in seconds.
 fn limit_s(results: &Results, link: Link) -> f64 {
     results.boot_set_bytes as f64 / link.rate()
-}
-
-fn machine() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let info = read("/proc/cpuinfo");
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
-    let cores = info.lines().filter(|line| line.starts_with("processor")).count();
-    let release = read("/proc/sys/kernel/osrelease");
-    // What follows is the builder's own.
-    let kernel = release.split('-').next().unwrap_or_default();
-    format!("{cores} cores ({}), Linux {}", model.trim_matches([' ', '\t', ':']), kernel.trim())
-}
-
-pub(crate) fn row(name: &str, cells: impl Iterator<Item = Option<String>>) -> String {
-    let cells: Vec<String> = cells.map(|cell| cell.unwrap_or_else(|| "–".to_owned())).collect();
-    format!("| {name} | {} |\n", cells.join(" | "))
-}
-
-pub(crate) fn table(title: &str, headings: &[String], rows: Vec<String>) -> String {
-    let rule = " ---: |".repeat(headings.len());
-    format!("\n### {title}\n\n| | {} |\n| --- |{rule}\n{}", headings.join(" | "), rows.concat())
 }
 
 fn times(results: &Results, link: Link) -> String {

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::duties::Duty;
 use super::run::{Case, Round};
+use crate::kept;
 use crate::stats::Samples;
 
 /// All cells of the comparison that were measured so far.
@@ -44,21 +45,11 @@ impl Cell {
 impl Results {
     /// What `path` holds; nothing if it is missing.
     pub(crate) fn load(path: &Path) -> Result<Results> {
-        let results = match std::fs::read(path) {
-            Ok(text) => {
-                serde_json::from_slice(&text).with_context(|| format!("{} is damaged; delete it", path.display()))?
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Results::default(),
-            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
-        };
-        Ok(Results { path: path.to_owned(), ..results })
+        Ok(Results { path: path.to_owned(), ..kept::load(path)? })
     }
 
     pub(crate) fn save(&self) -> Result<()> {
-        if let Some(folder) = self.path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        Ok(std::fs::write(&self.path, serde_json::to_vec_pretty(self)?)?)
+        kept::save(&self.path, self)
     }
 
     /// Adds a round; round 0 replaces what an earlier run left.

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::depot::Depot;
-use super::network::{Network, Side};
 use super::tools::{Ready, Tool};
 use crate::load::{Work, drop_caches};
+use crate::network::{Network, Side};
 
 /// What the clients do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use anyhow::Result;
 use icbd_tests::disk_argument;
 
 use super::depot::Depot;
-use super::network::Network;
+use crate::network::Network;
 
 pub(crate) use ours::site;
 

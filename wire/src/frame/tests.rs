@@ -319,7 +319,7 @@ impl OldVersion {
     }
 
     fn similar(&self) -> Similar {
-        let mut similar = Similar::with_capacity_for(0);
+        let mut similar = Similar::builder(0);
         (0..)
             .zip(&self.blocks)
             .for_each(|(block, bytes)| similar.add(BlockPlace { file: FileIndex::ROOT, block }, bytes));

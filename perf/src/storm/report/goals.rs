@@ -1,10 +1,10 @@
 //! The goals, and whether the kept results meet them.
 
 use super::{limit_s, megabytes};
+use crate::network::{LINKS, Link};
 use crate::plot::figures;
 use crate::storm::CASES;
 use crate::storm::duties::{Bound, Duty};
-use crate::storm::network::{LINKS, Link};
 use crate::storm::results::Results;
 use crate::storm::run::Case;
 use crate::storm::tools::{TOOLS, Tool};

@@ -8,9 +8,9 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::{Ready, nbd_url};
+use crate::network::{MASTER, Network, Side};
+use crate::process::{Process, run};
 use crate::storm::depot::{Depot, WEB_PORT};
-use crate::storm::network::{MASTER, Network, Side};
-use crate::storm::process::{Process, run};
 
 /// What one HTTP request of QEMU's asks for at least. More fetches clusters that no boot reads.
 const QEMU_READAHEAD_BYTES: u32 = 4 * 1024;

@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use icbd_tests::{CacheServer, Master};
 
 use super::Ready;
+use crate::network::{Network, Side};
 use crate::storm::depot::{Depot, IMAGE, TRACE};
-use crate::storm::network::{Network, Side};
 use crate::storm::run::{Case, storm};
 
 /// A cache that has never heard of the image.

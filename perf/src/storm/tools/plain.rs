@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::Ready;
+use crate::network::{MASTER, Network, Side};
 use crate::storm::depot::Depot;
-use crate::storm::network::{MASTER, Network, Side};
 
 const NFS_PORT: u16 = 2049;
 const MOUNT_PORT: u16 = 20048;

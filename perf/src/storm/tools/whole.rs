@@ -7,9 +7,9 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::Ready;
+use crate::network::{MASTER, Network, Side};
+use crate::process::run;
 use crate::storm::depot::{Depot, WEB_PORT};
-use crate::storm::network::{MASTER, Network, Side};
-use crate::storm::process::run;
 
 const RSYNC_PORT: u16 = 8873;
 

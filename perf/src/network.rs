@@ -5,6 +5,8 @@
 //! that a [`Delay`] joins. Both ends are shaped by `tbf`, whose counter says what was sent: unlike the device's it
 //! counts what really passed.
 
+mod delay;
+
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
@@ -14,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use super::delay::Delay;
+use delay::Delay;
 
 pub(crate) const MASTER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 pub(crate) const SITE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
