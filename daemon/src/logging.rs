@@ -1,9 +1,12 @@
 //! The daemons' log: lines on stderr, where systemd's journal picks them up.
 
+use std::fmt::Debug;
 use std::io::IsTerminal;
 
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
@@ -33,8 +36,32 @@ pub(crate) fn start(level: LogLevel) -> Logging {
         Some(_) => lines.without_time().boxed(),
         None => lines.boxed(),
     };
-    tracing_subscriber::registry().with(filter).with(lines).init();
+    tracing_subscriber::registry().with(filter).with(Unwanted).with(lines).init();
     Logging(handle)
+}
+
+/// Keeps out of the log what `fuser` calls an error and is none: an answer that the kernel no longer waits for (`ENOENT`),
+/// because whoever asked was killed, or the mount has gone since.
+struct Unwanted;
+
+impl<S: Subscriber> Layer<S> for Unwanted {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        let mut is_unwanted = IsUnwanted(false);
+        if *event.metadata().level() == Level::ERROR {
+            event.record(&mut is_unwanted);
+        }
+        !is_unwanted.0
+    }
+}
+
+struct IsUnwanted(bool);
+
+impl Visit for IsUnwanted {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if field.name() == "message" {
+            self.0 |= format!("{value:?}") == "Failed to send FUSE reply: No such file or directory (os error 2)";
+        }
+    }
 }
 
 fn filter(level: LogLevel) -> EnvFilter {
@@ -48,4 +75,42 @@ fn filter(level: LogLevel) -> EnvFilter {
     let rooms = ["icbd", "icbd_master", "icbd_fetch", "icbd_cache", "icbd_fs"];
     let directives: String = rooms.map(|room| format!("{room}={level},")).concat();
     EnvFilter::new(format!("{directives}warn"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// An answer that nobody waits for any more is not logged; one that could not be given for another reason is.
+    #[test]
+    fn answers_that_nobody_waits_for_are_no_errors() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layers = tracing_subscriber::registry().with(Unwanted);
+        let layers = layers.with(fmt::layer().with_ansi(false).with_writer(move || writer.clone()));
+        tracing::subscriber::with_default(layers, || {
+            for errno in [2, 22] {
+                tracing::error!("Failed to send FUSE reply: {}", io::Error::from_raw_os_error(errno));
+            }
+        });
+        let said = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains("Invalid argument"), "{said}");
+    }
 }

@@ -126,8 +126,6 @@ impl Daemon {
         if self.is_over {
             return Ok(());
         }
-        // The kernel tells of closed files after the fact: the answer to the last may come when the mount has gone.
-        self.allow_log("Failed to send FUSE reply: No such file or directory");
         kill(self.pid(), Signal::SIGTERM).context("sending SIGTERM")?;
         let status = self.wait(DEADLINE)?;
         ensure!(status.success(), "after SIGTERM the daemon ended with {status}:\n{}", self.log());
