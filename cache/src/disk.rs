@@ -4,6 +4,7 @@
 //! for [`DiskFile::read`] with [`Wait::No`]. What is on the disk after a power cut is only what a
 //! *sync* that succeeded covers; of everything else any part may be there or not.
 
+mod begin;
 mod clone;
 #[cfg(test)]
 pub(crate) mod memory;
@@ -138,6 +139,9 @@ pub(crate) trait DiskFile: Send + Sync + fmt::Debug {
 
     /// Writes what lies side by side from `offset` on, whatever pieces of memory it is in.
     fn write(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()>;
+
+    /// Begins to write out what was written to a range: what is written beside it later is no part of its extents.
+    fn begin_writeback(&self, offset: u64, len: u64) -> io::Result<()>;
 
     /// Turns a range into a hole; the size stays.
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;

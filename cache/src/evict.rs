@@ -6,6 +6,8 @@
 //! What it frees is measured, not guessed: blocks that another version shares stay with that one, and btrfs frees a
 //! written extent only when none of its blocks is left.
 
+mod thin;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;

@@ -34,6 +34,7 @@ use ahead::Ahead;
 use backing::Backing;
 pub(crate) use backing::is_lost;
 pub(crate) use check::compare;
+pub(crate) use let_go::SEGMENT_BLOCKS;
 pub use now::ReadNow;
 pub use passthrough::Passthrough;
 
@@ -50,6 +51,8 @@ pub struct File {
     /// What was given up last, and when.
     given_up: Mutex<Option<(Range<u64>, Instant)>>,
     passthroughs: AtomicU32,
+    /// When each segment was read last, in seconds since 1970.
+    reads: Box<[AtomicU32]>,
     /// Hash pages whose zero blocks were handed to the writer, or needed not to be.
     zeros_marked: Bits,
 }
@@ -67,6 +70,7 @@ impl File {
             ahead: Ahead::default(),
             given_up: Mutex::default(),
             passthroughs: AtomicU32::new(0),
+            reads: (0..block_count(node.size()).div_ceil(SEGMENT_BLOCKS)).map(|_| AtomicU32::new(0)).collect(),
             zeros_marked: Bits::zeros(block_count(node.size()).div_ceil(PAGE_BLOCKS).div_ceil(64) as usize),
         }
     }

@@ -32,7 +32,13 @@ const USE_STEP: u64 = 600;
 
 /// Now, in such steps.
 pub(crate) fn use_time() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / USE_STEP * USE_STEP
+    u64::from(now_seconds()) / USE_STEP * USE_STEP
+}
+
+/// Now, in seconds since 1970.
+pub(crate) fn now_seconds() -> u32 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// All of it, as it is kept in the catalogue.

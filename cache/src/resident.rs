@@ -210,23 +210,31 @@ impl Resident {
 
     /// Forgets blocks, in memory and durably on disk. Only after this may their data be punched.
     pub(crate) fn clear(&self, index: FileIndex, blocks: Range<u64>) -> io::Result<()> {
-        self.clear_bits(self.layout.bits(index, blocks))
+        self.clear_bits(std::iter::once(self.layout.bits(index, blocks)))
+    }
+
+    /// Forgets several runs of a file in the same way, with one sync.
+    pub(crate) fn clear_runs(&self, index: FileIndex, runs: &[Range<u64>]) -> io::Result<()> {
+        self.clear_bits(runs.iter().map(|run| self.layout.bits(index, run.clone())))
     }
 
     /// Forgets all blocks of all files in the same way.
     pub(crate) fn clear_all(&self) -> io::Result<()> {
-        self.clear_bits(0..self.durable.words() as u64 * 64)
+        self.clear_bits(std::iter::once(0..self.durable.words() as u64 * 64))
     }
 
-    fn clear_bits(&self, bits: Range<u64>) -> io::Result<()> {
+    fn clear_bits(&self, runs: impl Iterator<Item = Range<u64>>) -> io::Result<()> {
         let mut file = self.file.lock().expect("no panic under this lock");
         self.clearings.fetch_add(1, Ordering::AcqRel);
-        self.readable.clear(bits.clone());
-        self.checked.clear(bits.clone());
-        self.durable.clear(bits.clone());
+        let mut words = BTreeMap::new();
+        for bits in runs {
+            self.readable.clear(bits.clone());
+            self.checked.clear(bits.clone());
+            self.durable.clear(bits.clone());
+            words.extend(((bits.start / 64) as usize..bits.end.div_ceil(64) as usize).map(|word| (word, 0)));
+        }
         self.see_to(&mut file)?;
-        let words = (bits.start / 64) as usize..bits.end.div_ceil(64) as usize;
-        disk::write_words(&**file, &self.durable, &words.map(|word| (word, 0)).collect())
+        disk::write_words(&**file, &self.durable, &words)
     }
 
     /// Writes the bitmap anew if somebody took it away or cut it short: bits in a file without a name are lost.

@@ -15,5 +15,6 @@ mod reads;
 mod rig;
 mod seal;
 mod seam;
+mod thin;
 mod trust;
 mod zeros;

@@ -24,7 +24,7 @@ use icbd_image::{BLOCK_BYTES, PAGE_BLOCKS, VerifiedBlock};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::disk::{Disk, DiskFile};
-use crate::file::{File, is_lost};
+use crate::file::{File, SEGMENT_BLOCKS, is_lost};
 use crate::health::{Health, PROBE_INTERVAL};
 use batch::Batch;
 use gather::Landed;
@@ -213,6 +213,7 @@ fn try_write(file: &Arc<File>, blocks: Range<u64>, run: &[Landed], health: &Heal
     let Some(filling) = file.version().filling() else { return false };
     let parts: Vec<&[u8]> = run.iter().map(|landed| &landed.block.bytes()[..]).collect();
     let written = keep(file, |backing| {
+        part_extents(backing, &blocks)?;
         backing.write(blocks.start * BLOCK_BYTES, &parts)?;
         filling.resident.set_readable(file.index(), blocks.clone());
         Ok(())
@@ -222,6 +223,19 @@ fn try_write(file: &Arc<File>, blocks: Range<u64>, run: &[Landed], health: &Heal
         health.failed(&format!("writing blocks {} to {last} of {}", blocks.start, file.shown()), error);
     }
     written.is_ok()
+}
+
+/// Sees that what is written to `blocks`, which are of one segment, is no part of an extent of the next segment or the one
+/// before.
+fn part_extents(backing: &dyn DiskFile, blocks: &Range<u64>) -> io::Result<()> {
+    let segment = SEGMENT_BLOCKS * BLOCK_BYTES;
+    if blocks.start > 0 && blocks.start.is_multiple_of(SEGMENT_BLOCKS) {
+        backing.begin_writeback(blocks.start * BLOCK_BYTES - segment, segment)?;
+    }
+    if blocks.end.is_multiple_of(SEGMENT_BLOCKS) {
+        backing.begin_writeback(blocks.end * BLOCK_BYTES, segment)?;
+    }
+    Ok(())
 }
 
 /// Has something kept in the backing file, under the residency guard; in a new one if somebody took it away.

@@ -6,14 +6,21 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use icbd_image::{FileIndex, Observation, Origin, Profile, SiteId, Touch};
 use icbd_tests::{
     CacheServer, CacheSettings, Fault, FileSystem, Lab, MIB, Master, Proxy, Volume, icbd, solid, wait_for,
 };
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use rustix::fs::{FallocateFlags, fallocate};
+use serde_json::Value;
 
 const USAGE: i32 = 2;
 const ABSENT: i32 = 3;
 const REFUSED: i32 = 4;
 const DISK: u64 = 24 * MIB;
+const BLOCK: u64 = 64 << 10;
+/// What boots read, in blocks: here and there, once across a border between parts that go.
+const BOOT: [(u64, u32); 5] = [(0, 4), (250, 12), (700, 1), (1000, 20), (1530, 3)];
 
 /// Blocks that no other version has: what versions share stays with the one that is left.
 fn content(version: u64) -> Vec<u8> {
@@ -69,6 +76,63 @@ fn room_is_made_for_what_is_needed() -> Result<()> {
         ensure!(cache.residency("lab@3")?.is_complete, "{file_system:?}: the deployed version lost something");
         ensure!(cache.residency("lab@1")?.is_complete, "{file_system:?}: what was pinned is gone");
         ensure!(cache.daemon.log().contains("used longest ago"), "{file_system:?}: the log does not say what went");
+    }
+    Ok(())
+}
+
+/// Where no version may go, what no boot reads goes of the deployed one, and its room is really free; what boots read stays,
+/// and can be read with the master away.
+#[test]
+fn the_deployed_version_makes_room_for_its_boots() -> Result<()> {
+    for (file_system, bytes) in [(FileSystem::Ext4, 320 * MIB), (FileSystem::Btrfs, 512 * MIB)] {
+        let lab = Lab::new()?;
+        let (tree, repo) = (lab.folder("tree")?, lab.path("repo"));
+        let disk = solid(1, 96 * MIB);
+        fs::write(tree.join("disk"), &disk)?;
+        fs::write(tree.join("other"), solid(2, MIB))?;
+        Master::publish_offline(&repo, "lab", &tree, &["--deploy"])?;
+        let mut master = Master::start(&lab, &repo)?;
+        let volume = Volume::new(&lab, file_system, bytes)?;
+        let config = "[store]\nmin_free = \"100MiB\"\n".to_owned();
+        let settings = CacheSettings { store: Some(volume.path().join("store")), config, ..CacheSettings::default() };
+        let cache = CacheServer::start_with(&lab, &[&master.url()], &settings)?;
+        ["min_free", "offline", "unreachable"].iter().for_each(|words| cache.daemon.allow_log(words));
+
+        let image: Value = serde_json::from_str(&cache.command(&["image", "show", "lab@1", "--json"])?.ok()?)?;
+        let mut profile = Profile::new(image["root"].as_str().context("no root")?.parse()?);
+        let file = FileIndex::new(1).context("an index")?;
+        let touches = BOOT.map(|(first, count)| Touch { after_ms: 0, file, first, count });
+        profile.insert(Observation::new(SiteId::from_bytes([7; 16]), 1_790_000_000, Origin::Own, touches));
+        let boot = lab.path("boot.profile");
+        fs::write(&boot, profile.encode())?;
+        cache.command(&["profile", "import", boot.to_str().context("a path of text")?])?.ok()?;
+        cache.command(&["prefetch", "add", "lab@1", "--file", "disk", "--wait"])?.ok()?;
+        let held = cache.residency("lab@1")?.resident_blocks;
+
+        // Something else takes the room, in one stroke: the store is looked at every few seconds.
+        let other = File::create(volume.path().join("other"))?;
+        let taken = free_bytes(cache.store())? - 20 * MIB;
+        fallocate(&other, FallocateFlags::empty(), 0, taken)?;
+        other.sync_all()?;
+        let before = free_bytes(cache.store())?;
+        wait_for("what no boot reads goes", || {
+            Ok((cache.residency("lab@1")?.resident_blocks < held / 8).then_some(()))
+        })?;
+        let said = || cache.daemon.log().contains("what no boot reads of versions that are needed");
+        wait_for("it is said", || Ok(said().then_some(())))?;
+        let gone = (held - cache.residency("lab@1")?.resident_blocks) * BLOCK;
+        let freed = free_bytes(cache.store())?.saturating_sub(before);
+        ensure!(freed >= gone * 95 / 100, "{file_system:?}: {gone} bytes went, and {freed} are free");
+
+        master.daemon.stop()?;
+        let disk_there = File::open(cache.path("lab/1/disk"))?;
+        // Nothing that the kernel would like to add.
+        posix_fadvise(&disk_there, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM)?;
+        for (first, count) in BOOT {
+            let mut read = vec![0; (u64::from(count) * BLOCK) as usize];
+            disk_there.read_exact_at(&mut read, first * BLOCK)?;
+            ensure!(read == disk[(first * BLOCK) as usize..][..read.len()], "{file_system:?}: wrong bytes at {first}");
+        }
     }
     Ok(())
 }
@@ -149,7 +213,7 @@ fn by_hand(file_system: FileSystem, bytes: u64) -> Result<()> {
 
     let before = blocks_of(&cache)?;
     let report = evict(&["--yes", "--json"])?.ok()?;
-    let report: serde_json::Value = serde_json::from_str(&report)?;
+    let report: Value = serde_json::from_str(&report)?;
     let freed = report["freed_bytes"].as_u64().unwrap_or(0);
     let really = (before - blocks_of(&cache)?) * 512;
     ensure!(freed.abs_diff(really) < DISK / 20, "it says that {freed} bytes were freed, and it was {really}");

@@ -437,6 +437,10 @@ impl DiskFile for MemoryFile {
         Ok(())
     }
 
+    fn begin_writeback(&self, _: u64, _: u64) -> io::Result<()> {
+        self.disk.lock().may_change()
+    }
+
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let mut state = self.disk.lock();
         state.may_change()?;

@@ -328,6 +328,10 @@ impl DiskFile for RealFile {
         Ok(())
     }
 
+    fn begin_writeback(&self, offset: u64, len: u64) -> io::Result<()> {
+        Ok(super::begin::begin_writeback(self.0.as_fd(), offset, len)?)
+    }
+
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         Ok(fallocate(&self.0, flags, offset as i64, len as i64)?)

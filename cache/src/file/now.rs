@@ -34,7 +34,7 @@ impl File {
             false => self.read_mixed(&range, blocks.clone(), out),
         };
         if read != ReadNow::Missing {
-            self.version.note_read(self.index, blocks);
+            self.note_read(blocks);
             self.read_ahead(self.note_stream(&range));
         }
         read

@@ -90,7 +90,7 @@ impl File {
                 }
                 Err(error) => return Err(error),
             }
-            self.version.note_read(self.index, blocks.clone());
+            self.note_read(blocks.clone());
             match self.read_round(&range, blocks.clone()).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(Again::Changed) => {}

@@ -7,7 +7,7 @@ use icbd_image::VerifiedBlock;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Job;
-use crate::file::File;
+use crate::file::{File, SEGMENT_BLOCKS};
 
 /// What is taken out of the queue at once: four runs that come at the same time, mixed with each other.
 const BLOCKS_MAX: usize = 64;
@@ -38,7 +38,10 @@ pub(super) fn gather(first: Landed, queue: &Receiver<Job>) -> (Vec<Landed>, Opti
     (landed, other)
 }
 
-/// The parts of what was gathered that lie side by side in one file.
+/// The parts of what was gathered that lie side by side in one segment of one file.
 pub(super) fn runs(landed: &[Landed]) -> impl Iterator<Item = &[Landed]> {
-    landed.chunk_by(|a, b| Arc::ptr_eq(&a.file, &b.file) && b.block.index() == a.block.index() + 1)
+    landed.chunk_by(|a, b| {
+        let is_next = Arc::ptr_eq(&a.file, &b.file) && b.block.index() == a.block.index() + 1;
+        is_next && !b.block.index().is_multiple_of(SEGMENT_BLOCKS)
+    })
 }

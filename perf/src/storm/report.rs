@@ -124,11 +124,18 @@ fn work(results: &Results, link: Link) -> String {
     table(&format!("{}: processors at work", link.name), &headings, rows.into())
 }
 
+/// The end of what a tool said: what comes before names sockets and folders that are gone.
+fn last_cause(trouble: &str) -> &str {
+    let said = trouble.lines().find_map(|line| line.trim().strip_prefix("\"message\": \"")).unwrap_or(trouble);
+    let cause = said.lines().next().unwrap_or_default().trim_end_matches('"');
+    cause.split_once(".sock: ").map_or(cause, |(_, cause)| cause)
+}
+
 fn troubles(results: &Results) -> String {
     let mut text = String::new();
     for cell in &results.cells {
         if let Some(trouble) = &cell.trouble {
-            let trouble = trouble.lines().next().unwrap_or_default();
+            let trouble = last_cause(trouble);
             text.push_str(&format!("- {}, {}, {}: {trouble}\n", cell.link, cell.case.name(), cell.tool));
         }
     }

@@ -61,6 +61,12 @@ async fn make_room(server: &CacheServer) -> Result<bool, CacheError> {
             return Ok(true);
         }
     }
+    if server.in_use().is_some() {
+        let freed = server.cache.thin(wanted).await?;
+        if freed > 0 {
+            tracing::info!(freed, "let go of what no boot reads of versions that are needed, but not complete");
+        }
+    }
     Ok(server.cache.room().await?.is_none_or(|room| room.free_bytes >= room.reserve_bytes))
 }
 
