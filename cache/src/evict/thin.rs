@@ -51,7 +51,8 @@ impl Cache {
             if is_kept || held.residency.resident_bytes == 0 {
                 continue;
             }
-            let version = core.version_once(held.serial).await?;
+            // One whose manifest cannot be had now keeps no other from making room.
+            let Ok(version) = core.version_once(held.serial).await else { continue };
             if version.open_existing().await && version.filling().is_some_and(|filling| !filling.is_sealed()) {
                 let boot = core.boot_set(held.serial).await?;
                 segments.extend(cold_segments(&version, &boot).await?);
