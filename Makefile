@@ -23,11 +23,7 @@ demo: packages image ## boots a real Debian image from a cache's mount, cold and
 # The program is built with the same selection of packages as its tests, so that dependencies are built once.
 test: packages image ## every test
 	$(CARGO) build --locked --workspace --bin icbd
-	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		$(CARGO) nextest run --locked --workspace --no-fail-fast && $(CARGO) test --locked --workspace --doc --quiet; \
-	else \
-		$(CARGO) test --locked --workspace --no-fail-fast; \
-	fi
+	@CARGO=$(CARGO) tests/lab/run.sh
 
 gate: format lint test ## what CI runs
 

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use common::{Area, Mounted, compare_trees, image, no_progress, publish, run, stored};
+use common::{Area, compare_trees, image, no_progress, publish, run, stored};
 use icbd_image::{Refusal, Trust, VersionId};
 use icbd_master::{MasterError, Published, Repository, SaveRequest, Settings, WorkingCopy};
 
@@ -105,20 +105,9 @@ fn a_working_copy_becomes_a_version_or_is_thrown_away() {
     a_working_copy_becomes_a_version(&Area::new());
 }
 
-/// A directory on a file system of its own, in a sparse file.
-fn on(make: &[&str], bytes: u64) -> (Mounted, Area) {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("disk");
-    std::fs::File::create(&file).unwrap().set_len(bytes).unwrap();
-    run(Command::new(make[0]).args(&make[1..]).arg(&file));
-    let mounted = Mounted::image(&directory.path().join("mounted"), &file);
-    let area = Area::within(directory, "mounted");
-    (mounted, area)
-}
-
 #[test]
 fn so_does_one_on_btrfs() {
-    let (_mounted, area) = on(&["mkfs.btrfs", "-q"], 400 * MIB);
+    let area = Area::on(&["mkfs.btrfs", "-q"], 400 * MIB);
     a_working_copy_becomes_a_version(&area);
     // Saved as what it is: subvolumes, which nobody writes to by accident.
     let written = std::fs::write(area.repository().join("versions/lab/2/boot/vmlinuz"), b"x");
@@ -127,14 +116,14 @@ fn so_does_one_on_btrfs() {
 
 #[test]
 fn so_does_one_on_xfs() {
-    let (_mounted, area) = on(&["mkfs.xfs", "-q", "-m", "reflink=1"], 400 * MIB);
+    let area = Area::on(&["mkfs.xfs", "-q", "-m", "reflink=1"], 400 * MIB);
     a_working_copy_becomes_a_version(&area);
 }
 
 /// A repository that was made before there were trees keeps working: its versions are plain directories.
 #[test]
 fn a_version_from_before_there_were_trees_is_edited_too() {
-    let (_mounted, area) = on(&["mkfs.btrfs", "-q"], 400 * MIB);
+    let area = Area::on(&["mkfs.btrfs", "-q"], 400 * MIB);
     make_source(&area.source(), 20 * MIB);
     let repository = area.open();
     let first = publish(&repository, "lab", &area.source()).unwrap();
@@ -225,7 +214,7 @@ fn a_kill_leaves_a_version_or_the_working_copy() {
 /// Killed at any moment, a save leaves a whole version or none, and the working copy until there is one.
 #[test]
 fn so_it_does_on_btrfs() {
-    let (_mounted, area) = on(&["mkfs.btrfs", "-q"], 1024 * MIB);
+    let area = Area::on(&["mkfs.btrfs", "-q"], 1024 * MIB);
     killed_edits(&area, KILLS);
 }
 
@@ -242,7 +231,7 @@ fn used(path: &Path) -> u64 {
 /// all of it would take, if all were data, is ten times what that tenth takes.
 #[test]
 fn a_version_costs_its_difference() {
-    let (_mounted, area) = on(&["mkfs.btrfs", "-q"], 8 << 30);
+    let area = Area::on(&["mkfs.btrfs", "-q"], 8 << 30);
     const IMAGE: u64 = 20 << 30;
     const DATA: u64 = IMAGE / 10;
     let source = std::fs::File::create(area.source().join("disk.raw")).unwrap();

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::{Area, Mounted, image, publish, run};
+use common::{Area, image, publish, run};
 use icbd_image::{Force, NodeUuid, Serial, VersionId, VersionState};
 use icbd_master::{Fate, MasterError, Repository, Retention, Settings};
 use icbd_wire::NodeReport;
@@ -192,12 +192,7 @@ fn used(path: &Path) -> u64 {
 /// Pruning frees what it said, within a twentieth.
 #[test]
 fn pruning_frees_what_it_said() {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("disk");
-    std::fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
-    run(Command::new("mkfs.btrfs").arg("-q").arg(&file));
-    let _mounted = Mounted::image(&directory.path().join("mounted"), &file);
-    let area = Area::within(directory, "mounted");
+    let area = Area::on(&["mkfs.btrfs", "-q"], 1 << 30);
     let repository = open(&area.repository());
     for version in 1..=4_u8 {
         // A third is each version's own, the rest is shared.

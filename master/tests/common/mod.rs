@@ -14,25 +14,34 @@ use icbd_master::{MasterError, Progress, PublishRequest, Published, Repository, 
 
 /// A directory of its own with room for a repository and a source.
 pub(crate) struct Area {
+    /// Where in the directory everything is; ended before the directory goes, which could not go otherwise.
+    mounted: Option<Mounted>,
     pub(crate) directory: tempfile::TempDir,
-    /// Where in it everything is.
-    within: PathBuf,
 }
 
 impl Area {
     pub(crate) fn new() -> Area {
-        Area::within(tempfile::tempdir().unwrap(), "")
+        Area::of(tempfile::tempdir().unwrap(), None)
     }
 
-    /// One below `within`, which is there.
-    pub(crate) fn within(directory: tempfile::TempDir, within: &str) -> Area {
-        let area = Area { directory, within: within.into() };
+    /// One on a file system of its own, which `make` makes in a sparse file of `bytes`.
+    pub(crate) fn on(make: &[&str], bytes: u64) -> Area {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("disk");
+        std::fs::File::create(&file).unwrap().set_len(bytes).unwrap();
+        run(Command::new(make[0]).args(&make[1..]).arg(&file));
+        let mounted = Mounted::image(&directory.path().join("mounted"), &file);
+        Area::of(directory, Some(mounted))
+    }
+
+    fn of(directory: tempfile::TempDir, mounted: Option<Mounted>) -> Area {
+        let area = Area { mounted, directory };
         std::fs::create_dir(area.source()).unwrap();
         area
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(&self.within).join(name)
+        self.mounted.as_ref().map_or(self.directory.path(), |mounted| &mounted.0).join(name)
     }
 
     pub(crate) fn repository(&self) -> PathBuf {

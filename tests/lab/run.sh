@@ -1,0 +1,24 @@
+#!/bin/bash
+# Runs every test, all in a folder for temporary files of their own, in which none may leave anything: what is left
+# fills the disk of whoever runs them often.
+set -euo pipefail
+
+cargo=${CARGO:-cargo}
+TMPDIR=$(mktemp --directory --tmpdir icbd-test.XXXXXX)
+export TMPDIR
+
+result=0
+if "$cargo" nextest --version >/dev/null 2>&1; then
+    "$cargo" nextest run --locked --workspace --no-fail-fast || result=$?
+    "$cargo" test --locked --workspace --doc --quiet || result=$?
+else
+    "$cargo" test --locked --workspace --no-fail-fast || result=$?
+fi
+
+left=$(find "$TMPDIR" -mindepth 1 -maxdepth 2)
+if [ -n "$left" ]; then
+    echo "tests left these behind:"$'\n'"$left" >&2
+    result=1
+fi
+rm --recursive --force --one-file-system "$TMPDIR" || result=1
+exit "$result"
