@@ -144,6 +144,14 @@ impl Gate {
         self.changed.notify_waiters();
     }
 
+    /// A block came of the source at `place`, which has sent so much until now.
+    pub(super) fn came(&self, place: usize, travelled: u64) {
+        let mut state = self.lock();
+        if state.place == place {
+            state.window.came(travelled);
+        }
+    }
+
     pub(super) fn round_trip(&self) -> Option<Duration> {
         self.lock().window.round_trip()
     }

@@ -290,9 +290,11 @@ impl Travel {
         self.way
     }
 
-    /// So many plain bytes came.
-    pub(super) fn carried(&self, bytes: usize) {
-        self.member.line(self.is_short).carried(self.way, bytes as u64, self.member.source.received_bytes());
+    /// So many plain bytes came. What the source has sent so far, as it travels.
+    pub(super) fn carried(&self, bytes: usize) -> u64 {
+        let travelled = self.member.source.received_bytes();
+        self.member.line(self.is_short).carried(self.way, bytes as u64, travelled);
+        travelled
     }
 }
 

@@ -153,7 +153,10 @@ impl Progress {
         }
         open.leave.keep((open.run.end() - block - 1) as u32);
         open.bytes += bytes.len() as u64;
-        open.travel.carried(bytes.len());
+        let travelled = open.travel.carried(bytes.len());
+        if let Some(place) = self.round.place() {
+            self.sources.gate.came(place, travelled);
+        }
         let hash = &self.hashes[(block - self.request.run.first) as usize];
         Ok(VerifiedBlock::check(block, bytes, hash)?)
     }

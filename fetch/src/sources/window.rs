@@ -2,10 +2,12 @@
 //!
 //! What waits in a queue on the line delays whoever asks next. So the answers' beginnings are timed: as long
 //! as they come as soon as from an idle line, more is asked for at once; when they come later, less (the idea
-//! of LEDBAT, RFC 6817).
+//! of LEDBAT, RFC 6817). What fills the line are blocks as they travel: where they shrink to little, more of
+//! them are on their way at once.
 
 use std::time::Duration;
 
+use icbd_image::BLOCK_BYTES;
 use tokio::time::Instant;
 
 /// So long a queue is worth a full line. The answer of a busy master varies by less.
@@ -16,6 +18,13 @@ const BLOCKS_MIN: f64 = 2.0;
 const BLOCKS_MAX: f64 = 256.0;
 /// Before anything is known.
 const BLOCKS_START: f64 = 8.0;
+/// What a block travels as before any came: an operating system's files shrink to about that.
+const SHARE_START: f64 = 0.4;
+/// Of so many blocks is measured what they travel as, and so much of that is believed: within two windows an image's
+/// empty parts come after full ones.
+const SHARE_BLOCKS: u32 = 8;
+const SHARE_FADE: f64 = 0.5;
+const SHARE_MIN: f64 = 1.0 / 32.0;
 /// By so much a window grows with each window that came in time.
 const STEP_BLOCKS: f64 = 4.0;
 /// The quickest answer is believed for so long: ways change. Then …
@@ -25,7 +34,13 @@ const PROBES: u32 = 12;
 
 #[derive(Debug)]
 pub(super) struct Window {
-    blocks: f64,
+    /// As it travels, in plain blocks' bytes.
+    packed: f64,
+    /// What a block travels as, of its bytes.
+    share: f64,
+    /// Blocks since that was measured, and what the source had sent then.
+    came: u32,
+    travelled: Option<u64>,
     /// Doubles with each window until the first queue.
     is_starting: bool,
     /// Somebody had to wait for it since the last answer.
@@ -38,12 +53,35 @@ pub(super) struct Window {
 
 impl Window {
     pub(super) fn new(now: Instant) -> Window {
-        Window { blocks: BLOCKS_START, is_starting: true, is_wanting: false, quickest: None, probed: now, probes: 0 }
+        Window {
+            packed: BLOCKS_START * SHARE_START,
+            share: SHARE_START,
+            came: 0,
+            travelled: None,
+            is_starting: true,
+            is_wanting: false,
+            quickest: None,
+            probed: now,
+            probes: 0,
+        }
     }
 
     /// Blocks that may be on their way.
     pub(super) fn blocks(&self) -> u32 {
-        if self.probes > 0 { BLOCKS_MIN as u32 } else { self.blocks as u32 }
+        let blocks = (self.packed / self.share).clamp(BLOCKS_MIN, BLOCKS_MAX);
+        if self.probes > 0 { BLOCKS_MIN as u32 } else { blocks as u32 }
+    }
+
+    /// A block came; the source has sent `travelled` bytes so far, as they travel.
+    pub(super) fn came(&mut self, travelled: u64) {
+        let before = *self.travelled.get_or_insert(travelled);
+        self.came += 1;
+        if self.came > SHARE_BLOCKS {
+            let plain = f64::from(self.came - 1) * BLOCK_BYTES as f64;
+            let share = travelled.saturating_sub(before) as f64 / plain;
+            self.share += (share.clamp(SHARE_MIN, 1.0) - self.share) * SHARE_FADE;
+            (self.came, self.travelled) = (1, Some(travelled));
+        }
     }
 
     /// Somebody has to wait for it.
@@ -75,8 +113,10 @@ impl Window {
         } else if !was_wanting {
             return;
         }
-        let step = if self.is_starting { 1.0 } else { STEP_BLOCKS / self.blocks };
-        self.blocks = (self.blocks + room * step * f64::from(blocks)).clamp(BLOCKS_MIN, BLOCKS_MAX);
+        let window = self.packed / self.share;
+        let step = if self.is_starting { 1.0 } else { STEP_BLOCKS / window };
+        let changed = (window + room * step * f64::from(blocks)).clamp(BLOCKS_MIN, BLOCKS_MAX);
+        self.packed = changed * self.share;
     }
 }
 
@@ -118,6 +158,28 @@ mod tests {
         // 1 Gbit/s over 50 ms takes 190 blocks.
         fill(&mut window, 0.26, 50.0, 120);
         assert!(window.blocks() > 150, "{window:?}");
+    }
+
+    /// An image's full parts and its nearly empty ones: the line is full in both, and its queue short.
+    #[test]
+    fn as_much_travels_whatever_blocks_shrink_to() {
+        let (mut window, mut travelled) = (Window::new(Instant::now()), 0);
+        let mut come = |window: &mut Window, share: f64, blocks: u32| {
+            for _ in 0..blocks {
+                travelled += (share * BLOCK_BYTES as f64) as u64;
+                window.came(travelled);
+            }
+        };
+        come(&mut window, 1.0, 100);
+        window.answered(Duration::from_millis(10), 1, Instant::now());
+        // 1 Gbit/s and 10 ms: 0.52 ms for a block that does not shrink.
+        fill(&mut window, 0.52, 10.0, 2_000);
+        let full = f64::from(window.blocks());
+        come(&mut window, 0.1, 5 * SHARE_BLOCKS);
+        let empty = f64::from(window.blocks());
+        assert!((5.0..10.5).contains(&(empty / full)), "{full} blocks, then {empty}");
+        come(&mut window, 1.0, 5 * SHARE_BLOCKS);
+        assert!(f64::from(window.blocks()) < full * 1.3, "{full} blocks, then {window:?}");
     }
 
     #[test]
