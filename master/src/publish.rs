@@ -5,6 +5,7 @@
 //! the moment at which the version exists; whatever a kill leaves before it, [`crate::recover`]
 //! removes, because the staging directory, with a note of what was intended, goes last.
 
+mod before;
 mod parent;
 mod piece;
 mod queue;
@@ -25,7 +26,9 @@ use icbd_image::{
 use icbd_snapshot::{Kind, Tree, Writable};
 
 use crate::catalog::NewVersion;
+use crate::receive::Known;
 use crate::{MasterError, Repository};
+use before::Before;
 use parent::Parent;
 pub(crate) use piece::{PIECE_BYTES, segments, touched_blocks};
 pub(crate) use staging::Intent;
@@ -147,8 +150,8 @@ pub(crate) enum From {
 pub(crate) struct Given {
     pub(crate) record: VersionRecord,
     pub(crate) image_serial: Serial,
-    /// The version here whose blocks it shares, all of which were compared with their hashes.
-    pub(crate) base: Option<VersionNumber>,
+    /// What need not be hashed.
+    pub(crate) known: Known,
 }
 
 impl Repository {
@@ -210,11 +213,11 @@ impl Repository {
             }
             From::WorkingCopy(copy) | From::Received(copy, _) => Source::within(&self.layout, copy.path())?,
         };
-        let parent = match &new.from {
-            From::Received(_, given) => given.base.and_then(|base| Parent::of(self, &request.image, Some(base))),
-            _ => Parent::of(self, &request.image, new.parent),
+        let before = match &new.from {
+            From::Received(_, given) => Some(Before::Received(&given.known)),
+            _ => Parent::of(self, &request.image, new.parent).map(Before::Parent),
         };
-        let stored = store::store(&self.layout, &source, staging, parent.as_ref(), request.raw, watch)?;
+        let stored = store::store(&self.layout, &source, staging, before.as_ref(), request.raw, watch)?;
         let root = stored.head.root();
         let (signed, image_serial) = match &new.from {
             From::Received(_, given) if given.record.root() != root => {

@@ -2,8 +2,10 @@
 //!
 //! Its tree is put together under `receiving/`: from blocks that the caller has, verified, and from what it has in common
 //! with a version that is here, each block of which is compared with its hash. What a kill leaves there is gone on with, and
-//! compared as well. When it is whole it is published like any tree: what it does not share with that version is hashed once
-//! more, all of it after a kill. It becomes a version only if its manifest is the one that was announced.
+//! compared as well. When it is whole it is published like any tree, but where a tree shares blocks with another one nothing
+//! is hashed once more. It becomes a version only if its manifest is the one that was announced.
+
+mod known;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -15,12 +17,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use icbd_image::{
-    BLOCK_BYTES, FileIndex, Hash, Head, ImageRecord, Kind, Listing, Run, Serial, VersionId, VersionRecord, block_len,
+    BLOCK_BYTES, FileIndex, Hash, Head, ImageRecord, Kind, Listing, Run, Serial, VerifiedBlock, VersionId,
+    VersionRecord, block_len,
 };
 use icbd_snapshot::beneath::Beneath;
 use icbd_snapshot::{SnapshotError, Tree, Trees, Writable, furnish, lay_out};
 use icbd_wire::Base;
-use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom, XattrFlags};
+use rustix::fs::{Advice, FallocateFlags, Mode, OFlags, SeekFrom, XattrFlags};
 use rustix::io::Errno;
 
 use crate::layout::Layout;
@@ -28,6 +31,7 @@ use crate::publish::{From, Given, New};
 use crate::repository::guard;
 use crate::serve::{OldVersion, OpenVersion};
 use crate::{MasterError, Progress, PublishRequest, Published, Repository, trees};
+pub(crate) use known::Known;
 
 /// On the top directory of a tree that is received: the root that it is to have.
 const ROOT: &str = "user.icbd.receiving";
@@ -41,6 +45,7 @@ pub struct Receiving {
     head: Head,
     tree: Writable,
     files: HashMap<FileIndex, Vec<u8>>,
+    known: Known,
     base: Option<Arc<OpenVersion>>,
     /// Whether the other repository lists the base, too.
     is_common: bool,
@@ -92,6 +97,8 @@ impl Repository {
         };
         let (tree, goes_on) = self.tree_to_receive(&version, &head)?;
         let files = lay_out(&tree, &head)?;
+        let hashes = self.path().join(receiving(&version)).with_extension("hashes");
+        let known = Known::nothing(&hashes, head.clone()).map_err(MasterError::io("create", hashes))?;
         let base = self.newest_sound(image);
         let is_listed =
             |base: &Arc<OpenVersion>| image.versions.iter().any(|theirs| theirs.root() == base.head().root());
@@ -102,6 +109,7 @@ impl Repository {
             head,
             tree,
             files,
+            known,
             is_common: base.as_ref().is_some_and(is_listed),
             base,
             shared: HashSet::new(),
@@ -270,36 +278,40 @@ impl Receiving {
             }
             data_from >= range.end
         };
-        let mut lacking: Vec<Range<u64>> = Vec::new();
+        self.known.announce(index, blocks.start, hashes).map_err(failed("note the hashes of"))?;
         let (mut own, mut other) = (Vec::new(), Vec::new());
-        for (at, (block, hash)) in blocks.zip(hashes).enumerate() {
+        let mut is_here = |at: usize, block: u64, hash: &Hash| {
             let (offset, len) = (block * BLOCK_BYTES, block_len(size, block));
-            if hash.is_zero() && is_hole(offset..offset + len as u64) {
-                continue;
+            let is_hole = is_hole(offset..offset + len as u64);
+            if is_hole && hash.is_zero() {
+                return Ok(true);
             }
             // What is shared is the base's, of which it is known that it is another block: nothing to read.
             let is_other = known.as_ref().and_then(|known| known.get(at)).is_some_and(|known| known != hash);
-            if !is_other {
+            if !is_other && !is_hole {
                 own.resize(len, 0);
                 file.read_exact_at(&mut own, offset).map_err(failed("read"))?;
                 if Hash::of(&own) == *hash {
-                    continue;
+                    return Ok(true);
                 }
             }
             if hash.is_zero() {
                 let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
                 let punched = rustix::fs::fallocate(&file, flags, offset, len as u64);
-                punched.map_err(std::io::Error::from).map_err(failed("punch"))?;
-                continue;
+                return punched.map(|()| true).map_err(std::io::Error::from).map_err(failed("punch"));
             }
             other.resize(len, 0);
             let copied =
                 !is_other && base.as_ref().is_some_and(|(_, from)| from.read_exact_at(&mut other, offset).is_ok());
             if copied && Hash::of(&other) == *hash {
-                file.write_all_at(&other, offset).map_err(failed("write"))?;
-                continue;
+                return file.write_all_at(&other, offset).map(|()| true).map_err(failed("write"));
             }
+            Ok(false)
+        };
+        let mut lacking: Vec<Range<u64>> = Vec::new();
+        for (at, (block, hash)) in blocks.zip(hashes).enumerate() {
             match lacking.last_mut() {
+                _ if is_here(at, block, hash)? => self.known.came(index, block..block + 1),
                 Some(last) if last.end == block => last.end += 1,
                 _ => lacking.push(block..block + 1),
             }
@@ -317,15 +329,22 @@ impl Receiving {
         self.repository.own_blocks(run).ok()?.hashes(blocks.start..end).ok()
     }
 
-    /// Keeps a block, verified by the caller.
-    pub fn write(&self, index: FileIndex, first: u64, blocks: &[bytes::Bytes]) -> Result<(), MasterError> {
+    /// Keeps blocks that lie side by side and were asked for.
+    pub fn write(&self, index: FileIndex, blocks: &[VerifiedBlock]) -> Result<(), MasterError> {
+        let Some(first) = blocks.first().map(VerifiedBlock::index) else { return Ok(()) };
         let file = self.file(index)?;
-        let mut offset = first * BLOCK_BYTES;
-        for bytes in blocks {
-            file.write_all_at(bytes, offset)
-                .map_err(MasterError::io("write", self.tree.path().join(path(&self.files[&index]))))?;
-            offset += bytes.len() as u64;
+        let failed = |doing| MasterError::io(doing, self.tree.path().join(path(&self.files[&index])));
+        let (start, mut offset) = (first * BLOCK_BYTES, first * BLOCK_BYTES);
+        for block in blocks {
+            file.write_all_at(block.bytes(), offset).map_err(failed("write"))?;
+            offset += block.bytes().len() as u64;
         }
+        // The disk begins with it while the line brings more: nobody reads it before it is durable.
+        let written = std::num::NonZeroU64::new(offset - start);
+        rustix::fs::fadvise(&file, start, written, Advice::DontNeed)
+            .map_err(std::io::Error::from)
+            .map_err(failed("write"))?;
+        self.known.came(index, first..first + blocks.len() as u64);
         Ok(())
     }
 
@@ -341,9 +360,7 @@ impl Receiving {
             deploy: false,
             sign: None,
         };
-        // What is shared with the base was compared with its hashes as it came; of what was here before, nothing is known.
-        let base = self.base.as_ref().filter(|_| !self.goes_on).map(|base| base.version().number);
-        let given = Given { record: self.record.clone(), image_serial: self.image_serial, base };
+        let given = Given { record: self.record.clone(), image_serial: self.image_serial, known: self.known };
         let at = receiving(&version);
         let new = New { request: &request, from: From::Received(self.tree, Box::new(given)), parent: None };
         let published = repository.publish_new(new, progress, cancel, |_| Ok(()))?;

@@ -54,7 +54,7 @@ pub(crate) struct Serving {
     files: Cache<(Root, FileIndex), Arc<std::fs::File>>,
     encoded: Cache<(Run, Packed), Bytes>,
     /// What versions are like that others were packed against.
-    similar: Cache<Root, matched::Index>,
+    similar: Cache<Root, Arc<matched::Index>>,
     buffers: Buffers,
 }
 

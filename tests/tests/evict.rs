@@ -4,11 +4,13 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use icbd_image::{FileIndex, Observation, Origin, Profile, SiteId, Touch};
 use icbd_tests::{
-    CacheServer, CacheSettings, Fault, FileSystem, Lab, MIB, Master, Proxy, Volume, icbd, solid, wait_for,
+    CacheServer, CacheSettings, Fault, FileSystem, Lab, MIB, Master, Proxy, Volume, icbd, run_bounded, solid, wait_for,
 };
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise, posix_fallocate};
 use serde_json::Value;
@@ -210,12 +212,20 @@ fn by_hand(file_system: FileSystem, bytes: u64) -> Result<()> {
     })?;
 
     let before = blocks_of(&cache)?;
+    let taken = (file_system == FileSystem::Btrfs).then(|| btrfs_taken(cache.store())).transpose()?;
     let report = evict(&["--yes", "--json"])?.ok()?;
     let report: Value = serde_json::from_str(&report)?;
     let freed = report["freed_bytes"].as_u64().unwrap_or(0);
     let really = (before - blocks_of(&cache)?) * 512;
     ensure!(freed.abs_diff(really) < DISK / 20, "it says that {freed} bytes were freed, and it was {really}");
     ensure!(really > DISK * 95 / 100, "only {really} bytes were freed");
+    if let Some(before) = taken {
+        let gone = before - btrfs_taken(cache.store())?;
+        ensure!(
+            freed.abs_diff(gone) * 20 <= gone,
+            "it says that {freed} bytes were freed, `btrfs filesystem du` {gone}"
+        );
+    }
     ensure!(resident(&cache, "lab@2")? == 0 && cache.residency("lab@1")?.is_complete, "{report}");
     cache.command(&["log"])?.prints(&["store evict", "image pin lab@1"])?;
 
@@ -233,6 +243,17 @@ fn free_bytes(path: &Path) -> Result<u64> {
     rustix::fs::syncfs(File::open(path)?)?;
     let disk = rustix::fs::statvfs(path)?;
     Ok(disk.f_bavail * disk.f_frsize)
+}
+
+/// Bytes that are on the disk below a folder, what several files share counted once, as btrfs says.
+fn btrfs_taken(path: &Path) -> Result<u64> {
+    rustix::fs::syncfs(File::open(path)?)?;
+    let mut command = Command::new("btrfs");
+    command.args(["filesystem", "du", "-s", "--raw"]).arg(path);
+    let said = run_bounded(command, Duration::from_secs(20))?.ok()?;
+    // Total, exclusive, set shared, name.
+    let numbers = said.lines().last().unwrap_or_default().split_whitespace().skip(1).take(2);
+    numbers.map(|number| number.parse::<u64>().with_context(|| said.clone())).sum()
 }
 
 /// Sectors that the files of the store take.

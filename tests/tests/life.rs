@@ -1,9 +1,11 @@
 //! The life of versions as a cache server shows it: what the master deploys, and what is rolled back here alone.
 
 use std::fs;
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use icbd_tests::{CacheServer, Lab, MIB, Master, fill, icbd, wait_for};
+use icbd_tests::{CacheServer, Lab, MIB, Master, fill, icbd, run_bounded, wait_for};
 
 const USAGE: i32 = 2;
 const ABSENT: i32 = 3;
@@ -66,4 +68,55 @@ fn a_local_rollback_stands_until_it_is_cleared() -> Result<()> {
     wait_current(&cache, "3")?;
     ensure!(!cache.command(&["status"])?.ok()?.contains("here since"), "cleared, and still shown");
     cache.daemon.stop()
+}
+
+/// A master that is restored from last week's backup and publishes another version under a number that was given since: the cache keeps serving its own, deletes nothing, and says so.
+#[test]
+fn a_restored_master_changes_no_version_that_a_cache_has() -> Result<()> {
+    let lab = Lab::new()?;
+    let (tree, repo, backup) = (lab.folder("tree")?, lab.path("repo"), lab.path("backup"));
+    let publish = |seed: u64| -> Result<String> {
+        fill(&tree.join("disk"), seed, 2 * MIB)?;
+        Master::publish_offline(&repo, "lab", &tree, &["--deploy"])
+    };
+    ensure!(publish(1)? == "lab@1");
+    let mut copy = Command::new("cp");
+    copy.arg("-a").arg(&repo).arg(&backup);
+    run_bounded(copy, Duration::from_secs(20))?.ok()?;
+    ensure!(publish(2)? == "lab@2");
+    let served = fs::read(tree.join("disk"))?;
+    let mut master = Master::start(&lab, &repo)?;
+    let mut cache = CacheServer::start(&lab, &master.url())?;
+    cache.prefetch_all("lab@2")?;
+    cache.command(&["image", "verify", "lab@2"])?.ok()?;
+    master.daemon.stop()?;
+
+    fs::remove_dir_all(&repo)?;
+    fs::rename(&backup, &repo)?;
+    ensure!(publish(3)? == "lab@2", "the restored master knows of the other lab@2");
+    ["source is offline", "is another one on", "is gone from"].iter().for_each(|words| cache.daemon.allow_log(words));
+    let master = Master::start_at(&lab, &repo, master.address(), &[])?;
+    wait_for("that the cache says so", || {
+        let status = cache.command(&["status"])?.ok()?;
+        Ok(status.contains("lab@2 is another one on").then_some(()))
+    })?;
+    let mine = |cache: &CacheServer| -> Result<()> {
+        ensure!(cache.residency("lab@2")?.is_complete, "something of it was deleted");
+        ensure!(fs::read(cache.path("lab/2/disk"))? == served, "another lab@2 is served");
+        ensure!(fs::read(cache.path("lab/current/disk"))? == served, "another lab@2 is current");
+        Ok(())
+    };
+    mine(&cache)?;
+    cache.command(&["image", "verify", "lab@2"])?.ok()?;
+    cache.daemon.stop()?;
+    cache.start_again(&lab)?;
+    cache.daemon.allow_log("is another one on");
+    mine(&cache)?;
+    // What is published next is new to everybody, and comes.
+    fill(&tree.join("disk"), 4, 2 * MIB)?;
+    ensure!(master.publish("lab", &tree, &["--deploy"])? == "lab@3");
+    wait_current(&cache, "3")?;
+    ensure!(fs::read(cache.path("lab/current/disk"))? == fs::read(tree.join("disk"))?, "wrong bytes");
+    ensure!(fs::read(cache.path("lab/2/disk"))? == served, "another lab@2 is served now");
+    Ok(())
 }

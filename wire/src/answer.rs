@@ -36,12 +36,14 @@ pub fn encode_matched_run<E>(
     read: impl FnMut(u64) -> Result<Bytes, E>,
     mut out: impl FnMut(Bytes) -> Result<(), E>,
 ) -> Result<(), E> {
+    let mut first = run.first;
     by_frames(run, None, read, |blocks, zeros| {
         let mut frame = Vec::new();
         match zeros {
             true => frame.extend_from_slice(&frame_header(blocks.len(), 0)),
-            false => matcher.encode(blocks, &mut frame),
+            false => matcher.encode(first, blocks, &mut frame),
         }
+        first += blocks.len() as u64;
         out(frame.into())
     })
 }

@@ -19,7 +19,7 @@ use crate::Codec;
 
 pub use decode::{FrameDecoder, FrameError};
 pub use encode::{FrameEncoder, frame_header};
-pub use matched::{Base, Matcher};
+pub use matched::{Base, Likeness, Matcher};
 
 /// Blocks in a full frame: 1 MiB.
 pub const FRAME_BLOCKS_MAX: usize = 16;

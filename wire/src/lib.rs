@@ -18,7 +18,9 @@ mod url;
 pub use answer::{encode_matched_run, encode_run, raw_frames};
 pub use check::Check;
 pub use codec::{Codec, CodecError};
-pub use frame::{Base, FRAME_BLOCKS_MAX, FrameDecoder, FrameEncoder, FrameError, HEADER_BYTES, Matcher, frame_header};
+pub use frame::{
+    Base, FRAME_BLOCKS_MAX, FrameDecoder, FrameEncoder, FrameError, HEADER_BYTES, Likeness, Matcher, frame_header,
+};
 pub use listing::{LISTING_BYTES_MAX, ListingError};
 pub use node::{NODE_HEADER, NodeReport, NodeReportError};
 pub use offer::{OFFER_HEADER, Offer, OfferError};

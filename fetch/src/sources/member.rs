@@ -202,9 +202,9 @@ impl Member {
         Permit(vec![permit])
     }
 
-    /// A run of so many blocks is asked for now.
+    /// A run of so many blocks is asked for now. Who has a base waits for none, and short ones travel against it as well.
     pub(super) fn travel(self: &Arc<Self>, blocks: u32) -> Travel {
-        let is_short = blocks <= SHORT_BLOCKS_MAX;
+        let is_short = blocks <= SHORT_BLOCKS_MAX && !self.source.has_base();
         Travel { member: self.clone(), is_short, way: self.line(is_short).begin() }
     }
 

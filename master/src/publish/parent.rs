@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, ImageName, Kind, Run, VersionId, VersionNumber};
 
+use super::before::Common;
 use crate::serve::OpenVersion;
 use crate::{MasterError, Repository};
 
@@ -17,13 +18,6 @@ const COMPARED_BYTES_MIN: u64 = 16 * BLOCK_BYTES;
 pub(super) struct Parent<'r> {
     repository: &'r Repository,
     opened: Arc<OpenVersion>,
-}
-
-/// What a file has in common with one of the parent's.
-pub(super) struct Common {
-    file: FileIndex,
-    /// Blocks, in order, that may differ; all others are the parent's.
-    changed: Vec<Range<u64>>,
 }
 
 impl<'r> Parent<'r> {
@@ -80,39 +74,5 @@ impl<'r> Parent<'r> {
         let root = self.opened.head().root();
         let run = Run { root, file: common.file, first: blocks.start, count: 1 };
         self.repository.own_blocks(run)?.hashes(blocks)
-    }
-}
-
-impl Common {
-    /// The parts of `blocks`, in order, and whether each may differ from the parent's.
-    pub(super) fn parts(&self, blocks: Range<u64>) -> Vec<(Range<u64>, bool)> {
-        let mut parts = Vec::new();
-        let mut at = blocks.start;
-        let first = self.changed.partition_point(|range| range.end <= blocks.start);
-        for range in self.changed[first..].iter().take_while(|range| range.start < blocks.end) {
-            let (start, end) = (range.start.max(at), range.end.min(blocks.end));
-            if start > at {
-                parts.push((at..start, false));
-            }
-            parts.push((start..end, true));
-            at = end;
-        }
-        if at < blocks.end {
-            parts.push((at..blocks.end, false));
-        }
-        parts
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_the_changed_and_the_others_in_turn() {
-        let common = Common { file: FileIndex::ROOT, changed: vec![2..4, 8..9] };
-        assert_eq!(common.parts(0..10), [(0..2, false), (2..4, true), (4..8, false), (8..9, true), (9..10, false)]);
-        assert_eq!(common.parts(3..8), [(3..4, true), (4..8, false)]);
-        assert_eq!(common.parts(4..6), [(4..6, false)]);
     }
 }

@@ -1,27 +1,41 @@
 //! Runs that travel as what differs from a version that both sides have.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
 use icbd_image::{FileIndex, Root, Run};
-use icbd_wire::{Base, BlockPlace, Check, Codec, Matcher, Similar, encode_matched_run};
+use icbd_wire::{Base, BlockPlace, Check, Codec, Likeness, Matcher, Similar, encode_matched_run};
 
 use super::{BlockReader, OpenVersion, Packed, shared};
 use crate::users::Hold;
 use crate::{MasterError, Repository};
 
+/// Looking through a version takes a processor a second for 400 MB: not before so many blocks were asked for against it.
+const LOOKED_AFTER_BLOCKS: u64 = 256;
+
 /// What is known of a version's content: nothing yet, or that it cannot be read.
-pub(super) type Index = Arc<OnceLock<Option<Similar>>>;
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    /// Blocks that were asked for before anybody had looked.
+    asked: AtomicU64,
+    similar: OnceLock<Option<Similar>>,
+}
 
 impl Repository {
     /// All frames of `run` for somebody who has the version `base`, packed once however many ask at the same time.
     ///
-    /// The first who names a base does not wait until it was looked through: until then, blocks travel by themselves.
+    /// Nobody waits until the base was looked through: until then, blocks are compared with those in their places.
     pub fn matched_run(self: &Arc<Self>, run: Run, base: Root) -> Result<Bytes, MasterError> {
         let open = self.open_version(base)?;
-        let index = self.similar(&open);
-        let Some(similar) = index.get().and_then(Option::as_ref) else {
+        let index = self.index(&open, run.count);
+        let same_file = || open.head().resolve(&self.open_version(run.root).ok()?.path(run.file));
+        let likeness = match index.similar.get() {
+            Some(similar) => similar.as_ref().map(Likeness::Similar),
+            None => same_file().map(Likeness::SamePlaces),
+        };
+        let Some(likeness) = likeness else {
             return self.encoded_run(run, Codec::Zstd, Check::Both);
         };
         let pack = || {
@@ -29,7 +43,7 @@ impl Repository {
             let old = OldVersion::new(self, open.clone());
             let mut body = Vec::new();
             let read = |block| reader.read(block);
-            encode_matched_run(&run, Matcher::new(similar, &old), read, |frame| {
+            encode_matched_run(&run, Matcher::new(likeness, &old), read, |frame| {
                 body.extend_from_slice(&frame);
                 Ok::<_, MasterError>(())
             })?;
@@ -38,12 +52,12 @@ impl Repository {
         self.serving.encoded.try_get_with((run, Packed::Against(base)), pack).map_err(shared)
     }
 
-    /// What a version is like, which a thread finds out when it is first asked for.
-    fn similar(self: &Arc<Self>, version: &Arc<OpenVersion>) -> Index {
+    /// What a version is like, which a thread finds out once enough was asked for against it: so many blocks more are now.
+    fn index(self: &Arc<Self>, version: &Arc<OpenVersion>, blocks: u32) -> Arc<Index> {
         let root = version.head().root();
-        let entry = self.serving.similar.entry(root).or_default();
-        let index = entry.value().clone();
-        if entry.is_fresh() {
+        let index = self.serving.similar.get_with(root, Arc::default);
+        let before = index.asked.fetch_add(blocks.into(), Ordering::Relaxed);
+        if (before..before + u64::from(blocks)).contains(&LOOKED_AFTER_BLOCKS) {
             let (old, found) = (OldVersion::new(self, version.clone()), index.clone());
             let look = move || {
                 let started = Instant::now();
@@ -51,7 +65,7 @@ impl Repository {
                     old.look().inspect_err(|error| tracing::warn!(%root, %error, "nothing is packed against it"));
                 let ms = started.elapsed().as_millis() as u64;
                 tracing::debug!(%root, ms, ?similar, "looked through a version, to pack others against it");
-                drop(found.set(similar.ok()));
+                drop(found.similar.set(similar.ok()));
             };
             let thread = std::thread::Builder::new().name("similar".to_owned()).spawn(look);
             if let Err(error) = thread {

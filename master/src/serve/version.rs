@@ -71,10 +71,6 @@ impl OpenVersion {
         &self.head
     }
 
-    pub(crate) fn version(&self) -> &VersionId {
-        &self.version
-    }
-
     pub(crate) fn tree(&self) -> &Beneath {
         &self.tree
     }

@@ -5,6 +5,7 @@
 //! what came before it.
 
 use std::fmt;
+use std::ops::Range;
 
 use bytes::Bytes;
 use icbd_image::{BLOCK_BYTES, FileIndex, Root};
@@ -33,9 +34,18 @@ pub trait Base: Send + Sync + fmt::Debug {
     fn block(&self, place: BlockPlace) -> Option<Bytes>;
 }
 
+/// Which blocks of a base a frame's are compared with.
+#[derive(Debug, Clone, Copy)]
+pub enum Likeness<'a> {
+    /// Those that look alike, wherever they lie.
+    Similar(&'a Similar),
+    /// Those in the same places of this file: what is known before anybody has looked through the base.
+    SamePlaces(FileIndex),
+}
+
 /// Packs frames against a version that both sides have.
 pub struct Matcher<'a> {
-    similar: &'a Similar,
+    likeness: Likeness<'a>,
     base: &'a dyn Base,
     prefix: Vec<u8>,
     plain: Vec<u8>,
@@ -43,16 +53,16 @@ pub struct Matcher<'a> {
 }
 
 impl<'a> Matcher<'a> {
-    /// `similar` knows the blocks of `base`.
-    pub fn new(similar: &'a Similar, base: &'a dyn Base) -> Matcher<'a> {
-        Matcher { similar, base, prefix: Vec::new(), plain: Vec::new(), packed: Vec::new() }
+    /// `likeness` is of `base`.
+    pub fn new(likeness: Likeness<'a>, base: &'a dyn Base) -> Matcher<'a> {
+        Matcher { likeness, base, prefix: Vec::new(), plain: Vec::new(), packed: Vec::new() }
     }
 
-    /// Appends one frame of `blocks`, none of which is all zeros, to `out`.
-    pub(crate) fn encode(&mut self, blocks: &[Bytes], out: &mut Vec<u8>) {
+    /// Appends one frame of `blocks`, from `first` on, none of which is all zeros, to `out`.
+    pub(crate) fn encode(&mut self, first: u64, blocks: &[Bytes], out: &mut Vec<u8>) {
         self.plain.clear();
         blocks.iter().for_each(|block| self.plain.extend_from_slice(block));
-        let references = self.references();
+        let references = self.references(first..first + blocks.len() as u64);
         let packing = if references.is_empty() { Packing::Zstd } else { Packing::Matched };
         self.packed.clear();
         if packing == Packing::Matched {
@@ -73,9 +83,12 @@ impl<'a> Matcher<'a> {
     }
 
     /// What the blocks are to be compared with, read into the prefix.
-    fn references(&mut self) -> Vec<BlockPlace> {
+    fn references(&mut self, blocks: Range<u64>) -> Vec<BlockPlace> {
         self.prefix.clear();
-        let mut references = self.similar.like(&self.plain, REFERENCES_MAX);
+        let mut references = match self.likeness {
+            Likeness::Similar(similar) => similar.like(&self.plain, REFERENCES_MAX),
+            Likeness::SamePlaces(file) => blocks.take(REFERENCES_MAX).map(|block| BlockPlace { file, block }).collect(),
+        };
         references.retain(|place| match self.base.block(*place) {
             Some(bytes) => {
                 self.prefix.extend_from_slice(&bytes);

@@ -119,7 +119,7 @@ impl Replication {
         Ok(Replication { receiving, source, started, fetched_blocks })
     }
 
-    /// Hashes all of it and publishes it. Blocks.
+    /// Publishes it. Blocks.
     fn finish(self, teller: &Teller, cancel: &AtomicBool) -> anyhow::Result<ReplicateResult> {
         let tell = |now: icbd_master::Progress| {
             let what = if now.phase == Phase::Storing { "verifying" } else { "storing" }.to_owned();
@@ -211,11 +211,11 @@ impl Fetching<'_> {
         let all = self
             .patiently(async || {
                 let fetched = self.sources.blocks(request, hashes.clone(), None);
-                fetched.map_ok(|block| block.bytes().clone()).try_collect::<Vec<_>>().await
+                fetched.try_collect::<Vec<_>>().await
             })
             .await?;
-        let (receiving, first) = (self.receiving.clone(), blocks.start);
-        let written = tokio::task::spawn_blocking(move || receiving.write(file, first, &all)).await?;
+        let receiving = self.receiving.clone();
+        let written = tokio::task::spawn_blocking(move || receiving.write(file, &all)).await?;
         written.map_err(Failure::from)?;
         self.fetched.fetch_add(count.into(), Ordering::Relaxed);
         self.tell(count.into());

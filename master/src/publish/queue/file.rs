@@ -17,7 +17,7 @@ use icbd_image::{BLOCK_BYTES, FileHashes, FileIndex, Hash, HeadError, PAGE_BLOCK
 use icbd_snapshot::beneath::Stat;
 use rustix::fs::{Mode, OFlags};
 
-use super::super::parent::Common;
+use super::super::before::Common;
 use super::super::piece::{PIECE_BYTES, next_piece, segments, touched_blocks};
 use super::super::store::Shared;
 use super::FileJob;
@@ -72,8 +72,8 @@ impl StoredFile {
         if !reflinked {
             stored.set_len(job.size).map_err(MasterError::io("write", shared.stage.shown(&job.inside)))?;
         }
-        let parent = shared.parent.filter(|_| reflinked);
-        let common = parent.and_then(|parent| parent.compare(&job.inside, &stored, job.size));
+        let before = shared.before.filter(|_| reflinked);
+        let common = before.and_then(|before| before.compare(&job.inside, &stored, job.size));
         let unfit =
             |source: HeadError| MasterError::Unfit { path: shared.source.shown(&job.inside), source: source.into() };
         let builder = Some(PagesBuilder::new(job.size).map_err(unfit)?);
@@ -183,9 +183,9 @@ impl StoredFile {
         };
         for (part, may_differ) in parts {
             let run = part.start - first..part.end - first;
-            match (&self.common, shared.parent) {
-                (Some(common), Some(parent)) if !may_differ => {
-                    let known = parent.hashes(common, part)?;
+            match (&self.common, shared.before) {
+                (Some(common), Some(before)) if !may_differ => {
+                    let known = before.hashes(common, part)?;
                     hashes[run.start as usize..run.end as usize].copy_from_slice(&known);
                 }
                 _ => {

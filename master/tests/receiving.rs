@@ -1,0 +1,158 @@
+//! Receiving: whoever is killed at it, at any moment, leaves no half of a version, and the next one goes on.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use bytes::Bytes;
+use common::{Area, compare_trees, image, no_progress, publish, stored};
+use icbd_image::{Hash, Run, Trust, VerifiedBlock, VersionId, VersionNumber};
+use icbd_master::{MasterError, Repository, Settings};
+
+const FROM: &str = "ICBD_TEST_SENDER";
+const TO: &str = "ICBD_TEST_RECEIVER";
+/// Of each of two kinds of tree: a hundred in all.
+const KILLS: u32 = 50;
+const VERSIONS: u32 = 2;
+/// Blocks that are asked for at once.
+const RUN_BLOCKS: u64 = 16;
+
+fn lab(version: u32) -> VersionId {
+    VersionId { image: image("lab"), number: VersionNumber::new(version).unwrap() }
+}
+
+fn open(path: &Path) -> Arc<Repository> {
+    Arc::new(Repository::open_or_create(path, Settings::default()).unwrap())
+}
+
+/// Brings a version over, as `image replicate` does.
+fn receive(from: &Repository, to: &Arc<Repository>, version: u32) -> Result<(), MasterError> {
+    let listing = from.listing();
+    let image = listing.image(&lab(version).image).unwrap();
+    let record = image.version(lab(version).number).unwrap();
+    let head = from.head(record.root()).unwrap();
+    let receiving = to.receive(image, record, head.clone())?;
+    for node in head.files().filter(|node| node.size() > 0) {
+        let run = Run { root: head.root(), file: node.index(), first: 0, count: node.blocks() as u32 };
+        let reader = from.blocks(run).unwrap();
+        for first in (0..node.blocks()).step_by(RUN_BLOCKS as usize) {
+            let asked = first..node.blocks().min(first + RUN_BLOCKS);
+            let bytes: Vec<Bytes> = asked.clone().map(|block| reader.read(block).unwrap()).collect();
+            let hashes: Vec<Hash> = bytes.iter().map(|bytes| Hash::of(bytes)).collect();
+            for run in receiving.lacking(node.index(), asked, &hashes)? {
+                let came = run.map(|block| {
+                    let at = (block - first) as usize;
+                    VerifiedBlock::check(block, bytes[at].clone(), &hashes[at]).unwrap()
+                });
+                receiving.write(node.index(), &came.collect::<Vec<_>>())?;
+            }
+        }
+    }
+    receiving.finish(&no_progress, &AtomicBool::new(false)).map(drop)
+}
+
+/// Receives what is not here yet.
+fn receive_all(from: &Repository, to: &Arc<Repository>) {
+    for version in 1..=VERSIONS {
+        match receive(from, to, version) {
+            Ok(()) | Err(MasterError::HereAlready(_)) => {}
+            Err(error) => panic!("lab@{version}: {error}"),
+        }
+    }
+}
+
+/// Not a test of its own: what the others run in a process that they kill.
+#[test]
+fn receiver() {
+    let (Some(from), Some(to)) = (std::env::var_os(FROM), std::env::var_os(TO)) else { return };
+    let (from, to) = (open(from.as_ref()), open(to.as_ref()));
+    println!("opened");
+    receive_all(&from, &to);
+}
+
+/// Two versions, which share most of a disk.
+fn make_sender(area: &Area) -> std::path::PathBuf {
+    let path = area.path("sender");
+    let sender = open(&path);
+    std::fs::create_dir(area.source().join("boot")).unwrap();
+    std::os::unix::fs::symlink("boot/initrd", area.source().join("initrd")).unwrap();
+    for version in 1..=VERSIONS {
+        let mut disk: Vec<u8> = (0..6 << 20).map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        disk[1 << 20..2 << 20].fill(0);
+        disk[3 << 20..4 << 20].iter_mut().for_each(|byte| *byte ^= version as u8);
+        std::fs::write(area.source().join("disk.raw"), disk).unwrap();
+        (0..40).for_each(|file| {
+            std::fs::write(area.source().join(format!("boot/{file}")), vec![version as u8; file * 500]).unwrap();
+        });
+        std::fs::write(area.source().join("boot/initrd"), version.to_string()).unwrap();
+        publish(&sender, "lab", &area.source()).unwrap();
+    }
+    path
+}
+
+fn killed_receivers(area: &Area) {
+    let from = make_sender(area);
+    let started = Instant::now();
+    receive_all(&open(&from), &open(&area.path("whole")));
+    let lap = started.elapsed();
+    let (mut begun, mut whole) = (0, 0);
+    let mut to = area.path("receiver.0");
+    drop(open(&to));
+    for kill in 0..KILLS {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "receiver", "--nocapture"]).env(FROM, &from).env(TO, &to);
+        let mut child = child.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert!(lines.any(|line| line.ends_with("opened")), "the receiver did not start");
+        // The one thing that cannot be awaited: a moment in the middle of everything.
+        std::thread::sleep(lap.mul_f64((f64::from(kill) * 0.618_034).fract()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let repository = open(&to);
+        let listing = repository.listing();
+        let here = listing.image(&image("lab")).map_or(0, |image| image.versions.len() as u32);
+        (1..=here).for_each(|version| verify(&repository, version));
+        let (staging, trees, _) = stored(&to);
+        assert_eq!((staging, trees.len() as u32), (0, here), "kill {kill}");
+        let is_begun = (1..=VERSIONS).any(|version| to.join(format!("receiving/lab/{version}")).exists());
+        begun += u32::from(is_begun);
+        if here == VERSIONS {
+            whole += 1;
+            assert!(!is_begun, "kill {kill}: something is left of what is all here");
+            to = area.path(&format!("receiver.{whole}"));
+            drop((repository, listing));
+            drop(open(&to));
+        }
+    }
+    assert!(begun > 5 && whole > 1, "{begun} were killed in the middle, {whole} came to their end");
+    // Whatever the last kill left, the next one brings to its end.
+    let (sender, receiver) = (open(&from), open(&to));
+    receive_all(&sender, &receiver);
+    for version in 1..=VERSIONS {
+        verify(&receiver, version);
+        compare_trees(&from.join(format!("versions/lab/{version}")), &to.join(format!("versions/lab/{version}")));
+    }
+}
+
+fn verify(repository: &Repository, version: u32) {
+    let report = repository.verify(&lab(version), &Trust::default(), &|_| {}, &AtomicBool::new(false)).unwrap();
+    assert!(report.is_whole(), "lab@{version}: {:?}", report.faults);
+}
+
+/// A receiver that is killed at a hundred moments, on two kinds of tree, always comes to its end.
+#[test]
+fn a_killed_receiver_goes_on() {
+    killed_receivers(&Area::new());
+}
+
+/// A receiver that is killed at a hundred moments, on two kinds of tree, always comes to its end.
+#[test]
+fn so_does_one_on_btrfs() {
+    killed_receivers(&Area::on(&["mkfs.btrfs", "-q"], 1 << 30));
+}
