@@ -49,6 +49,8 @@ pub struct Receiving {
     base: Option<Arc<OpenVersion>>,
     /// Whether the other repository lists the base, too.
     is_common: bool,
+    /// Whether nobody can write to the base: then it is what it was when it was verified.
+    is_frozen: bool,
     /// Files that share all with the base's until they are written.
     shared: HashSet<FileIndex>,
     /// Whether it was begun before: then nothing is taken for granted.
@@ -111,6 +113,7 @@ impl Repository {
             files,
             known,
             is_common: base.as_ref().is_some_and(is_listed),
+            is_frozen: base.as_ref().is_some_and(|base| base.is_frozen()),
             base,
             shared: HashSet::new(),
             goes_on,
@@ -268,7 +271,8 @@ impl Receiving {
         let failed = |doing| MasterError::io(doing, self.tree.path().join(path(&self.files[&index])));
         let size = self.head.node(index).map_or(0, |node| node.size());
         let base = self.counterpart(index);
-        // What was just shared should be what its hashes say, which nobody takes for granted: not even of its holes.
+        // What was just shared should be what its hashes say: where somebody could write to it, nobody takes that for
+        // granted, not even of its holes.
         let is_shared = self.shared.contains(&index);
         let known = base.as_ref().filter(|_| is_shared).and_then(|(found, _)| self.base_hashes(*found, &blocks));
         let mut data_from = 0;
@@ -282,12 +286,16 @@ impl Receiving {
         let (mut own, mut other) = (Vec::new(), Vec::new());
         let mut is_here = |at: usize, block: u64, hash: &Hash| {
             let (offset, len) = (block * BLOCK_BYTES, block_len(size, block));
+            let of_base = known.as_ref().and_then(|known| known.get(at));
+            if self.is_frozen && of_base == Some(hash) && len as u64 == BLOCK_BYTES {
+                return Ok(true);
+            }
             let is_hole = is_hole(offset..offset + len as u64);
             if is_hole && hash.is_zero() {
                 return Ok(true);
             }
             // What is shared is the base's, of which it is known that it is another block: nothing to read.
-            let is_other = known.as_ref().and_then(|known| known.get(at)).is_some_and(|known| known != hash);
+            let is_other = of_base.is_some_and(|known| known != hash);
             if !is_other && !is_hole {
                 own.resize(len, 0);
                 file.read_exact_at(&mut own, offset).map_err(failed("read"))?;

@@ -12,14 +12,15 @@ use super::{BlockReader, OpenVersion, Packed, shared};
 use crate::users::Hold;
 use crate::{MasterError, Repository};
 
-/// Looking through a version takes a processor a second for 400 MB: not before so many blocks were asked for against it.
-const LOOKED_AFTER_BLOCKS: u64 = 256;
+/// Looking through a version takes a processor a second or two for 400 MB: not before so many bytes travelled, packed against
+/// what lies in their places. An update in its place has fewer.
+const LOOKED_AFTER_BYTES: u64 = 6 << 20;
 
 /// What is known of a version's content: nothing yet, or that it cannot be read.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// Blocks that were asked for before anybody had looked.
-    asked: AtomicU64,
+    /// Bytes that travelled before anybody had looked.
+    travelled: AtomicU64,
     similar: OnceLock<Option<Similar>>,
 }
 
@@ -29,7 +30,7 @@ impl Repository {
     /// Nobody waits until the base was looked through: until then, blocks are compared with those in their places.
     pub fn matched_run(self: &Arc<Self>, run: Run, base: Root) -> Result<Bytes, MasterError> {
         let open = self.open_version(base)?;
-        let index = self.index(&open, run.count);
+        let index = self.serving.similar.get_with(base, Arc::default);
         let same_file = || open.head().resolve(&self.open_version(run.root).ok()?.path(run.file));
         let likeness = match index.similar.get() {
             Some(similar) => similar.as_ref().map(Likeness::Similar),
@@ -47,17 +48,19 @@ impl Repository {
                 body.extend_from_slice(&frame);
                 Ok::<_, MasterError>(())
             })?;
+            if matches!(likeness, Likeness::SamePlaces(_)) {
+                self.look_if_it_pays(&open, &index, body.len() as u64);
+            }
             Ok(body.into())
         };
         self.serving.encoded.try_get_with((run, Packed::Against(base)), pack).map_err(shared)
     }
 
-    /// What a version is like, which a thread finds out once enough was asked for against it: so many blocks more are now.
-    fn index(self: &Arc<Self>, version: &Arc<OpenVersion>, blocks: u32) -> Arc<Index> {
+    /// Has a thread find out what a version is like, once it pays: so many bytes more travel now.
+    fn look_if_it_pays(self: &Arc<Self>, version: &Arc<OpenVersion>, index: &Arc<Index>, bytes: u64) {
         let root = version.head().root();
-        let index = self.serving.similar.get_with(root, Arc::default);
-        let before = index.asked.fetch_add(blocks.into(), Ordering::Relaxed);
-        if (before..before + u64::from(blocks)).contains(&LOOKED_AFTER_BLOCKS) {
+        let before = index.travelled.fetch_add(bytes, Ordering::Relaxed);
+        if (before..before + bytes).contains(&LOOKED_AFTER_BYTES) {
             let (old, found) = (OldVersion::new(self, version.clone()), index.clone());
             let look = move || {
                 let started = Instant::now();
@@ -72,7 +75,6 @@ impl Repository {
                 tracing::warn!(%root, %error, "nothing is packed against it");
             }
         }
-        index
     }
 }
 

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, Kind, Node, Page, VerifiedBlock, VersionId, block_len};
 use icbd_snapshot::beneath::{Beneath, Stat};
 use icbd_wire::Check;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::{MasterError, Repository};
 
@@ -69,6 +70,12 @@ impl OpenVersion {
 
     pub(crate) fn head(&self) -> &Head {
         &self.head
+    }
+
+    /// Whether it lies in a read-only snapshot, which not even root writes to by accident.
+    pub(crate) fn is_frozen(&self) -> bool {
+        let may_write = rustix::fs::accessat(self.tree.root(), ".", Access::WRITE_OK, AtFlags::empty());
+        may_write == Err(Errno::ROFS)
     }
 
     pub(crate) fn tree(&self) -> &Beneath {

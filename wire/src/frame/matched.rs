@@ -19,8 +19,11 @@ use crate::similar::{BlockPlace, Similar};
 const REFERENCES_MAX: usize = 32;
 const REFERENCE_BYTES: usize = 12;
 const COUNT_BYTES: usize = 2;
-/// For lines so slow that it pays to compare: level 6 takes more than twice as long as level 3, for 6 % fewer bytes.
-const LEVEL: i32 = 6;
+/// Against what looks alike, for lines so slow that it pays to look for it: level 6 takes more than twice as long as level 3,
+/// for 6 % fewer bytes …
+const LEVEL_SIMILAR: i32 = 6;
+/// … and against what lies in the same places, which costs next to nothing to find.
+const LEVEL_SAME: i32 = 3;
 /// As far back as a frame can refer: 4 MiB.
 const WINDOW_LOG: u32 = (FRAME_BLOCKS_MAX * BLOCK_BYTES as usize + REFERENCES_MAX * BLOCK_BYTES as usize)
     .next_power_of_two()
@@ -74,7 +77,11 @@ impl<'a> Matcher<'a> {
         }
         let head = self.packed.len();
         self.packed.resize(head + zstd::zstd_safe::compress_bound(self.plain.len()), 0);
-        match pack(&self.prefix, &self.plain, &mut self.packed[head..]) {
+        let level = match self.likeness {
+            Likeness::Similar(_) => LEVEL_SIMILAR,
+            Likeness::SamePlaces(_) => LEVEL_SAME,
+        };
+        match pack(level, &self.prefix, &self.plain, &mut self.packed[head..]) {
             Some(bytes) if head + bytes < self.plain.len() => {
                 append(out, blocks.len(), packing, &self.packed[..head + bytes]);
             }
@@ -106,9 +113,9 @@ impl fmt::Debug for Matcher<'_> {
     }
 }
 
-fn pack(prefix: &[u8], plain: &[u8], packed: &mut [u8]) -> Option<usize> {
+fn pack(level: i32, prefix: &[u8], plain: &[u8], packed: &mut [u8]) -> Option<usize> {
     let mut packer = CCtx::try_create()?;
-    packer.set_parameter(CParameter::CompressionLevel(LEVEL)).ok()?;
+    packer.set_parameter(CParameter::CompressionLevel(level)).ok()?;
     packer.set_parameter(CParameter::WindowLog(WINDOW_LOG)).ok()?;
     packer.ref_prefix(prefix).ok()?;
     packer.compress2(packed, plain).ok()

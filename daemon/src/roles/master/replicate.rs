@@ -13,6 +13,7 @@ use icbd_image::{
 };
 use icbd_master::{Phase, Receiving};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use super::state::Master;
 use crate::audit::Change;
@@ -24,8 +25,11 @@ use crate::replicas::{ReplicateResult, ReplicateSpec};
 
 /// Blocks asked for at once; longer runs gain nothing on any line.
 const RUN_BLOCKS: u64 = 64;
-/// Runs that are under way: 16 MiB fill any line, and few of them have left before it is known how blocks travel best.
-const RUNS_AT_ONCE: usize = 4;
+/// Runs that are under way at first: 16 MiB fill any line, and few of them have left before it is known how blocks travel best …
+const RUNS_AT_FIRST: usize = 4;
+const FIRST_BLOCKS: u64 = 1024;
+/// … and then: while the line is full, the source packs ahead of it what takes longer to pack than to send.
+const RUNS_AT_ONCE: usize = 12;
 /// Files of so many blocks are fetched several at once.
 const SMALL_BLOCKS: u64 = 16;
 const FILES_AT_ONCE: usize = 16;
@@ -66,6 +70,8 @@ struct Fetching<'a> {
     total: u64,
     done: AtomicU64,
     fetched: AtomicU64,
+    /// Leave for runs.
+    runs: Semaphore,
 }
 
 impl Replication {
@@ -105,6 +111,7 @@ impl Replication {
             total: head.files().map(|node| block_count(node.size())).sum(),
             done: AtomicU64::new(0),
             fetched: AtomicU64::new(0),
+            runs: Semaphore::new(RUNS_AT_FIRST),
         };
         let (small, large): (Vec<Node<'_>>, Vec<Node<'_>>) =
             head.files().filter(|node| node.size() > 0).partition(|node| node.blocks() <= SMALL_BLOCKS);
@@ -204,6 +211,7 @@ impl Fetching<'_> {
 
     /// Fetches and keeps a run.
     async fn run(&self, file: FileIndex, file_bytes: u64, blocks: Range<u64>, hashes: Vec<Hash>) -> anyhow::Result<()> {
+        let _leave = self.runs.acquire().await?;
         let (root, count) = (self.head.root(), (blocks.end - blocks.start) as u32);
         let run = Run { root, file, first: blocks.start, count };
         // Nobody else waits for this source: it is asked for whole runs, of which whole frames are made.
@@ -217,7 +225,10 @@ impl Fetching<'_> {
         let receiving = self.receiving.clone();
         let written = tokio::task::spawn_blocking(move || receiving.write(file, &all)).await?;
         written.map_err(Failure::from)?;
-        self.fetched.fetch_add(count.into(), Ordering::Relaxed);
+        let before = self.fetched.fetch_add(count.into(), Ordering::Relaxed);
+        if (before..before + u64::from(count)).contains(&FIRST_BLOCKS) {
+            self.runs.add_permits(RUNS_AT_ONCE - RUNS_AT_FIRST);
+        }
         self.tell(count.into());
         Ok(())
     }
