@@ -20,8 +20,8 @@ const BLOCKS_MAX: f64 = 256.0;
 const BLOCKS_START: f64 = 8.0;
 /// What a block travels as before any came: an operating system's files shrink to about that.
 const SHARE_START: f64 = 0.4;
-/// Of so many blocks is measured what they travel as, and so much of that is believed: within two windows an image's
-/// empty parts come after full ones.
+/// What blocks travel as is measured over so many of them, and so much of that is believed: an image's full parts give way
+/// to empty ones, and to full ones again, within a few windows.
 const SHARE_BLOCKS: u32 = 8;
 const SHARE_FADE: f64 = 0.5;
 const SHARE_MIN: f64 = 1.0 / 32.0;
