@@ -20,8 +20,8 @@ use crate::source::Way;
 const WAYS: [Way; 4] = [Way::By(Codec::None), Way::By(Codec::Lz4), Way::By(Codec::Zstd), Way::Matched];
 /// Where a line of which nothing is known begins: not far from the best on any …
 const UNKNOWN: usize = 1;
-/// … and where differences can travel, which are little where a version was updated in its place.
-const UNKNOWN_WITH_BASE: usize = 3;
+/// … and where differences can travel: they would keep a fast line waiting for the processors.
+const UNKNOWN_WITH_BASE: usize = 2;
 /// What another codec must carry, times what the chosen one does.
 const CLEARLY: f64 = 1.05;
 /// A measurement is worth something after so many plain bytes in so much time …
