@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs every test, all in a folder for temporary files of their own, in which none may leave anything: what is left
+# Runs every test, all in a folder for temporary files of their own, in which none may leave what takes room: that
 # fills the disk of whoever runs them often.
 set -euo pipefail
 
@@ -20,7 +20,8 @@ fi
 left=$(find "$TMPDIR" -mindepth 1 | head -50)
 if [ -n "$left" ]; then
     echo "tests left these behind:"$'\n'"$left" >&2
-    result=1
+    # A name or two are said; what takes room is an error.
+    [ "$(du --summarize --block-size=1M "$TMPDIR" | cut -f1)" -le 1 ] || result=1
 fi
 rm --recursive --force --one-file-system "$TMPDIR" || result=1
 exit "$result"

@@ -1,7 +1,7 @@
 //! A daemon of the binary under test: started until it says it is ready, its log watched, ended by process id.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgid};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::{Lab, icbd_path};
@@ -134,20 +134,31 @@ impl Daemon {
 
     /// Kills it and all it started, as a power cut would, and waits.
     pub fn kill_all(&mut self) -> Result<()> {
+        // They are not this process's children: the end of each, with which its locks are free and its last write is
+        // done, is awaited by itself.
+        let others = self.others()?;
         if !self.is_over {
-            // The worker is not this process's child: its end, with which its locks are free, is awaited by itself.
-            let worker =
-                self.worker().ok().and_then(rustix_pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
             killpg(self.pid(), Signal::SIGKILL).context("killing the daemon's process group")?;
             self.child.wait()?;
             self.is_over = true;
-            if let Some(worker) = worker {
-                let mut ended = [PollFd::new(worker.as_fd(), PollFlags::POLLIN)];
-                let count = poll(&mut ended, PollTimeout::try_from(DEADLINE)?).context("awaiting the worker's end")?;
-                ensure!(count == 1, "the worker outlived its kill by {DEADLINE:?}");
-            }
+        }
+        for other in others {
+            let mut ended = [PollFd::new(other.as_fd(), PollFlags::POLLIN)];
+            let count = poll(&mut ended, PollTimeout::try_from(DEADLINE)?).context("awaiting a process's end")?;
+            ensure!(count == 1, "what the daemon started outlived it by {DEADLINE:?}");
         }
         Ok(())
+    }
+
+    /// The processes of its group, without itself.
+    fn others(&self) -> Result<Vec<OwnedFd>> {
+        let is_other = |pid: &i32| {
+            *pid != self.pid().as_raw() && getpgid(Some(Pid::from_raw(*pid))).is_ok_and(|group| group == self.pid())
+        };
+        let entries = std::fs::read_dir("/proc")?.map_while(Result::ok);
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_other);
+        let open = |pid| pidfd_open(rustix::process::Pid::from_raw(pid)?, PidfdFlags::empty()).ok();
+        Ok(pids.filter_map(open).collect())
     }
 
     /// Waits for the process that was started to end by itself.
@@ -172,10 +183,6 @@ impl Daemon {
             .map(str::to_owned)
             .collect()
     }
-}
-
-fn rustix_pid(pid: Pid) -> Option<rustix::process::Pid> {
-    rustix::process::Pid::from_raw(pid.as_raw())
 }
 
 impl Drop for Daemon {
