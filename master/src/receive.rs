@@ -1,7 +1,8 @@
 //! Receiving: a version that another master published becomes one of this repository, the same to the last byte.
 //!
 //! Its tree is put together under `receiving/`: from blocks that the caller has, verified, and from what it has in common
-//! with a version that is here, each block of which is compared with its hash. What a kill leaves there is gone on with, and
+//! with a version that is here, each block of which is compared with its hash, unless it lies in a read-only snapshot: nobody
+//! writes to that by accident, and the file system keeps checksums of it. What a kill leaves there is gone on with, and
 //! compared as well. When it is whole it is published like any tree, but where a tree shares blocks with another one nothing
 //! is hashed once more. It becomes a version only if its manifest is the one that was announced.
 

@@ -3,6 +3,7 @@
 mod common;
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use bytes::Bytes;
-use common::{Area, compare_trees, image, no_progress, publish, stored};
+use common::{Area, compare_trees, image, no_progress, publish, run, stored};
 use icbd_image::{Hash, Run, Trust, VerifiedBlock, VersionId, VersionNumber};
 use icbd_master::{MasterError, Repository, Settings};
 
@@ -155,4 +156,27 @@ fn a_killed_receiver_goes_on() {
 #[test]
 fn so_does_one_on_btrfs() {
     killed_receivers(&Area::on(&["mkfs.btrfs", "-q"], 1 << 30));
+}
+
+/// What somebody altered in a read-only snapshot, which he had to make writable first, is not seen by who receives the next version, and found in both by verifying.
+#[test]
+fn what_was_altered_in_a_snapshot_is_found_by_verifying() {
+    let area = Area::on(&["mkfs.btrfs", "-q"], 1 << 30);
+    let (from, path) = (make_sender(&area), area.path("receiver"));
+    let (sender, to) = (open(&from), open(&path));
+    receive(&sender, &to, 1).unwrap();
+    let tree = path.join("versions/lab/1");
+    let read_only = |is: &str| run(Command::new("btrfs").args(["property", "set"]).arg(&tree).args(["ro", is]));
+    read_only("false");
+    let disk = std::fs::OpenOptions::new().write(true).open(tree.join("disk.raw")).unwrap();
+    let modified = disk.metadata().unwrap().modified().unwrap();
+    disk.write_all_at(b"by hand", 5 << 20).unwrap();
+    disk.set_modified(modified).unwrap();
+    drop(disk);
+    read_only("true");
+    receive(&sender, &to, 2).unwrap();
+    for version in 1..=VERSIONS {
+        let report = to.verify(&lab(version), &Trust::default(), &|_| {}, &AtomicBool::new(false)).unwrap();
+        assert_eq!(report.faults.len(), 1, "lab@{version}: {:?}", report.faults);
+    }
 }

@@ -4,7 +4,7 @@
 set -euo pipefail
 
 cargo=${CARGO:-cargo}
-TMPDIR=$(mktemp --directory --tmpdir icbd-test.XXXXXX)
+TMPDIR=$(mktemp --directory)
 export TMPDIR
 # Some look at what other users are let into.
 chmod 0755 "$TMPDIR"

@@ -17,6 +17,8 @@ use crate::similar::{BlockPlace, Similar};
 
 /// Blocks that a frame may refer to: 2 MiB. With 24 an upgrade takes 1 % more bytes.
 const REFERENCES_MAX: usize = 32;
+/// Those in the same places are no more.
+const _: () = assert!(FRAME_BLOCKS_MAX <= REFERENCES_MAX);
 const REFERENCE_BYTES: usize = 12;
 const COUNT_BYTES: usize = 2;
 /// Against what looks alike, for lines so slow that it pays to look for it: level 6 takes more than twice as long as level 3,
@@ -94,7 +96,7 @@ impl<'a> Matcher<'a> {
         self.prefix.clear();
         let mut references = match self.likeness {
             Likeness::Similar(similar) => similar.like(&self.plain, REFERENCES_MAX),
-            Likeness::SamePlaces(file) => blocks.take(REFERENCES_MAX).map(|block| BlockPlace { file, block }).collect(),
+            Likeness::SamePlaces(file) => blocks.map(|block| BlockPlace { file, block }).collect(),
         };
         references.retain(|place| match self.base.block(*place) {
             Some(bytes) => {

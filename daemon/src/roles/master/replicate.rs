@@ -11,7 +11,7 @@ use icbd_fetch::{FetchError, HttpSource, RunRequest, Source, Sources, TimeOuts, 
 use icbd_image::{
     BLOCK_BYTES, FileIndex, Hash, Head, ImageRecord, Node, PAGE_BLOCKS, Run, VersionId, VersionRecord, block_count,
 };
-use icbd_master::{Phase, Receiving};
+use icbd_master::Receiving;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
@@ -25,8 +25,8 @@ use crate::replicas::{ReplicateResult, ReplicateSpec};
 
 /// Blocks asked for at once; longer runs gain nothing on any line.
 const RUN_BLOCKS: u64 = 64;
-/// Runs that are under way at first: 16 MiB fill any line, and few of them have left before it is known how blocks travel best …
-const RUNS_AT_FIRST: usize = 4;
+/// Blocks that are under way at first: 16 MiB fill any line, and few have left before it is known how they travel best …
+const BLOCKS_AT_FIRST: usize = 256;
 const FIRST_BLOCKS: u64 = 1024;
 /// … and then: while the line is full, the source packs ahead of it what takes longer to pack than to send.
 const RUNS_AT_ONCE: usize = 12;
@@ -70,8 +70,8 @@ struct Fetching<'a> {
     total: u64,
     done: AtomicU64,
     fetched: AtomicU64,
-    /// Leave for runs.
-    runs: Semaphore,
+    /// Leave for blocks to be under way.
+    under_way: Semaphore,
 }
 
 impl Replication {
@@ -111,7 +111,7 @@ impl Replication {
             total: head.files().map(|node| block_count(node.size())).sum(),
             done: AtomicU64::new(0),
             fetched: AtomicU64::new(0),
-            runs: Semaphore::new(RUNS_AT_FIRST),
+            under_way: Semaphore::new(BLOCKS_AT_FIRST),
         };
         let (small, large): (Vec<Node<'_>>, Vec<Node<'_>>) =
             head.files().filter(|node| node.size() > 0).partition(|node| node.blocks() <= SMALL_BLOCKS);
@@ -129,7 +129,7 @@ impl Replication {
     /// Publishes it. Blocks.
     fn finish(self, teller: &Teller, cancel: &AtomicBool) -> anyhow::Result<ReplicateResult> {
         let tell = |now: icbd_master::Progress| {
-            let what = if now.phase == Phase::Storing { "verifying" } else { "storing" }.to_owned();
+            let what = "storing".to_owned();
             teller.tell(Event::Progress(Progress { what, done_bytes: now.done_bytes, total_bytes: now.found_bytes }));
         };
         let published = self.receiving.finish(&tell, cancel).map_err(Failure::from)?;
@@ -211,8 +211,8 @@ impl Fetching<'_> {
 
     /// Fetches and keeps a run.
     async fn run(&self, file: FileIndex, file_bytes: u64, blocks: Range<u64>, hashes: Vec<Hash>) -> anyhow::Result<()> {
-        let _leave = self.runs.acquire().await?;
         let (root, count) = (self.head.root(), (blocks.end - blocks.start) as u32);
+        let _leave = self.under_way.acquire_many(count).await?;
         let run = Run { root, file, first: blocks.start, count };
         // Nobody else waits for this source: it is asked for whole runs, of which whole frames are made.
         let request = RunRequest { run, file_bytes, urgency: Urgency::Stream };
@@ -227,7 +227,7 @@ impl Fetching<'_> {
         written.map_err(Failure::from)?;
         let before = self.fetched.fetch_add(count.into(), Ordering::Relaxed);
         if (before..before + u64::from(count)).contains(&FIRST_BLOCKS) {
-            self.runs.add_permits(RUNS_AT_ONCE - RUNS_AT_FIRST);
+            self.under_way.add_permits(RUNS_AT_ONCE * RUN_BLOCKS as usize - BLOCKS_AT_FIRST);
         }
         self.tell(count.into());
         Ok(())
