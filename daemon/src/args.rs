@@ -118,7 +118,7 @@ pub(crate) struct CacheArgs {
     /// Where versions come from, in order of preference; may be repeated
     #[arg(long, value_name = "URL")]
     pub master: Vec<String>,
-    /// How blocks travel: none, lz4, zstd, zlib or snappy [default: as the measured speed suggests]
+    /// How blocks travel: none, lz4, zstd, zstd6, zlib or snappy [default: as the measured speed suggests]
     #[arg(long, value_name = "CODEC")]
     pub codec: Option<Codec>,
     /// Serve on this address, read-only: metrics, and for the master what is known of boots; may be repeated
@@ -206,7 +206,7 @@ pub(crate) enum ImageCommand {
         /// The other master
         #[arg(long, value_name = "URL")]
         from: String,
-        /// How blocks travel: none, lz4, zstd, zlib or snappy [default: as the measured speed suggests]
+        /// How blocks travel: none, lz4, zstd, zstd6, zlib or snappy [default: as the measured speed suggests]
         #[arg(long, value_name = "CODEC")]
         compress: Option<Codec>,
     },

@@ -43,6 +43,8 @@ pub enum WrongContent {
     Page(#[from] PageError),
     #[error(transparent)]
     Head(#[from] HeadError),
+    #[error("it unpacks to nothing of at most {bytes_max} bytes")]
+    Packed { bytes_max: usize },
 }
 
 impl SourceError {

@@ -12,11 +12,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryFutureExt, TryStreamExt, stream};
 use http::StatusCode;
-use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH};
+use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, ETAG, IF_NONE_MATCH};
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, Listing, PAGE_BLOCKS, Profile, Root, Run};
 use icbd_wire::{
     Base, Codec, FrameDecoder, FrameError, HEADER_BYTES, LISTING_BYTES_MAX, NODE_HEADER, NodeReport, OFFER_HEADER,
-    Offer, Resource, listing,
+    Offer, Resource, coding, listing,
 };
 use reqwest::{Client, RequestBuilder, Url, redirect};
 
@@ -140,6 +140,9 @@ impl HttpSource {
         let mut request = self.client.get(self.url(resource));
         if let Some(tag) = known {
             request = request.header(IF_NONE_MATCH, tag);
+        }
+        if matches!(resource, Resource::Head(_) | Resource::Page { .. }) {
+            request = request.header(ACCEPT_ENCODING, coding::CODING);
         }
         if let (Resource::Images, Some(offer)) = (resource, &*self.offer.lock().expect("no panic under this lock")) {
             request = request.header(OFFER_HEADER, offer.to_string());

@@ -14,7 +14,7 @@ mod sources;
 pub mod testing;
 
 pub use directory::DirectorySource;
-pub use error::{Failure, FetchError, SourceError, Wanted};
+pub use error::{Failure, FetchError, SourceError, Wanted, WrongContent};
 pub use http::{HttpSource, SourceUrlError};
 pub use settings::{Settings, TimeOuts};
 pub use source::{BlockRequest, BlockStream, ListingTag, ProfileAnswer, RunRequest, Source, Urgency, Way};

@@ -9,6 +9,7 @@
 mod buffers;
 mod file;
 mod matched;
+mod packers;
 mod raw;
 mod version;
 
@@ -17,12 +18,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, PAGE_BLOCKS, Page, Root, Run, block_len};
-use icbd_wire::{Check, Codec};
+use icbd_wire::{Check, Codec, encode_run};
 use moka::sync::Cache;
 
 use buffers::Buffers;
 pub use file::FileRead;
 pub(crate) use matched::OldVersion;
+use packers::Packers;
 pub(crate) use version::OpenVersion;
 
 use crate::users::Hold;
@@ -56,6 +58,7 @@ pub(crate) struct Serving {
     /// What versions are like that others were packed against.
     similar: Cache<Root, Arc<matched::Index>>,
     buffers: Buffers,
+    packers: Packers,
 }
 
 impl Serving {
@@ -63,6 +66,7 @@ impl Serving {
         let weight = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
         Serving {
             buffers: Buffers::default(),
+            packers: Packers::default(),
             heads: Cache::builder()
                 .max_capacity(settings.head_bytes_max)
                 .weigher(move |_, head: &Head| weight(head.bytes().len()))
@@ -159,18 +163,17 @@ impl Repository {
     pub fn encoded_run(&self, run: Run, codec: Codec, check: Check) -> Result<Bytes, MasterError> {
         let encode = || {
             let reader = self.blocks(run)?;
-            let mut body = Vec::new();
-            icbd_wire::encode_run(
-                &run,
-                run.first,
-                codec,
-                |block| reader.read(block),
-                |frame| {
-                    body.extend_from_slice(&frame);
-                    Ok(())
-                },
-            )?;
-            Ok(body.into())
+            let hashes = reader.hashes(run.blocks())?;
+            let hashes_from = |block: u64| &hashes[(block - run.first) as usize..];
+            let is_zero = |block| hashes_from(block)[0].is_zero();
+            let read = |first, bytes: &mut [u8]| {
+                let count = bytes.len().div_ceil(BLOCK_BYTES as usize);
+                reader.read_into(first, &hashes_from(first)[..count], bytes, Check::Both)
+            };
+            self.serving.packers.with(|encoder, body| {
+                encode_run(encoder, &run, reader.file_bytes(), codec, is_zero, read, body)?;
+                Ok(Bytes::copy_from_slice(body))
+            })
         };
         // Without a codec there is nothing to save: the kernel already keeps these bytes.
         if codec == Codec::None {

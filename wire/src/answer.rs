@@ -3,33 +3,40 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use icbd_image::{Run, is_zero};
+use icbd_image::{Run, block_len, is_zero};
 
 use crate::Codec;
 use crate::frame::{FRAME_BLOCKS_MAX, FrameEncoder, Matcher, frame_header};
 
-/// Reads the blocks of `run` in order and hands over their frames one by one.
+/// Appends the frames of `run`, which lies in a file of `file_bytes`, to `out`.
 ///
-/// Block `demanded` (of an HTTP request always the run's first: somebody waits for it) gets a frame of
-/// its own, and is handed over before the next block is read; the others go up to 16 in a frame. The run
-/// must end within its file. Holds at most one frame's blocks. An error of `read` or `out` ends it, and
-/// the frames handed over until then are good.
+/// The first block gets a frame of its own: of an HTTP request it is the one that somebody waits for. The others go up to
+/// 16 in a frame. `read` fills the place of blocks, from the one it is told on, that `is_zero` does not say to be zeros;
+/// its error ends the run, and the frames in `out` are good.
 pub fn encode_run<E>(
+    encoder: &mut FrameEncoder,
     run: &Run,
-    demanded: u64,
+    file_bytes: u64,
     codec: Codec,
-    read: impl FnMut(u64) -> Result<Bytes, E>,
-    mut out: impl FnMut(Bytes) -> Result<(), E>,
+    is_zero: impl Fn(u64) -> bool,
+    mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
+    out: &mut Vec<u8>,
 ) -> Result<(), E> {
-    let mut encoder = FrameEncoder::new();
-    by_frames(run, Some(demanded), read, |blocks, _| {
-        let mut frame = Vec::new();
-        encoder.encode(blocks, codec, &mut frame);
-        out(frame.into())
-    })
+    for (blocks, zeros) in raw_frames(run, is_zero) {
+        let (first, count) = (blocks.start, (blocks.end - blocks.start) as usize);
+        if zeros {
+            out.extend_from_slice(&frame_header(count, 0));
+            continue;
+        }
+        let bytes = blocks.map(|block| block_len(file_bytes, block)).sum();
+        encoder.encode(count, bytes, codec, |plain| read(first, plain), out)?;
+    }
+    Ok(())
 }
 
-/// The same against a version that the receiver has; for nobody who waits for one of the blocks.
+/// Reads the blocks of `run` in order, and hands over their frames against a version that the receiver has; for nobody
+/// who waits for one of the blocks. Holds at most one frame's blocks. An error of `read` or `out` ends it, and the frames
+/// handed over until then are good.
 pub fn encode_matched_run<E>(
     run: &Run,
     mut matcher: Matcher<'_>,
@@ -37,7 +44,7 @@ pub fn encode_matched_run<E>(
     mut out: impl FnMut(Bytes) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut first = run.first;
-    by_frames(run, None, read, |blocks, zeros| {
+    by_frames(run, read, |blocks, zeros| {
         let mut frame = Vec::new();
         match zeros {
             true => frame.extend_from_slice(&frame_header(blocks.len(), 0)),
@@ -48,10 +55,9 @@ pub fn encode_matched_run<E>(
     })
 }
 
-/// Hands over the blocks of each frame: zeros or others, and the demanded block alone.
+/// Hands over the blocks of each frame: zeros or others.
 fn by_frames<E>(
     run: &Run,
-    demanded: Option<u64>,
     mut read: impl FnMut(u64) -> Result<Bytes, E>,
     mut frame: impl FnMut(&[Bytes], bool) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -65,32 +71,26 @@ fn by_frames<E>(
     for block in run.blocks() {
         let bytes = read(block)?;
         let zero = is_zero(&bytes);
-        if zero != zeros || Some(block) == demanded || blocks.len() == FRAME_BLOCKS_MAX {
+        if zero != zeros || blocks.len() == FRAME_BLOCKS_MAX {
             flush(&mut blocks, zeros)?;
         }
         zeros = zero;
         blocks.push(bytes);
-        if Some(block) == demanded {
-            flush(&mut blocks, zeros)?;
-        }
     }
     flush(&mut blocks, zeros)
 }
 
-/// The frames that [`encode_run`] makes of `run` when it packs nothing: the blocks of each, and whether they are zeros.
+/// The frames that [`encode_run`] makes of `run`: the blocks of each, and whether they are zeros.
 ///
-/// For those who put such frames together where the blocks are read to, without a copy; see
+/// Also for those who put frames that are not packed together where the blocks are read to, without a copy; see
 /// [`frame_header`](crate::frame_header).
-pub fn raw_frames(run: &Run, demanded: u64, is_zero: impl Fn(u64) -> bool) -> Vec<(Range<u64>, bool)> {
+pub fn raw_frames(run: &Run, is_zero: impl Fn(u64) -> bool) -> Vec<(Range<u64>, bool)> {
     let mut frames: Vec<(Range<u64>, bool)> = Vec::new();
     for block in run.blocks() {
         let zero = is_zero(block);
         match frames.last_mut() {
             Some((blocks, zeros))
-                if *zeros == zero
-                    && block != demanded
-                    && block.checked_sub(1) != Some(demanded)
-                    && blocks.end - blocks.start < FRAME_BLOCKS_MAX as u64 =>
+                if *zeros == zero && block - 1 != run.first && blocks.end - blocks.start < FRAME_BLOCKS_MAX as u64 =>
             {
                 blocks.end = block + 1;
             }

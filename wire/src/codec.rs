@@ -15,6 +15,8 @@ pub enum Codec {
     Lz4,
     /// Zstandard: 0.5 GB/s and core to pack, 2.6 to unpack, to 53 %.
     Zstd,
+    /// The same, packed at a third of the speed to 98 % of its bytes: for a link that leaves the time.
+    Zstd6,
     /// zlib (RFC 1950): what everything can read. Slower than Zstandard and no smaller.
     Zlib,
     /// Snappy's raw format: as fast as LZ4 and hardly larger.
@@ -23,7 +25,7 @@ pub enum Codec {
 
 /// Text that names no codec.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a codec; use \"none\", \"lz4\", \"zstd\", \"zlib\" or \"snappy\"")]
+#[error("{0:?} is not a codec; use \"none\", \"lz4\", \"zstd\", \"zstd6\", \"zlib\" or \"snappy\"")]
 pub struct CodecError(String);
 
 impl CodecError {
@@ -34,13 +36,14 @@ impl CodecError {
 }
 
 impl Codec {
-    pub const ALL: [Codec; 5] = [Codec::None, Codec::Lz4, Codec::Zstd, Codec::Zlib, Codec::Snappy];
+    pub const ALL: [Codec; 6] = [Codec::None, Codec::Lz4, Codec::Zstd, Codec::Zstd6, Codec::Zlib, Codec::Snappy];
 
     fn as_str(self) -> &'static str {
         match self {
             Codec::None => "none",
             Codec::Lz4 => "lz4",
             Codec::Zstd => "zstd",
+            Codec::Zstd6 => "zstd6",
             Codec::Zlib => "zlib",
             Codec::Snappy => "snappy",
         }

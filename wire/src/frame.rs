@@ -52,7 +52,7 @@ impl Packing {
         match codec {
             Codec::None => Packing::Raw,
             Codec::Lz4 => Packing::Lz4,
-            Codec::Zstd => Packing::Zstd,
+            Codec::Zstd | Codec::Zstd6 => Packing::Zstd,
             Codec::Zlib => Packing::Zlib,
             Codec::Snappy => Packing::Snappy,
         }

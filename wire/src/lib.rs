@@ -8,6 +8,7 @@
 mod answer;
 mod check;
 mod codec;
+pub mod coding;
 mod frame;
 pub mod listing;
 mod node;

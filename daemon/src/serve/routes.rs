@@ -7,10 +7,12 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use http::{Method, StatusCode};
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, VARY};
+use http::{HeaderValue, Method, StatusCode};
 use icbd_image::VersionId;
 use icbd_master::{MasterError, Repository};
-use icbd_wire::{NODE_HEADER, OFFER_HEADER, Resource};
+use icbd_wire::{NODE_HEADER, OFFER_HEADER, Resource, coding};
 use tokio::task::JoinHandle;
 
 use super::answer::{self, Conditions, IMMUTABLE, Kind, OCTETS, REVALIDATE};
@@ -105,13 +107,9 @@ async fn answer(shared: &Shared, resource: Resource, conditions: &Conditions) ->
         }
         Resource::File { image, version, path } => files::answer(shared, image, version, path, conditions).await,
         _ if conditions.matches(&tag) => Ok(answer::not_modified(&tag, IMMUTABLE)),
-        Resource::Head(root) => {
-            let bytes = read(shared, move |repository| repository.head_bytes(root)).await?;
-            Ok(whole(shared, bytes, &tag, OCTETS, conditions))
-        }
+        Resource::Head(root) => manifest(shared, &tag, conditions, move |master| master.head_bytes(root)).await,
         Resource::Page { root, file, page } => {
-            let bytes = read(shared, move |repository| repository.page_bytes(root, file, page)).await?;
-            Ok(whole(shared, bytes, &tag, OCTETS, conditions))
+            manifest(shared, &tag, conditions, move |master| master.page_bytes(root, file, page)).await
         }
         Resource::Blocks { .. } | Resource::Matched { .. } => Ok(answer::not_modified(&tag, IMMUTABLE)),
     }
@@ -123,7 +121,31 @@ fn one_version(shared: &Shared, version: &VersionId, conditions: &Conditions) ->
     Ok(whole(shared, bytes.into(), &tag, Kind { media: "application/json", keep: REVALIDATE }, conditions))
 }
 
-fn whole(shared: &Shared, bytes: bytes::Bytes, tag: &str, kind: Kind, conditions: &Conditions) -> Response {
+/// A part of a manifest, packed for who can unpack it.
+async fn manifest(
+    shared: &Shared,
+    tag: &str,
+    conditions: &Conditions,
+    bytes: impl FnOnce(&Repository) -> Result<Bytes, MasterError> + Send + 'static,
+) -> Result<Response, MasterError> {
+    let is_packable = conditions.takes_packed();
+    let (bytes, is_packed) = read(shared, move |repository| {
+        let plain = bytes(repository)?;
+        let packed = is_packable.then(|| coding::pack(&plain)).flatten();
+        Ok(packed.map_or((plain, false), |packed| (packed.into(), true)))
+    })
+    .await?;
+    // Other bytes have another tag.
+    let packed_tag = format!("{}.{}\"", tag.trim_end_matches('"'), coding::CODING);
+    let mut response = whole(shared, bytes, if is_packed { &packed_tag } else { tag }, OCTETS, conditions);
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
+    if is_packed {
+        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(coding::CODING));
+    }
+    Ok(response)
+}
+
+fn whole(shared: &Shared, bytes: Bytes, tag: &str, kind: Kind, conditions: &Conditions) -> Response {
     if conditions.matches(tag) {
         return answer::not_modified(tag, kind.keep);
     }

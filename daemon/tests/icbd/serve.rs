@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use icbd_image::{FileIndex, Head, Run};
-use icbd_wire::{Codec, FrameDecoder, Resource, listing};
+use icbd_wire::{Codec, FrameDecoder, Resource, coding, listing};
 
 use crate::lab::Lab;
 
@@ -86,6 +86,27 @@ fn a_version_is_served_block_by_block() {
     assert_eq!(master.get(&past.to_string()).status, 404);
     let nobody = Run { root, file: FileIndex::new(99).unwrap(), first: 0, count: 1 };
     assert_eq!(master.get(&Resource::Blocks { run: nobody, codec: Codec::None }.to_string()).status, 404);
+}
+
+/// Most of a page may be hashes of zero blocks: they travel packed to whoever can unpack them, and only then.
+#[test]
+fn pages_travel_packed_to_who_unpacks_them() {
+    let lab = Lab::new();
+    std::fs::create_dir(lab.path("sparse")).unwrap();
+    let disk = std::fs::File::create(lab.path("sparse/disk.raw")).unwrap();
+    (&disk).write_all(&Lab::content()).unwrap();
+    disk.set_len(64 << 20).unwrap();
+    lab.ok(&["image", "publish", "lab", "sparse", "--repo", "repo"]);
+    let master = lab.master("repo");
+    let root = listing::decode(&master.get("/v1/images").body).unwrap().images[0].versions[0].root();
+    let head = Head::parse_expecting(master.get(&Resource::Head(root).to_string()).body.into(), &root).unwrap();
+    let path = Resource::Page { root, file: head.resolve(b"disk.raw").unwrap(), page: 0 }.to_string();
+    let page = master.get(&path);
+    assert_eq!((page.header("content-encoding"), page.body.len()), (None, 1024 * 32));
+    let packed = master.ask("GET", &path, &["Accept-Encoding: gzip, zstd"]);
+    assert_eq!((packed.header("content-encoding"), packed.header("vary")), (Some("zstd"), Some("accept-encoding")));
+    assert!(packed.header("etag") != page.header("etag") && packed.body.len() < 1000, "{}", packed.body.len());
+    assert!(coding::unpack(&packed.body, page.body.len()) == Some(page.body));
 }
 
 /// TCP changes nothing, and what is not there is told in plain text.

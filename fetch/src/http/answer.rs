@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
-use http::header::{CONTENT_TYPE, HeaderName, LOCATION};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, LOCATION};
+use icbd_wire::coding;
 use reqwest::Response;
 use tokio::time::timeout;
 
-use crate::error::SourceError;
+use crate::error::{SourceError, WrongContent};
 use crate::settings::TimeOuts;
 
 pub(super) const OCTETS: &str = "application/octet-stream";
@@ -86,7 +87,7 @@ impl Answer {
         }
     }
 
-    /// The whole body, if it has at most `bytes_max` bytes.
+    /// The whole body, unpacked, if it has at most `bytes_max` bytes.
     pub(super) async fn whole(mut self, bytes_max: usize) -> Result<Bytes, SourceError> {
         let long = || SourceError::Malformed(format!("it has more than {bytes_max} bytes"));
         let claimed = self.response.content_length().unwrap_or(0);
@@ -100,7 +101,11 @@ impl Answer {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(body.freeze())
+        if self.header(CONTENT_ENCODING) != Some(coding::CODING) {
+            return Ok(body.freeze());
+        }
+        let plain = coding::unpack(&body, bytes_max).map(Bytes::from);
+        plain.ok_or(SourceError::WrongContent(WrongContent::Packed { bytes_max }))
     }
 
     /// The beginning of an error's text, fit for a log.

@@ -17,7 +17,10 @@ use crate::source::Way;
 
 /// From the cheapest to the smallest. zlib and Snappy are beaten by a neighbour on every line; the last is only for lines
 /// whose source packs against a version that is here.
-const WAYS: [Way; 4] = [Way::By(Codec::None), Way::By(Codec::Lz4), Way::By(Codec::Zstd), Way::Matched];
+const WAYS: [Way; 5] =
+    [Way::By(Codec::None), Way::By(Codec::Lz4), Way::By(Codec::Zstd), Way::By(Codec::Zstd6), Way::Matched];
+/// How many of them are for runs that somebody waits for one by one: packing a block harder takes longer than the line saves.
+const SHORT_WAYS: usize = 3;
 /// Where a line of which nothing is known begins: not far from the best on any …
 const UNKNOWN: usize = 1;
 /// … and where differences can travel: they would keep a fast line waiting for the processors.
@@ -33,6 +36,8 @@ const LONG: Duration = Duration::from_secs(2);
 const FEW_BYTES: u64 = 1 << 20;
 /// The first look decides which way the first trial goes: a line below this, in plain bytes a second, is no faster than 1 Gbit/s.
 const SLOW: f64 = 150e6;
+/// A line that carries more leaves no time for [`Codec::Zstd6`].
+const UNHURRIED: f64 = 60e6;
 /// A line that carries less than this at first, in plain bytes a second, is slower than any processor packs: no
 /// trial is needed to begin with the smallest …
 const CRAWLING: f64 = 25e6;
@@ -73,6 +78,8 @@ struct State {
     next_rest: u32,
     /// Whether the next trial packs harder.
     harder: Option<bool>,
+    /// Whether a line that looks slow is believed to be.
+    may_jump: bool,
     /// Requests under way with the codec that is in use, and with others.
     current: u32,
     others: u32,
@@ -105,7 +112,7 @@ impl Line {
 
     /// For short runs.
     pub(super) fn short() -> Line {
-        Line::measured_after(ENOUGH_SHORT, WAYS.len() - 1)
+        Line::measured_after(ENOUGH_SHORT, SHORT_WAYS)
     }
 
     fn measured_after(enough: Enough, ways: usize) -> Line {
@@ -117,6 +124,7 @@ impl Line {
             rest: 0,
             next_rest: 1,
             harder: None,
+            may_jump: true,
             current: 0,
             others: 0,
             since: Instant::now(),
@@ -170,6 +178,11 @@ impl State {
         }
     }
 
+    /// What suits any slow line, whatever makes it slow.
+    fn squeezed(&self) -> usize {
+        if self.ways == WAYS.len() { self.ways - 1 } else { SHORT_WAYS - 1 }
+    }
+
     /// Counts the time that has passed.
     fn look(&mut self) {
         let now = Instant::now();
@@ -185,10 +198,13 @@ impl State {
 
     fn judge(&mut self) {
         let is_slow_at_first = self.harder.is_none() && self.bytes >= CRAWLING_BYTES && self.rate() < CRAWLING;
-        let could_pack_more = matches!(self.trial, Trial::None) && self.chosen + 1 < self.ways;
-        if could_pack_more && (is_slow_at_first || self.bytes >= ENOUGH.bytes && self.is_crawling()) {
-            (self.chosen, self.harder) = (self.ways - 1, Some(true));
-            (self.rest, self.next_rest) = (SETTLED_REST, SETTLED_REST);
+        let is_crawling = self.bytes >= ENOUGH.bytes && self.is_crawling();
+        // Less may also be slow because everything has only begun.
+        let smallest = if is_crawling { self.ways - 1 } else { self.squeezed() };
+        let could_pack_more = self.may_jump && matches!(self.trial, Trial::None) && self.chosen < smallest;
+        if could_pack_more && (is_slow_at_first || is_crawling) {
+            (self.chosen, self.harder) = (smallest, Some(true));
+            (self.rest, self.next_rest) = if is_crawling { (SETTLED_REST, SETTLED_REST) } else { (0, 1) };
             self.turn();
             return;
         }
@@ -243,8 +259,12 @@ impl State {
     fn step(&mut self, rate: f64) {
         match self.trial {
             Trial::None if self.rest > 0 => self.rest -= 1,
-            // As at the beginning: on such a line a trial costs and cannot help.
-            Trial::None if (rate < CRAWLING || self.is_crawling()) && self.chosen + 1 == self.ways => {}
+            // As at the beginning: on such a line a trial costs and cannot help; but packing hard may itself be what
+            // looks like a slow line.
+            Trial::None
+                if (rate < CRAWLING || self.is_crawling())
+                    && self.chosen >= self.squeezed()
+                    && WAYS[self.chosen] != Way::By(Codec::Zstd6) => {}
             Trial::None => self.trial = Trial::Trying { codec: self.neighbour(rate), before: rate },
             Trial::Trying { codec, before } => self.trial = Trial::Checking { codec, before, tried: rate },
             Trial::Checking { codec, before, tried } => {
@@ -252,6 +272,8 @@ impl State {
                 if better {
                     let (was, now) = (WAYS[self.chosen], WAYS[codec]);
                     tracing::debug!(?was, ?now, before, tried, "blocks travel otherwise from now on");
+                    // It was not the line that was slow.
+                    self.may_jump &= codec > self.chosen;
                     self.chosen = codec;
                     let is_last = codec == 0 || codec + 1 == self.ways;
                     (self.rest, self.next_rest) = (if is_last { SETTLED_REST } else { 0 }, SETTLED_REST);
@@ -271,6 +293,8 @@ impl State {
         match (self.chosen, harder) {
             (0, _) => 1,
             (last, _) if last + 1 == self.ways => last - 1,
+            // What packs so hard is slower than this.
+            (middle, true) if WAYS[middle + 1] == Way::By(Codec::Zstd6) && rate > UNHURRIED => middle - 1,
             (middle, true) => middle + 1,
             (middle, false) => middle - 1,
         }
@@ -279,21 +303,23 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
 
     /// How fast each codec carries plain bytes over some line, in MB/s; other codecs are not used.
-    type Rates = [f64; 3];
-    /// On one processor lz4 packs 1,100 MB/s to 0.6 and zstd 780 MB/s to 0.55.
+    type Rates = [f64; 4];
+    /// On one processor lz4 packs 1,100 MB/s to 0.6 and zstd 780 MB/s to 0.55, harder 140 to 0.53.
     fn line_of(megabytes: f64) -> Rates {
-        [megabytes, (megabytes / 0.6).min(1_100.0), (megabytes / 0.55).min(780.0)]
+        [megabytes, (megabytes / 0.6).min(1_100.0), (megabytes / 0.55).min(780.0), (megabytes / 0.53).min(140.0)]
     }
 
     /// What 2 MB travel as.
-    const PACKED: [u64; 3] = [2_000_000, 1_200_000, 1_100_000];
+    const PACKED: [u64; 4] = [2_000_000, 1_200_000, 1_100_000, 1_060_000];
 
     /// Requests of 2 MiB one after the other until `bytes` came; the share that each codec carried.
-    async fn stream(line: &Line, rates: Rates, megabytes: u64) -> [f64; 3] {
-        let (mut shares, mut travelled) = ([0.0; 3], line.lock().travelled[1]);
+    async fn stream(line: &Line, rates: Rates, megabytes: u64) -> [f64; 4] {
+        let (mut shares, mut travelled) = ([0.0; 4], line.lock().travelled[1]);
         for _ in 0..megabytes / 2 {
             let codec = line.begin();
             let place = WAYS.iter().position(|it| *it == codec).unwrap();
@@ -306,6 +332,32 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
         }
         shares
+    }
+
+    /// The same by four requests at a time, which share the line.
+    async fn crowd(line: &Line, rates: Rates, megabytes: u64) -> [f64; 4] {
+        let (mut shares, mut travelled) = ([0.0; 4], line.lock().travelled[1]);
+        let mut under_way: VecDeque<Way> = (0..4).map(|_| line.begin()).collect();
+        for _ in 0..megabytes / 2 {
+            let way = under_way.pop_front().unwrap();
+            let place = WAYS.iter().position(|it| *it == way).unwrap();
+            tokio::time::advance(Duration::from_secs_f64(2e6 / (rates[place] * 1e6))).await;
+            travelled += PACKED[place];
+            line.carried(way, 2_000_000, travelled);
+            line.end(way);
+            shares[place] += 2.0 / megabytes as f64;
+            under_way.push_back(line.begin());
+        }
+        under_way.into_iter().for_each(|way| line.end(way));
+        shares
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_line_that_is_full_is_squeezed_harder() {
+        let line = Line::new(false);
+        crowd(&line, line_of(12.5), 20).await;
+        let shares = crowd(&line, line_of(12.5), 1_000).await;
+        assert!(shares[3] > 0.9, "{shares:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -329,13 +381,13 @@ mod tests {
         let line = Line::new(false);
         stream(&line, line_of(12.5), 50).await;
         let shares = stream(&line, line_of(12.5), 2_000).await;
-        assert_eq!(shares[..2], [0.0, 0.0], "{shares:?}");
+        assert_eq!(shares[..2], [0.0; 2], "{shares:?}");
     }
 
     /// Where blocks can travel against a version that is here, a slow line has them do so, and only then.
     #[tokio::test(start_paused = true)]
     async fn a_slow_line_carries_differences_where_it_can() {
-        for (has_base, megabytes, best) in [(true, 12.5, Way::Matched), (false, 12.5, Way::By(Codec::Zstd))] {
+        for (has_base, megabytes, best) in [(true, 12.5, Way::Matched), (false, 12.5, Way::By(Codec::Zstd6))] {
             let line = Line::new(has_base);
             let ways: Vec<Way> = (0..20).map(|_| line.begin()).collect();
             for (request, way) in (1..).zip(ways) {
@@ -356,17 +408,29 @@ mod tests {
         line.end(Way::By(Codec::None));
         stream(&line, line_of(12.5), 4_000).await;
         let shares = stream(&line, line_of(12.5), 2_000).await;
-        assert!(shares[2] > 0.8, "{shares:?}");
+        assert!(shares[2] + shares[3] > 0.8, "{shares:?}");
     }
 
     /// Packing that is slower than the line makes the line look slow: that must not lead to more packing.
     #[tokio::test(start_paused = true)]
     async fn busy_processors_are_not_taken_for_a_slow_line() {
         let line = Line::new(false);
-        let busy = [120.0, 60.0, 30.0];
+        let busy = [120.0, 60.0, 30.0, 10.0];
         stream(&line, busy, 1_000).await;
         let shares = stream(&line, busy, 2_000).await;
         assert!(shares[0] > 0.9, "{shares:?}");
+    }
+
+    /// A master that packs for many at a time.
+    #[tokio::test(start_paused = true)]
+    async fn who_has_no_time_to_pack_is_not_asked_to_pack_harder_for_ever() {
+        let line = Line::new(false);
+        let busy = [24.0, 22.0, 20.0, 9.0];
+        let early = crowd(&line, busy, 100).await;
+        assert!(early[3] > 0.5, "it looks like a slow line: {early:?}");
+        crowd(&line, busy, 1_000).await;
+        let shares = crowd(&line, busy, 2_000).await;
+        assert!(shares[3] < 0.05, "{shares:?}");
     }
 
     /// Misses one by one, of which every tenth also waits for a disk.

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use icbd_fetch::{HttpSource, Source, SourceError, SourceUrlError, TimeOuts};
+use icbd_fetch::{HttpSource, Source, SourceError, SourceUrlError, TimeOuts, WrongContent};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::parrot::{OCTETS, Parrot, response};
@@ -105,6 +105,25 @@ async fn long_bodies_are_not_read() {
     let endless = [format!("HTTP/1.1 200 OK\r\n{OCTETS}\r\n").as_bytes(), &vec![7; 1 << 20]].concat();
     let page = source(&Parrot::start(endless, true).await).page(root, icbd_image::FileIndex::ROOT, 0).await;
     assert!(matches!(page, Err(SourceError::Malformed(_))), "{page:?}");
+}
+
+#[tokio::test]
+async fn packed_pages_are_unpacked_up_to_their_size() {
+    async fn page(body: &[u8]) -> Result<Vec<u8>, SourceError> {
+        let headers = format!("{OCTETS}Content-Encoding: zstd\r\n");
+        let parrot = Parrot::start(response("200 OK", &headers, body), true).await;
+        let root = icbd_image::Root::from_bytes([1; 32]);
+        source(&parrot).page(root, icbd_image::FileIndex::ROOT, 0).await.map(|page| page.to_vec())
+    }
+    let plain = vec![7; 65536];
+    let packed = icbd_wire::coding::pack(&plain).unwrap();
+    assert!(packed.len() < 1000 && page(&packed).await.unwrap() == plain);
+    // A bit that flipped on the way is right the second time: it is no answer for ever.
+    let bomb = icbd_wire::coding::pack(&vec![7; 65537]).unwrap();
+    for wrong in [&bomb, &packed[..packed.len() - 1], b"nothing packed"] {
+        let error = page(wrong).await.unwrap_err();
+        assert!(matches!(error, SourceError::WrongContent(WrongContent::Packed { .. })), "{error:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! What the tests share: a repository with known contents, in memory, on disk and behind HTTP.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -14,7 +15,7 @@ use futures_util::StreamExt;
 use icbd_fetch::testing::MemorySource;
 use icbd_fetch::{BlockRequest, ProfileAnswer, RunRequest, Source, Urgency, Way};
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, Page, Root, Run, block_len, is_zero};
-use icbd_wire::{Check, Codec, Resource, encode_run, listing};
+use icbd_wire::{Check, Codec, FrameEncoder, Resource, encode_run, listing};
 use tokio::task::JoinHandle;
 
 /// A version with a paged disk of 2100 blocks (zeros in the middle, a short one at the end), a kernel
@@ -182,6 +183,9 @@ async fn answer(State(memory): State<Arc<MemorySource>>, uri: Uri, headers: Head
     }
 }
 
+/// What is sent of an answer at a time.
+const PIECE_BYTES: usize = 100_000;
+
 async fn blocks(memory: &MemorySource, run: Run, codec: Codec) -> Result<Response, icbd_fetch::SourceError> {
     memory.head(run.root).await?;
     let head = memory.head_of(run.root);
@@ -198,12 +202,16 @@ async fn blocks(memory: &MemorySource, run: Run, codec: Codec) -> Result<Respons
     let blocks: Vec<Bytes> = blocks.map(|block| block.unwrap().1).collect().await;
     // Raw blocks cost no time to frame; packed ones do, but in a test that is nobody's trouble.
     let mut frames = Vec::new();
-    let read = |block| Ok::<_, ()>(blocks[(block - run.first) as usize].clone());
-    encode_run(&run, run.first, codec, read, |frame| {
-        frames.push(Ok::<_, std::io::Error>(frame));
-        Ok(())
-    })
-    .unwrap();
-    let body = Body::from_stream(futures_util::stream::iter(frames));
+    let from = |block: u64| &blocks[(block - run.first) as usize..];
+    let zero = |block| is_zero(&from(block)[0]);
+    let read = |first, bytes: &mut [u8]| {
+        let places = bytes.chunks_mut(BLOCK_BYTES as usize);
+        places.zip(from(first)).for_each(|(place, block)| place.copy_from_slice(block));
+        Ok::<_, Infallible>(())
+    };
+    let Ok(()) = encode_run(&mut FrameEncoder::new(), &run, file_bytes, codec, zero, read, &mut frames);
+    // In pieces, as they come over a line.
+    let pieces: Vec<_> = frames.chunks(PIECE_BYTES).map(|piece| Ok::<_, Infallible>(piece.to_vec())).collect();
+    let body = Body::from_stream(futures_util::stream::iter(pieces));
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], body).into_response())
 }

@@ -1,5 +1,6 @@
 //! How fast one stream of blocks comes from loopback to verified: printed, not judged.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use icbd_fetch::{BlockRequest, HttpSource, RunRequest, Settings, Source, Sources, TimeOuts, Urgency, Way};
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Root, Run};
-use icbd_wire::{Check, Codec, encode_run};
+use icbd_wire::{Check, Codec, FrameEncoder, encode_run};
 use tokio::runtime::Builder;
 
 use crate::parrot::{OCTETS, Parrot, response};
@@ -73,14 +74,11 @@ fn thread_seconds() -> f64 {
 
 fn pack(run: &Run, codec: Codec, disk: &Bytes) -> Vec<u8> {
     let mut frames = Vec::new();
-    let read = |block| {
-        let start = (block * BLOCK_BYTES) as usize;
-        Ok::<_, ()>(disk.slice(start..start + BLOCK_BYTES as usize))
+    let read = |first: u64, bytes: &mut [u8]| {
+        bytes.copy_from_slice(&disk[(first * BLOCK_BYTES) as usize..][..bytes.len()]);
+        Ok::<_, Infallible>(())
     };
-    encode_run(run, run.first, codec, read, |frame| {
-        frames.extend_from_slice(&frame);
-        Ok(())
-    })
-    .unwrap();
+    let file_bytes = disk.len() as u64;
+    let Ok(()) = encode_run(&mut FrameEncoder::new(), run, file_bytes, codec, |_| false, read, &mut frames);
     frames
 }

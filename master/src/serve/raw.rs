@@ -12,7 +12,7 @@ impl Repository {
         let reader = self.blocks(run)?;
         let hashes = reader.hashes(run.blocks())?;
         let hash = |block: u64| &hashes[(block - run.first) as usize];
-        let frames = raw_frames(&run, run.first, |block| hash(block).is_zero());
+        let frames = raw_frames(&run, |block| hash(block).is_zero());
         let data_bytes = |blocks: std::ops::Range<u64>, zeros: bool| -> usize {
             if zeros { 0 } else { blocks.map(|block| block_len(reader.file_bytes(), block)).sum() }
         };

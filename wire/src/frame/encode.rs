@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use icbd_image::is_zero;
-
 use super::pack::Packer;
 use super::{FRAME_BLOCKS_MAX, HEADER_BYTES, Packing};
 use crate::Codec;
@@ -21,32 +19,31 @@ impl FrameEncoder {
         FrameEncoder::default()
     }
 
-    /// Appends one frame of `blocks` to `out`.
+    /// Appends one frame of `blocks` blocks of together `bytes` bytes to `out`; `read` fills their place.
     ///
     /// All blocks but a file's last are 64 KiB long; the frame does not tell their lengths.
     ///
     /// # Panics
-    /// When there is no block or more than 16, or when zero blocks are mixed with others.
-    pub fn encode<B: AsRef<[u8]>>(&mut self, blocks: &[B], codec: Codec, out: &mut Vec<u8>) {
-        assert!((1..=FRAME_BLOCKS_MAX).contains(&blocks.len()), "{} blocks in a frame", blocks.len());
-        let zeros = blocks.iter().filter(|block| is_zero(block.as_ref())).count();
-        assert!(zeros == 0 || zeros == blocks.len(), "zero blocks and others in one frame");
-        if zeros > 0 {
-            return append(out, blocks.len(), Packing::Zero, &[]);
+    /// When there is no block or more than 16.
+    pub(crate) fn encode<E>(
+        &mut self,
+        blocks: usize,
+        bytes: usize,
+        codec: Codec,
+        read: impl FnOnce(&mut [u8]) -> Result<(), E>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), E> {
+        assert!((1..=FRAME_BLOCKS_MAX).contains(&blocks), "{blocks} blocks in a frame");
+        if self.plain.len() < bytes {
+            self.plain.resize(bytes, 0);
         }
-        let plain = match blocks {
-            [one] => one.as_ref(),
-            _ => {
-                self.plain.clear();
-                blocks.iter().for_each(|block| self.plain.extend_from_slice(block.as_ref()));
-                &self.plain
-            }
-        };
-        let packing = Packing::of(codec);
-        match self.packer.pack(packing, plain) {
-            Some(packed) => append(out, blocks.len(), packing, packed),
-            None => append(out, blocks.len(), Packing::Raw, plain),
+        let plain = &mut self.plain[..bytes];
+        read(plain)?;
+        match self.packer.pack(codec, plain) {
+            Some(packed) => append(out, blocks, Packing::of(codec), packed),
+            None => append(out, blocks, Packing::Raw, plain),
         }
+        Ok(())
     }
 }
 
@@ -57,8 +54,6 @@ impl fmt::Debug for FrameEncoder {
 }
 
 pub(super) fn append(out: &mut Vec<u8>, blocks: usize, packing: Packing, bytes: &[u8]) {
-    // Exactly: frames are kept in a cache that counts their bytes.
-    out.reserve_exact(HEADER_BYTES + bytes.len());
     out.extend_from_slice(&header(blocks, packing, bytes.len()));
     out.extend_from_slice(bytes);
 }

@@ -44,13 +44,49 @@ fn run(first: u64, count: u32) -> Run {
     Run { root: Root::of(b""), file: FileIndex::ROOT, first, count }
 }
 
-fn encode(blocks: &[Bytes], run: &Run, demanded: u64, codec: Codec) -> Vec<Bytes> {
-    let mut frames = Vec::new();
-    let read = |block: u64| Ok::<_, std::convert::Infallible>(blocks[block as usize].clone());
-    let Ok(()) = encode_run(run, demanded, codec, read, |frame| {
-        frames.push(frame);
+fn encode(blocks: &[Bytes], run: &Run, codec: Codec) -> Vec<Bytes> {
+    let (answer, Ok(())) = encode_with(blocks, run, codec, |_| Ok::<_, std::convert::Infallible>(()));
+    frames(answer.into())
+}
+
+/// The same by who cannot read what `may_read` refuses.
+fn encode_with<E>(
+    blocks: &[Bytes],
+    run: &Run,
+    codec: Codec,
+    may_read: impl Fn(u64) -> Result<(), E>,
+) -> (Vec<u8>, Result<(), E>) {
+    let mut answer = Vec::new();
+    let file_bytes = blocks.iter().map(|block| block.len() as u64).sum();
+    let zero = |block: u64| is_zero(&blocks[block as usize]);
+    let read = |first: u64, bytes: &mut [u8]| {
+        let count = bytes.len().div_ceil(BLOCK_BYTES as usize) as u64;
+        (first..first + count).try_for_each(&may_read)?;
+        bytes.copy_from_slice(&blocks[first as usize..(first + count) as usize].concat());
         Ok(())
-    });
+    };
+    let ended = encode_run(&mut FrameEncoder::new(), run, file_bytes, codec, zero, read, &mut answer);
+    (answer, ended)
+}
+
+/// Some blocks as one frame.
+fn one_frame<B: AsRef<[u8]>>(encoder: &mut FrameEncoder, blocks: &[B], codec: Codec) -> Vec<u8> {
+    let (mut frame, plain) = (Vec::new(), blocks.iter().flat_map(|block| block.as_ref()).copied().collect::<Vec<u8>>());
+    let read = |bytes: &mut [u8]| {
+        bytes.copy_from_slice(&plain);
+        Ok::<_, std::convert::Infallible>(())
+    };
+    let Ok(()) = encoder.encode(blocks.len(), plain.len(), codec, read, &mut frame);
+    frame
+}
+
+/// An answer, frame by frame.
+fn frames(mut answer: Bytes) -> Vec<Bytes> {
+    let mut frames = Vec::new();
+    while !answer.is_empty() {
+        let [.., a, b, c, d] = answer[..HEADER_BYTES] else { unreachable!() };
+        frames.push(answer.split_to(HEADER_BYTES + u32::from_le_bytes([a, b, c, d]) as usize));
+    }
     frames
 }
 
@@ -93,20 +129,18 @@ proptest! {
         short in 0..BLOCK_BYTES,
         codec in codec(),
         from: prop::sample::Index,
-        demanded: prop::sample::Index,
         piece in prop_oneof![Just(1usize << 14), 500..3_000_000usize, Just(usize::MAX >> 8)],
     ) {
         let (file_bytes, blocks) = file(&contents, short);
         let first = from.index(blocks.len());
         let run = run(first as u64, (blocks.len() - first) as u32);
-        let demanded = (first + demanded.index(blocks.len() - first)) as u64;
-        let frames = encode(&blocks, &run, demanded, codec);
+        let frames = encode(&blocks, &run, codec);
         let mut next = run.first;
         for frame in &frames {
             let count = u64::from(frame[0]);
             let kinds = (next..next + count).filter(|block| is_zero(&blocks[*block as usize])).count() as u64;
             prop_assert!(kinds == 0 || (kinds == count && frame.len() == HEADER_BYTES));
-            prop_assert!(!(next..next + count).contains(&demanded) || count == 1, "the demanded block is not alone");
+            prop_assert!(next != run.first || count == 1, "the block that is waited for is not alone");
             next += count;
         }
         prop_assert_eq!(next, run.end());
@@ -125,7 +159,7 @@ proptest! {
     ) {
         let (file_bytes, blocks) = file(&contents, 17);
         let run = run(0, blocks.len() as u32);
-        let mut answer = encode(&blocks, &run, 0, codec).concat();
+        let mut answer = encode(&blocks, &run, codec).concat();
         for (at, byte, in_first_frame) in edits {
             let within = if in_first_frame { answer.len().min(64) } else { answer.len() };
             answer[at.index(within)] = byte;
@@ -146,7 +180,7 @@ proptest! {
 fn an_answer_arrives_byte_by_byte() {
     let (file_bytes, blocks) = file(&[Content::Text, Content::Zero, Content::Text], 9);
     let run = run(0, 3);
-    let answer = encode(&blocks, &run, 0, Codec::Zstd).concat();
+    let answer = encode(&blocks, &run, Codec::Zstd).concat();
     let decoded = decode(&run, file_bytes, &answer, 1).unwrap();
     assert!(decoded.iter().map(|(_, bytes)| bytes).eq(&blocks));
 }
@@ -154,8 +188,7 @@ fn an_answer_arrives_byte_by_byte() {
 #[test]
 fn what_a_codec_shrinks_is_packed_and_the_rest_goes_as_it_is() {
     let check = |content, codec, packing: u8, at_most: usize| {
-        let mut frame = Vec::new();
-        FrameEncoder::new().encode(&[block(content, 65536, 1)], codec, &mut frame);
+        let frame = &encode(&[block(content, 65536, 1)], &run(0, 1), codec)[0];
         assert_eq!(frame[..4], [1, packing, 0, 0], "{content:?} {codec}");
         assert!(frame.len() <= at_most, "{content:?} {codec}: {} bytes", frame.len());
     };
@@ -170,17 +203,15 @@ fn what_a_codec_shrinks_is_packed_and_the_rest_goes_as_it_is() {
     check(Content::Zero, Codec::Zstd, 0, 8);
     // What is noise only in parts is packed by all.
     for codec in [Codec::Lz4, Codec::Zstd, Codec::Zlib, Codec::Snappy] {
-        let mut frame = Vec::new();
         let blocks = [Content::Noise, Content::Text, Content::Noise, Content::Noise];
         let blocks = blocks.map(|content| block(content, 65536, 1));
-        FrameEncoder::new().encode(&blocks, codec, &mut frame);
+        let frame = one_frame(&mut FrameEncoder::new(), &blocks, codec);
         assert!(frame[1] > 1 && frame.len() < 210 << 10, "{codec}: {} bytes", frame.len());
     }
     // All 256 values, each equally often and never twice near: nothing to gain.
     let counter: Vec<u8> = (0..64u32).flat_map(|i| i.wrapping_mul(0x9e37_79b9).to_be_bytes()).collect();
     for codec in Codec::ALL {
-        let mut frame = Vec::new();
-        FrameEncoder::new().encode(&[&counter], codec, &mut frame);
+        let frame = one_frame(&mut FrameEncoder::new(), &[&counter], codec);
         assert_eq!((frame[1], frame.len()), (1, 8 + 256), "{codec}");
     }
 }
@@ -191,10 +222,8 @@ fn an_encoder_leaves_nothing_of_a_frame_in_the_next() {
     for codec in Codec::ALL {
         for content in [Content::Text, Content::Noise, Content::Text] {
             let blocks = [block(content, 65536, 5), block(content, 77, 6)];
-            let (mut reused, mut fresh) = (Vec::new(), Vec::new());
-            encoder.encode(&blocks, codec, &mut reused);
-            FrameEncoder::new().encode(&blocks, codec, &mut fresh);
-            assert!(reused == fresh, "{codec} {content:?}");
+            let (reused, fresh) = (&mut encoder, &mut FrameEncoder::new());
+            assert!(one_frame(reused, &blocks, codec) == one_frame(fresh, &blocks, codec), "{codec} {content:?}");
         }
     }
 }
@@ -230,7 +259,7 @@ fn headers_that_claim_too_much_are_refused_at_once() {
 #[test]
 fn a_run_past_the_end_of_its_file_ends_with_the_file() {
     let (file_bytes, blocks) = file(&[Content::Text; 3], 60_000);
-    let answer = encode(&blocks, &run(1, 2), 1, Codec::Lz4).concat();
+    let answer = encode(&blocks, &run(1, 2), Codec::Lz4).concat();
     assert_eq!(decode(&run(1, 500), file_bytes, &answer, 4096).unwrap().len(), 2);
     assert_eq!(decode(&run(3, 1), file_bytes, &[], 1).unwrap(), []);
     assert_eq!(decode(&run(u64::MAX, u32::MAX), file_bytes, &[], 1).unwrap(), []);
@@ -241,7 +270,7 @@ fn a_run_past_the_end_of_its_file_ends_with_the_file() {
 fn an_answer_that_ends_early_or_late_is_noticed() {
     let (file_bytes, blocks) = file(&[Content::Text; 18], 0);
     let run = run(0, 18);
-    let answer = encode(&blocks, &run, 0, Codec::Lz4).concat();
+    let answer = encode(&blocks, &run, Codec::Lz4).concat();
     for len in (0..answer.len()).step_by(23) {
         let error = decode(&run, file_bytes, &answer[..len], 4096).unwrap_err();
         assert!(matches!(error, FrameError::Cut { .. }) && !error.is_permanent(), "cut at {len}: {error}");
@@ -257,25 +286,19 @@ fn an_answer_that_ends_early_or_late_is_noticed() {
 fn zero_blocks_cost_no_memory_of_their_own() {
     let (file_bytes, blocks) = file(&[Content::Zero; 16], 0);
     let run = run(0, 16);
-    let decoded = decode(&run, file_bytes, &encode(&blocks, &run, 15, Codec::Zstd).concat(), 8).unwrap();
+    let decoded = decode(&run, file_bytes, &encode(&blocks, &run, Codec::Zstd).concat(), 8).unwrap();
     let addresses: Vec<_> = decoded.iter().map(|(_, bytes)| bytes.as_ptr()).collect();
-    assert_eq!(addresses[0], addresses[15], "both are the start of the same static zeros");
+    assert_eq!(addresses[0], addresses[1], "both are the start of the same static zeros");
     assert_eq!(block_count(file_bytes), decoded.len() as u64);
 }
 
 #[test]
 fn an_error_ends_a_run_after_good_frames() {
     let (file_bytes, blocks) = file(&[Content::Text; 40], 0);
-    let mut answer = Vec::new();
-    let read = |block: u64| if block < 30 { Ok(blocks[block as usize].clone()) } else { Err(block) };
-    let failed = encode_run(&run(0, 40), 0, Codec::None, read, |frame| {
-        answer.push(frame);
-        Ok(())
-    });
-    assert_eq!((failed, answer.len()), (Err(30), 2), "one block, and 16");
-    assert_eq!(decode(&run(0, 17), file_bytes, &answer.concat(), 4096).unwrap().len(), 17);
-    let closed = encode_run(&run(0, 40), 0, Codec::None, read, |_| Err(99));
-    assert_eq!(closed, Err(99), "the first frame that nobody wants ends it");
+    let may_read = |block: u64| if block < 30 { Ok(()) } else { Err(block) };
+    let (answer, failed) = encode_with(&blocks, &run(0, 40), Codec::None, may_read);
+    assert_eq!((failed, frames(answer.clone().into()).len()), (Err(30), 2), "one block, and 16");
+    assert_eq!(decode(&run(0, 17), file_bytes, &answer, 4096).unwrap().len(), 17);
 }
 
 /// What a master puts together in place is, byte for byte, what packing nothing makes.
@@ -288,19 +311,13 @@ fn frames_put_together_in_place_are_the_same() {
     {
         let (file_bytes, blocks) = file(contents, 77);
         let run = run(first, count);
-        for demanded in [first, first + u64::from(count) / 2] {
-            let mut made = Vec::new();
-            for (part, zeros) in raw_frames(&run, demanded, |block| is_zero(&blocks[block as usize])) {
-                let data: Vec<u8> = blocks[part.start as usize..part.end as usize].concat();
-                let data = if zeros { &[] } else { &*data };
-                made.push([&frame_header((part.end - part.start) as usize, data.len()), data].concat());
-            }
-            assert_eq!(
-                made,
-                encode(&blocks, &run, demanded, Codec::None),
-                "{first} {count} {demanded} of {file_bytes}"
-            );
+        let mut made = Vec::new();
+        for (part, zeros) in raw_frames(&run, |block| is_zero(&blocks[block as usize])) {
+            let data: Vec<u8> = blocks[part.start as usize..part.end as usize].concat();
+            let data = if zeros { &[] } else { &*data };
+            made.push([&frame_header((part.end - part.start) as usize, data.len()), data].concat());
         }
+        assert_eq!(made, encode(&blocks, &run, Codec::None), "{first} {count} of {file_bytes}");
     }
 }
 
