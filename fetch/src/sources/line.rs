@@ -44,8 +44,8 @@ const CRAWLING: f64 = 25e6;
 /// … nor many bytes to see it. A disk may begin with what is packed to nearly nothing: so a line that is asked for more than
 /// comes is judged by what travels, later too, unless that is next to nothing and packing it takes the time.
 const CRAWLING_PLAIN: f64 = 200e6;
-/// What is enough to see that a line crawls.
-const CRAWLING_BYTES: u64 = 512 << 10;
+/// What is enough to see that a line crawls: the first blocks also wait for the source's disk.
+const CRAWLING_BYTES: u64 = 1 << 20;
 /// Measurements before a codec at either end, once found better, is doubted.
 const SETTLED_REST: u32 = 8;
 /// Most measurements between two trials.
@@ -204,7 +204,7 @@ impl State {
         let could_pack_more = self.may_jump && matches!(self.trial, Trial::None) && self.chosen < smallest;
         if could_pack_more && (is_slow_at_first || is_crawling) {
             (self.chosen, self.harder) = (smallest, Some(true));
-            (self.rest, self.next_rest) = if is_crawling { (SETTLED_REST, SETTLED_REST) } else { (0, 1) };
+            (self.rest, self.next_rest) = (SETTLED_REST, SETTLED_REST);
             self.turn();
             return;
         }
