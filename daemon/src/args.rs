@@ -19,6 +19,8 @@ pub(crate) use moves::{DeployArgs, MadeArgs, RollbackArgs};
 pub(crate) use prefetch::{AddArgs, PrefetchCommand, TermArgs, WhatArgs};
 pub(crate) use store::StoreCommand;
 
+use crate::replicas::{Compress, StreamKind};
+
 /// Boots virtual-machine images from a master far away as fast as from local disks.
 #[derive(Debug, Parser)]
 #[command(name = "icbd", version)]
@@ -200,15 +202,21 @@ pub(crate) enum ImageCommand {
     ///
     /// Only what no version here has is fetched; what was interrupted goes on where it stopped. It is ready afterwards,
     /// with the statement and signatures of the other master. An empty repository becomes a copy of the other one.
+    /// A stream of btrfs begins anew instead, and is obeyed while it comes: take one only from a master that you would
+    /// let write here.
     Replicate {
         #[arg(value_name = "IMAGE[@N]")]
         version: ImageRef,
         /// The other master
         #[arg(long, value_name = "URL")]
         from: String,
-        /// How blocks travel: none, lz4, zstd, zstd6, zlib or snappy [default: as the measured speed suggests]
+        /// What travels
+        #[arg(long, value_enum, default_value_t = StreamKind::Blocks)]
+        stream: StreamKind,
+        /// How: none, lz4, zstd, zstd6, zlib, snappy, or stored: as packed as it lies there, for btrfs [default: for blocks as
+        /// the measured speed suggests, for btrfs zstd]
         #[arg(long, value_name = "CODEC")]
-        compress: Option<Codec>,
+        compress: Option<Compress>,
     },
     /// Complete a version, verify it and freeze it as a read-only snapshot (on a cache)
     Seal {

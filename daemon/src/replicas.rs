@@ -1,11 +1,13 @@
 //! Replicating a version from another master, as it travels between command and daemon.
 
 use std::fmt;
+use std::str::FromStr;
 
 use icbd_image::{ImageRef, Root, VersionId};
-use icbd_wire::Codec;
+use icbd_wire::{Codec, CodecError};
 use serde::{Deserialize, Serialize};
 
+use crate::failure::{Exit, Failure};
 use crate::output::bytes;
 
 /// What is to be fetched from where.
@@ -14,8 +16,54 @@ pub(crate) struct ReplicateSpec {
     pub version: ImageRef,
     /// The other master.
     pub from: String,
-    /// How blocks travel; without it, as the measured speed suggests.
-    pub codec: Option<Codec>,
+    pub stream: StreamKind,
+    /// How it travels; without it blocks do as the measured speed suggests, and streams by Zstandard.
+    pub compress: Option<Compress>,
+}
+
+/// What travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum StreamKind {
+    /// Blocks that are not here, each compared with its hash
+    Blocks,
+    /// The file system's own stream, between repositories on btrfs that trust each other
+    Btrfs,
+}
+
+/// How it is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Compress {
+    /// As packed as it lies on the source's disk.
+    Stored,
+    #[serde(untagged)]
+    By(Codec),
+}
+
+impl FromStr for Compress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Compress, String> {
+        if text == "stored" {
+            return Ok(Compress::Stored);
+        }
+        text.parse().map(Compress::By).map_err(|error: CodecError| format!("{error}, or for btrfs \"stored\""))
+    }
+}
+
+impl ReplicateSpec {
+    /// What cannot be, whatever is there.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        match (self.stream, self.compress) {
+            (StreamKind::Blocks, Some(Compress::Stored)) => {
+                let message =
+                    "--compress stored is for --stream btrfs; blocks travel by none, lz4, zstd, zstd6, zlib or snappy";
+                Err(Failure::new(Exit::Usage, message))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A version that is here now.
@@ -34,7 +82,8 @@ pub(crate) struct ReplicateResult {
 /// The command, as it is written in the audit log.
 impl fmt::Display for ReplicateSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "image replicate {} --from {}", self.version, self.from)
+        write!(f, "image replicate {} --from {}", self.version, self.from)?;
+        if self.stream == StreamKind::Btrfs { f.write_str(" --stream btrfs") } else { Ok(()) }
     }
 }
 

@@ -16,6 +16,7 @@ mod peers;
 mod range;
 mod reports;
 mod routes;
+mod streams;
 mod tcp;
 
 pub(crate) use allow::Allow;

@@ -4,6 +4,7 @@
 //! are bounded, and what does not look like an icbd answer is refused before it is read.
 
 mod answer;
+mod version_stream;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -16,7 +17,7 @@ use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, ETAG, IF_NONE_MATCH};
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, Listing, PAGE_BLOCKS, Profile, Root, Run};
 use icbd_wire::{
     Base, Codec, FrameDecoder, FrameError, HEADER_BYTES, LISTING_BYTES_MAX, NODE_HEADER, NodeReport, OFFER_HEADER,
-    Offer, Resource, coding, listing,
+    Offer, Resource, StreamBase, coding, listing,
 };
 use reqwest::{Client, RequestBuilder, Url, redirect};
 
@@ -24,6 +25,7 @@ use crate::error::SourceError;
 use crate::settings::TimeOuts;
 use crate::source::{BlockRequest, BlockStream, ListingTag, ProfileAnswer, Source, Way};
 use answer::{Answer, JSON, OCTETS};
+pub use version_stream::VersionStream;
 
 /// Idle connections that are kept: as many as there are requests in flight by default.
 const CONNECTIONS_IDLE_MAX: usize = 16;
@@ -158,6 +160,18 @@ impl HttpSource {
         let mut url = self.base.clone();
         url.set_path(&format!("{}{resource}", self.base.path().trim_end_matches('/')));
         url
+    }
+
+    /// The stream of a version, as stored if there is no codec; from a base, if the source knows the very same one, else
+    /// [`SourceError::Absent`].
+    pub async fn version_stream(
+        &self,
+        root: Root,
+        base: Option<StreamBase>,
+        codec: Option<Codec>,
+    ) -> Result<VersionStream, SourceError> {
+        let answer = self.get(&Resource::Stream { root, base, codec }, OCTETS, None).await?;
+        Ok(VersionStream::new(answer, codec.unwrap_or(Codec::None)))
     }
 
     /// The blocks of a run, against the base; `None` if that cannot be.

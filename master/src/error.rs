@@ -99,6 +99,15 @@ pub enum MasterError {
         "the source lists {0} with serials that cannot be; nothing is taken from it: see whether it is a master that you know"
     )]
     ImpossibleSerials(VersionId),
+    #[error(
+        "what the stream made of {0} is not what was announced, and was removed; without --stream only blocks that are what \
+         their hashes say are taken"
+    )]
+    NotAsStreamed(VersionId),
+    #[error(
+        "{0} is on a file system that neither sends nor receives streams of versions; btrfs does, and without --stream any will do"
+    )]
+    NoStreams(PathBuf),
     #[error("{0} is being received by somebody else now")]
     ReceivedTwice(VersionId),
     #[error(
@@ -182,6 +191,8 @@ impl MasterError {
             | MasterError::ImpossibleSerials(_)
             | MasterError::RemovedHere(_)
             | MasterError::Unsound { .. }
+            | MasterError::NotAsStreamed(_)
+            | MasterError::NoStreams(_)
             | MasterError::UnknownRoot(_)
             | MasterError::NoIndex { .. }
             | MasterError::NoBlocks { .. }

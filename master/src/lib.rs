@@ -24,6 +24,7 @@ mod receive;
 mod recover;
 mod repository;
 mod serve;
+mod stream;
 mod trees;
 mod users;
 mod verify;
@@ -37,5 +38,6 @@ pub use publish::{Phase, Progress, PublishRequest, Published, Skipped, SkippedKi
 pub use receive::Receiving;
 pub use repository::{Clock, Repository, Settings};
 pub use serve::{BlockReader, FileRead};
+pub use stream::{Incoming, Outgoing};
 pub use users::{Hold, NodeRecord};
 pub use verify::{Fault, FaultKind, VerifyProgress, VerifyReport};

@@ -23,7 +23,7 @@ use icbd_image::{
     Head, ImageName, Root, SecretKey, Serial, SignedStatement, Statement, VersionId, VersionNumber, VersionRecord,
     VersionState,
 };
-use icbd_snapshot::{Kind, Tree, Writable};
+use icbd_snapshot::{Kind, Sealed, Tree, Writable};
 
 use crate::catalog::NewVersion;
 use crate::receive::Known;
@@ -142,16 +142,26 @@ pub(crate) enum From {
     Outside,
     /// The image's working copy, which ends with the version's beginning.
     WorkingCopy(Writable),
-    /// A tree that was received, and what was said of it where it was published.
-    Received(Writable, Box<Given>),
+    /// A tree that was received, what was said of it where it was published, and what need not be hashed.
+    Received(Writable, Box<Given>, Known),
+    /// The same of one that is to be the version's as it is.
+    Streamed(Sealed, Box<Given>),
+}
+
+impl From {
+    /// What another master said.
+    fn given(&self) -> Option<&Given> {
+        match self {
+            From::Received(_, given, _) | From::Streamed(_, given) => Some(given),
+            From::Outside | From::WorkingCopy(_) => None,
+        }
+    }
 }
 
 /// What another master said of a version.
 pub(crate) struct Given {
     pub(crate) record: VersionRecord,
     pub(crate) image_serial: Serial,
-    /// What need not be hashed.
-    pub(crate) known: Known,
 }
 
 impl Repository {
@@ -185,7 +195,7 @@ impl Repository {
         let waiting = Progress { phase: Phase::Waiting, files: 0, done_bytes: 0, found_bytes: 0, walked: false };
         let _turn = self.publishing.take(cancel, || progress(waiting))?;
         prepare(&mut new)?;
-        if let From::Received(_, given) = &new.from {
+        if let Some(given) = new.from.given() {
             self.check_receivable(given.image_serial, &given.record)?;
         }
         let staging = Staging::create(&self.layout, &self.trees)?;
@@ -208,29 +218,35 @@ impl Repository {
         let request = new.request;
         let source = match &new.from {
             From::Outside => Source::open(&self.layout, &request.path)?,
-            From::WorkingCopy(copy) | From::Received(copy, _) if self.trees.kind() == Kind::Btrfs => {
+            From::WorkingCopy(copy) | From::Received(copy, ..) if self.trees.kind() == Kind::Btrfs => {
                 Source::within(&self.layout, &staging.freeze(&self.trees, copy)?)?
             }
-            From::WorkingCopy(copy) | From::Received(copy, _) => Source::within(&self.layout, copy.path())?,
+            From::WorkingCopy(copy) | From::Received(copy, ..) => Source::within(&self.layout, copy.path())?,
+            From::Streamed(tree, _) => Source::within(&self.layout, tree.path())?,
         };
         let before = match &new.from {
-            From::Received(_, given) => Some(Before::Received(&given.known)),
+            From::Received(.., known) => Some(Before::Received(known)),
             _ => Parent::of(self, &request.image, new.parent).map(Before::Parent),
         };
         let stored = store::store(&self.layout, &source, staging, before.as_ref(), request.raw, watch)?;
         let root = stored.head.root();
-        let (signed, image_serial) = match &new.from {
-            From::Received(_, given) if given.record.root() != root => {
-                return Err(MasterError::NotAsSent(given.record.statement.statement().version()));
+        let (signed, image_serial) = match new.from.given() {
+            Some(given) if given.record.root() != root => {
+                let version = given.record.statement.statement().version();
+                let is_streamed = matches!(new.from, From::Streamed(..));
+                return Err(if is_streamed { MasterError::NotAsStreamed } else { MasterError::NotAsSent }(version));
             }
-            From::Received(_, given) => (given.record.statement.clone(), given.image_serial),
-            _ => {
+            Some(given) => (given.record.statement.clone(), given.image_serial),
+            None => {
                 let (statement, image_serial) = self.statement(&request.image, root)?;
                 (signed(request, statement), image_serial)
             }
         };
         let version = signed.statement().version();
         (watch.progress)(stored.progress(Phase::Syncing));
+        if let From::Streamed(tree, _) = &new.from {
+            staging.take(&self.trees, tree)?;
+        }
         staging.seal(&self.layout, &stored.head, &Intent { version: version.clone(), root })?;
         if watch.cancel.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(MasterError::Cancelled);

@@ -22,7 +22,7 @@ use icbd_image::{
     VersionRecord, block_len,
 };
 use icbd_snapshot::beneath::Beneath;
-use icbd_snapshot::{SnapshotError, Tree, Trees, Writable, furnish, lay_out};
+use icbd_snapshot::{Access, SnapshotError, Tree, Trees, Writable, furnish, lay_out};
 use icbd_wire::Base;
 use rustix::fs::{Advice, FallocateFlags, Mode, OFlags, SeekFrom, XattrFlags};
 use rustix::io::Errno;
@@ -34,6 +34,8 @@ use crate::serve::{OldVersion, OpenVersion};
 use crate::{MasterError, Progress, PublishRequest, Published, Repository, trees};
 pub(crate) use known::Known;
 
+/// Where versions are received, below the repository.
+const RECEIVING: &str = "receiving";
 /// On the top directory of a tree that is received: the root that it is to have.
 const ROOT: &str = "user.icbd.receiving";
 
@@ -61,9 +63,31 @@ pub struct Receiving {
 
 /// That nobody else receives the same version.
 #[derive(Debug)]
-struct Place {
+pub(crate) struct Place {
     repository: Arc<Repository>,
     version: VersionId,
+}
+
+impl Place {
+    pub(crate) fn take(
+        repository: &Arc<Repository>,
+        image: &ImageRecord,
+        record: &VersionRecord,
+    ) -> Result<Place, MasterError> {
+        let version = record.statement.statement().version();
+        // Nobody publishes meanwhile: a repository changes its identity between two publishes only.
+        let _turn = repository.publishing.take(&AtomicBool::new(false), || {})?;
+        repository.adopt_for(record)?;
+        repository.check_receivable(image.serial, record)?;
+        if !guard(&repository.receiving).insert(version.clone()) {
+            return Err(MasterError::ReceivedTwice(version));
+        }
+        Ok(Place { repository: repository.clone(), version })
+    }
+
+    pub(crate) fn version(&self) -> &VersionId {
+        &self.version
+    }
 }
 
 impl Drop for Place {
@@ -73,8 +97,8 @@ impl Drop for Place {
 }
 
 /// Where a version is put together, below the repository.
-fn receiving(version: &VersionId) -> PathBuf {
-    Path::new("receiving").join(version.image.as_str()).join(version.number.to_string())
+pub(crate) fn receiving(version: &VersionId) -> PathBuf {
+    Path::new(RECEIVING).join(version.image.as_str()).join(version.number.to_string())
 }
 
 impl Repository {
@@ -87,17 +111,8 @@ impl Repository {
         record: &VersionRecord,
         head: Head,
     ) -> Result<Receiving, MasterError> {
-        let version = record.statement.statement().version();
-        let place = {
-            // Nobody publishes meanwhile: a repository changes its identity between two publishes only.
-            let _turn = self.publishing.take(&AtomicBool::new(false), || {})?;
-            self.adopt_for(record)?;
-            self.check_receivable(image.serial, record)?;
-            if !guard(&self.receiving).insert(version.clone()) {
-                return Err(MasterError::ReceivedTwice(version));
-            }
-            Place { repository: self.clone(), version: version.clone() }
-        };
+        let place = Place::take(self, image, record)?;
+        let version = place.version().clone();
         let (tree, goes_on) = self.tree_to_receive(&version, &head)?;
         let files = lay_out(&tree, &head)?;
         let hashes = self.path().join(receiving(&version)).with_extension("hashes");
@@ -197,7 +212,7 @@ impl Repository {
     }
 }
 
-/// Removes what is left of versions that were received to the end.
+/// Removes what is left of versions that were received to the end, and what came by a stream: only blocks are gone on with.
 pub(crate) fn clean(layout: &Layout, trees: &Trees, listing: &Listing) -> Result<(), MasterError> {
     for version in listing.images.iter().flat_map(|image| &image.versions) {
         let at = receiving(&version.statement.statement().version());
@@ -205,7 +220,8 @@ pub(crate) fn clean(layout: &Layout, trees: &Trees, listing: &Listing) -> Result
             trees::remove(trees, &at)?;
         }
     }
-    Ok(())
+    let streamed = trees.list(Path::new(RECEIVING))?.into_iter().filter(|tree| tree.access == Access::Sealed);
+    streamed.into_iter().try_for_each(|tree| trees::remove(trees, &tree.at))
 }
 
 fn open(tree: &Writable) -> Result<Beneath, MasterError> {
@@ -369,9 +385,9 @@ impl Receiving {
             deploy: false,
             sign: None,
         };
-        let given = Given { record: self.record.clone(), image_serial: self.image_serial, known: self.known };
+        let given = Box::new(Given { record: self.record.clone(), image_serial: self.image_serial });
         let at = receiving(&version);
-        let new = New { request: &request, from: From::Received(self.tree, Box::new(given)), parent: None };
+        let new = New { request: &request, from: From::Received(self.tree, given, self.known), parent: None };
         let published = repository.publish_new(new, progress, cancel, |_| Ok(()))?;
         trees::remove(&repository.trees, &at)?;
         Ok(published)

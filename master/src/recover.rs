@@ -38,7 +38,7 @@ pub(crate) fn settle(layout: &Layout, trees: &Trees, directory: &Path, snapshot:
     if let Some(Intent { version, root }) = Intent::read(directory) {
         // While its tree is still in the staging directory, the version's place is somebody else's, unless it is a
         // snapshot of this very tree.
-        let is_ours = !directory.join("tree").exists() || staging::is_from(&layout.version(&version), directory);
+        let is_ours = !directory.join("tree").exists() || staging::is_from(layout, trees, &version, directory);
         if is_ours && snapshot.record(&version).is_err() {
             trees::remove(trees, &trees::version(&version))?;
         }

@@ -104,7 +104,7 @@ impl Backend for Btrfs {
     }
 
     fn streams(&self) -> Option<Programs> {
-        Some(Programs { name: PROGRAM, send, receive, was_received })
+        Some(Programs { name: PROGRAM, send, receive, was_received, lineage })
     }
 }
 
@@ -132,9 +132,13 @@ fn receive(into: &Path) -> Command {
 /// Whether a stream was received to its end: only then is the id of what was sent noted, by which the next difference
 /// finds its parent. A sealed snapshot of a received one keeps that id, a writable one loses it.
 fn was_received(directory: BorrowedFd<'_>) -> Result<bool> {
-    Ok(is_subvolume(directory)?
-        && subvolume::is_read_only(directory)?
-        && subvolume::received_uuid(directory)?.is_some())
+    Ok(is_subvolume(directory)? && subvolume::is_read_only(directory)? && subvolume::uuids(directory)?.1.is_some())
+}
+
+/// By what a difference finds its parent: the id of the first of all that were received from each other.
+fn lineage(directory: BorrowedFd<'_>) -> Result<[u8; 16]> {
+    let (own, received) = subvolume::uuids(directory)?;
+    Ok(received.unwrap_or(own))
 }
 
 fn is_btrfs(directory: BorrowedFd<'_>) -> Result<bool> {

@@ -31,6 +31,8 @@ pub(crate) struct Programs {
     pub(crate) receive: fn(&Path) -> Command,
     /// Whether a directory is a tree that was received to its end.
     pub(crate) was_received: fn(BorrowedFd<'_>) -> rustix::io::Result<bool>,
+    /// The name of a tree that those who were received from it share.
+    pub(crate) lineage: fn(BorrowedFd<'_>) -> rustix::io::Result<[u8; 16]>,
 }
 
 /// How a stream says what is in a tree.
@@ -63,6 +65,12 @@ impl<'a> Streams<'a> {
         let mut child = Child::start(self.programs.name, &mut command, tree.path())?;
         let from = child.take_stdout();
         Ok(Sending { from, child, failed: false })
+    }
+
+    /// What a tree and all that were received from it have in common, in every store. A difference from a tree can be received
+    /// where a tree of the same lineage is.
+    pub fn lineage(&self, tree: &Sealed) -> Result<[u8; 16], SnapshotError> {
+        (self.programs.lineage)(tree.directory()).map_err(SnapshotError::io("look at", tree.path()))
     }
 
     /// Receives a tree that is to be at `at`.

@@ -20,6 +20,7 @@ use crate::Codec;
 pub use decode::{FrameDecoder, FrameError};
 pub use encode::{FrameEncoder, frame_header};
 pub use matched::{Base, Likeness, Matcher};
+pub(crate) use pack::{Packer, Unpacker};
 
 /// Blocks in a full frame: 1 MiB.
 pub const FRAME_BLOCKS_MAX: usize = 16;
@@ -29,7 +30,7 @@ pub const HEADER_BYTES: usize = 8;
 
 /// How the bytes of one frame are packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Packing {
+pub(crate) enum Packing {
     /// All zeros, and no bytes.
     Zero = 0,
     /// As they are.
@@ -48,7 +49,7 @@ impl Packing {
         [Packing::Zero, Packing::Raw, Packing::Lz4, Packing::Zstd, Packing::Zlib, Packing::Snappy, Packing::Matched];
 
     /// How a frame is packed for who asked for `codec`, if that makes it smaller.
-    fn of(codec: Codec) -> Packing {
+    pub(crate) fn of(codec: Codec) -> Packing {
         match codec {
             Codec::None => Packing::Raw,
             Codec::Lz4 => Packing::Lz4,

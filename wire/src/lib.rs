@@ -14,6 +14,7 @@ pub mod listing;
 mod node;
 mod offer;
 mod similar;
+mod stream;
 mod url;
 
 pub use answer::{encode_matched_run, encode_run, raw_frames};
@@ -26,4 +27,5 @@ pub use listing::{LISTING_BYTES_MAX, ListingError};
 pub use node::{NODE_HEADER, NodeReport, NodeReportError};
 pub use offer::{OFFER_HEADER, Offer, OfferError};
 pub use similar::{BlockPlace, Similar, SimilarBuilder};
-pub use url::{RUN_BLOCKS_MAX, Resource, UrlError};
+pub use stream::{STREAM_FRAME_BYTES, StreamDecoder, StreamEncoder, StreamError};
+pub use url::{RUN_BLOCKS_MAX, Resource, StreamBase, UrlError};

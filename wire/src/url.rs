@@ -26,6 +26,9 @@ const NAME_BYTES_MAX: usize = 255;
 /// Bytes of a whole URL path: a file's path with every byte percent-encoded, and what comes before it.
 const URL_BYTES_MAX: usize = 3 * PATH_BYTES_MAX + 128;
 
+/// What stands for a codec where data goes as packed as it lies on the disk.
+const STORED: &str = "stored";
+
 /// All but RFC 3986's unreserved characters and `/`.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
@@ -45,10 +48,21 @@ pub enum Resource {
     /// The same, against blocks of a version that whoever asks has:
     /// `/v1/versions/{root}/against/{base}/{file}/{first}-{last}`.
     Matched { run: Run, base: Root },
+    /// The stream that the file system makes of a version, as stored if there is no codec; or of what differs from a version
+    /// that whoever asks has received: `/v1/streams/{root}.{codec}`, `/v1/streams/{root}/from/{base}/{lineage}.{codec}`.
+    Stream { root: Root, base: Option<StreamBase>, codec: Option<Codec> },
     /// What is known of boots of a version: `/v1/profiles/{root}`. The only one with a root that changes.
     Profile(Root),
     /// A file's bytes for those who know no icbd: `/files/{image}/{n}/{path}`, `current` for no number.
     File { image: ImageName, version: Option<VersionNumber>, path: Vec<u8> },
+}
+
+/// What a stream can be a difference from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StreamBase {
+    pub root: Root,
+    /// The name by which the file systems of both know its tree.
+    pub lineage: [u8; 16],
 }
 
 /// Why a path names no resource.
@@ -70,6 +84,8 @@ pub enum UrlError {
         "{0:?} is not a run; write FIRST-LAST.CODEC, or FIRST-LAST against a version, with at most {RUN_BLOCKS_MAX} blocks"
     )]
     Run(String),
+    #[error("{0:?} is not the lineage of a tree; that is 32 lower-case hexadecimal digits")]
+    Lineage(String),
     #[error("the file's path {0}")]
     Path(&'static str),
 }
@@ -114,6 +130,15 @@ impl Resource {
                 let (first, count) = parse_range(range)?;
                 Ok(Resource::Matched { run: Run { root, file, first, count }, base })
             }
+            ["streams", name] => {
+                let (root, codec) = name.split_once('.').ok_or_else(|| UrlError::Unknown(shown(path)))?;
+                Ok(Resource::Stream { root: parse_root(root)?, base: None, codec: parse_stream(codec)? })
+            }
+            ["streams", root, "from", base, name] => {
+                let (lineage, codec) = name.split_once('.').ok_or_else(|| UrlError::Unknown(shown(path)))?;
+                let base = StreamBase { root: parse_root(base)?, lineage: parse_lineage(lineage)? };
+                Ok(Resource::Stream { root: parse_root(root)?, base: Some(base), codec: parse_stream(codec)? })
+            }
             _ => Err(UrlError::Unknown(shown(path))),
         }
     }
@@ -132,6 +157,16 @@ impl fmt::Display for Resource {
             }
             Resource::Matched { run: run @ Run { root, file, first, .. }, base } => {
                 write!(f, "/v1/versions/{root}/against/{base}/{file}/{first}-{}", last_of(run))
+            }
+            Resource::Stream { root, base, codec } => {
+                write!(f, "/v1/streams/{root}")?;
+                if let Some(StreamBase { root, lineage }) = base {
+                    write!(f, "/from/{root}/{:032x}", u128::from_be_bytes(*lineage))?;
+                }
+                match codec {
+                    Some(codec) => write!(f, ".{codec}"),
+                    None => write!(f, ".{STORED}"),
+                }
             }
             Resource::File { image, version, path } => {
                 match version {
@@ -185,6 +220,17 @@ fn parse_path(text: &str) -> Result<Vec<u8>, UrlError> {
 
 fn parse_root(text: &str) -> Result<Root, UrlError> {
     text.parse().map_err(|_| UrlError::Root(shown(text)))
+}
+
+/// How a stream is packed; `None` for as it is stored.
+fn parse_stream(text: &str) -> Result<Option<Codec>, UrlError> {
+    if text == STORED { Ok(None) } else { Ok(Some(text.parse()?)) }
+}
+
+fn parse_lineage(text: &str) -> Result<[u8; 16], UrlError> {
+    let plain = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let parsed = plain.then(|| u128::from_str_radix(text, 16).ok()).flatten();
+    parsed.map(u128::to_be_bytes).ok_or_else(|| UrlError::Lineage(shown(text)))
 }
 
 fn parse_index(text: &str) -> Result<FileIndex, UrlError> {

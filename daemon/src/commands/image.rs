@@ -12,7 +12,7 @@ use crate::failure::{Exit, Failure};
 use crate::images::{ImageSummary, VersionSummary, find_image, find_version};
 use crate::moves::Verb;
 use crate::output::{bytes, plain, table, time};
-use crate::replicas::{ReplicateResult, ReplicateSpec};
+use crate::replicas::{ReplicateResult, ReplicateSpec, StreamKind};
 use crate::scrubs::{SealResult, SealSpec};
 use crate::settings::{Role, Settings};
 use crate::verify::{VerifyResult, VersionBody};
@@ -39,8 +39,8 @@ pub(crate) async fn run(settings: &Settings, command: ImageCommand) -> Result<()
             pin(settings, PinSpec { version, until: None, remove: true, why: message }).await
         }
         ImageCommand::Seal { version, message } => seal(settings, SealSpec { version, why: message }).await,
-        ImageCommand::Replicate { version, from, compress } => {
-            replicate(settings, ReplicateSpec { version, from, codec: compress }).await
+        ImageCommand::Replicate { version, from, stream, compress } => {
+            replicate(settings, ReplicateSpec { version, from, stream, compress }).await
         }
         ImageCommand::Restore { version, made } => {
             moves::make(settings, Verb::Restore { version }, made, moves::name).await
@@ -63,9 +63,14 @@ async fn seal(settings: &Settings, spec: SealSpec) -> Result<()> {
 }
 
 async fn replicate(settings: &Settings, spec: ReplicateSpec) -> Result<()> {
+    spec.check()?;
     let mut client = Client::connect(&settings.sockets(Role::Master)).await?;
+    let kept = match spec.stream {
+        StreamKind::Blocks => "what came so far is kept: the same command goes on with it",
+        StreamKind::Btrfs => "nothing of what came is kept",
+    };
     let done: Option<ReplicateResult> = follow(&mut client, "/v1/replicate", &spec, settings.talk()).await?;
-    let done = done.ok_or_else(|| interrupted("what came so far is kept: the same command goes on with it"))?;
+    let done = done.ok_or_else(|| interrupted(kept))?;
     settings.talk().result(&done, ReplicateResult::words)
 }
 

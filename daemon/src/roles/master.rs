@@ -10,6 +10,7 @@ mod plans;
 mod publish;
 mod replicate;
 mod state;
+mod streamed;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -138,12 +139,14 @@ fn exit_of(error: &MasterError) -> Exit {
         | MasterError::ImpossibleSerials(_)
         | MasterError::RemovedHere(_)
         | MasterError::ReceivedTwice(_)
+        | MasterError::NoStreams(_)
         | MasterError::Refused(_) => Exit::Refused,
         MasterError::Cancelled => Exit::Interrupted,
         MasterError::Altered { .. }
         | MasterError::Damaged { .. }
         | MasterError::Unsound { .. }
         | MasterError::NotAsSent(_)
+        | MasterError::NotAsStreamed(_)
         | MasterError::Manifest { .. }
         | MasterError::Head { .. }
         | MasterError::Page { .. }

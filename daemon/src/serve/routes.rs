@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use super::answer::{self, Conditions, IMMUTABLE, Kind, OCTETS, REVALIDATE};
 use super::listing::ListingCache;
 use super::peers::Place;
-use super::{Offers, Reports, Sent, blocks, files};
+use super::{Offers, Reports, Sent, blocks, files, streams};
 
 /// What is served, and how much it was.
 #[derive(Clone)]
@@ -99,6 +99,7 @@ async fn answer(shared: &Shared, resource: Resource, conditions: &Conditions) ->
         Resource::Matched { run, base } if !conditions.matches(&tag) => {
             blocks::answer_matched(shared, run, base, &tag, conditions).await
         }
+        Resource::Stream { root, base, codec } => streams::answer(shared, root, base, codec, conditions).await,
         Resource::Profile(root) => {
             let profile = read(shared, move |repository| repository.profile(root)).await?;
             let (response, bytes) = answer::profile(&profile, conditions);

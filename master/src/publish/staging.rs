@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use icbd_image::{Hash, Head, Root, VersionId};
-use icbd_snapshot::{SnapshotError, Tree, Trees, Writable};
+use icbd_snapshot::{Sealed, SnapshotError, Tree, Trees, Writable};
 use rustix::fs::XattrFlags;
 
 use crate::layout::{Layout, create_directory, sync_directory};
@@ -45,13 +45,27 @@ pub(crate) struct Staging {
     /// The same, below the repository.
     at: PathBuf,
     /// Until it is the version's.
-    tree: Mutex<Option<Writable>>,
+    tree: Mutex<Option<Made>>,
 }
 
-/// Whether the tree at `path` was put together in this staging directory.
-pub(crate) fn is_from(path: &Path, staging: &Path) -> bool {
+/// What is to be the version's tree.
+#[derive(Debug)]
+enum Made {
+    Here(Writable),
+    /// A snapshot of one that was received: by its lineage later differences find it.
+    Received(Sealed),
+}
+
+/// Whether the tree in a version's place was put together, or received, in this staging directory.
+pub(crate) fn is_from(layout: &Layout, trees: &Trees, version: &VersionId, staging: &Path) -> bool {
     let (mut value, name) = ([0; 64], staging.file_name().unwrap_or_default().as_encoded_bytes());
-    rustix::fs::lgetxattr(path, FROM, &mut value).is_ok_and(|bytes| value[..bytes] == *name)
+    let made = rustix::fs::lgetxattr(layout.version(version), FROM, &mut value);
+    let lineage = |at: &Path| trees.streams()?.lineage(&trees.sealed(at).ok()?).ok();
+    let received = || {
+        let here = lineage(&Path::new("publishing").join(staging.file_name()?).join("tree"))?;
+        Some(lineage(&trees::version(version))? == here)
+    };
+    made.is_ok_and(|bytes| value[..bytes] == *name) || received().unwrap_or(false)
 }
 
 impl Staging {
@@ -63,7 +77,7 @@ impl Staging {
         let tree = trees.create(&at.join("tree")).map_err(|error| full_or(error.into(), layout))?;
         rustix::fs::fsetxattr(tree.directory(), FROM, name.as_bytes(), XattrFlags::empty())
             .map_err(MasterError::io("mark", tree.path()))?;
-        Ok(Staging { directory, at, tree: Mutex::new(Some(tree)) })
+        Ok(Staging { directory, at, tree: Mutex::new(Some(Made::Here(tree))) })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -78,6 +92,16 @@ impl Staging {
     /// Makes a copy of a working copy as it is now, and returns where it is.
     pub(super) fn freeze(&self, trees: &Trees, from: &Writable) -> Result<PathBuf, MasterError> {
         Ok(trees.seal(from, &self.at.join("frozen"))?.path().to_owned())
+    }
+
+    /// Has a tree that was received be the version's, in the place of what was put together here.
+    pub(super) fn take(&self, trees: &Trees, received: &Sealed) -> Result<(), MasterError> {
+        let mut tree = guard(&self.tree);
+        if let Some(Made::Here(made)) = tree.take() {
+            trees.delete(made)?;
+        }
+        *tree = Some(Made::Received(trees.seal(received, &self.at.join("tree"))?));
+        Ok(())
     }
 
     /// The file that takes the hash pages; made when it is first asked for.
@@ -118,8 +142,10 @@ impl Staging {
             for (from, to) in [("head", layout.head(root)), ("pages", layout.pages(root))] {
                 std::fs::rename(self.directory.join(from), &to).map_err(MasterError::io("move the manifest to", to))?;
             }
-            if let Some(tree) = guard(&self.tree).take() {
-                trees.finish(tree, &trees::version(version))?;
+            match guard(&self.tree).take() {
+                Some(Made::Here(tree)) => drop(trees.finish(tree, &trees::version(version))?),
+                Some(Made::Received(tree)) => drop(trees.seal(&tree, &trees::version(version))?),
+                None => {}
             }
             [layout.image(&version.image), layout.versions(), layout.manifests()]
                 .iter()

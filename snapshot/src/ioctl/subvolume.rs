@@ -136,8 +136,8 @@ pub(crate) fn is_read_only(subvolume: BorrowedFd<'_>) -> Result<bool> {
     Ok(flags & READ_ONLY != 0)
 }
 
-/// By what id the one it was received from is known; `None` when it was not received, or not to its end.
-pub(crate) fn received_uuid(subvolume: BorrowedFd<'_>) -> Result<Option<[u8; 16]>> {
+/// By what id it is known, and by what the one it was received from; `None` when it was not received, or not to its end.
+pub(crate) fn uuids(subvolume: BorrowedFd<'_>) -> Result<([u8; 16], Option<[u8; 16]>)> {
     let mut info = InfoArgs {
         treeid: 0,
         name: [0; 256],
@@ -154,7 +154,7 @@ pub(crate) fn received_uuid(subvolume: BorrowedFd<'_>) -> Result<Option<[u8; 16]
     };
     // SAFETY: the type is the one that this request fills.
     unsafe { ioctl(subvolume, Updater::<{ opcode::read::<InfoArgs>(BTRFS, 60) }, _>::new(&mut info)) }?;
-    Ok(Some(info.received_uuid).filter(|uuid| *uuid != [0; 16]))
+    Ok((info.uuid, Some(info.received_uuid).filter(|uuid| *uuid != [0; 16])))
 }
 
 /// The path of one subvolume inside this one, relative to it, if there is any.

@@ -24,7 +24,7 @@ const SAMPLE_BYTES: usize = 4 << 10;
 
 /// Packs; keeps compressors and the buffer from one frame to the next.
 #[derive(Default)]
-pub(super) struct Packer {
+pub(crate) struct Packer {
     /// Made when first needed, and kept: it costs about 15 µs, a block of 64 KiB about 200 µs.
     zstd: Option<zstd::bulk::Compressor<'static>>,
     zstd_slow: Option<zstd::bulk::Compressor<'static>>,
@@ -35,7 +35,7 @@ pub(super) struct Packer {
 
 impl Packer {
     /// The packed bytes; `None` when they could not be packed to fewer than they are.
-    pub(super) fn pack(&mut self, codec: Codec, plain: &[u8]) -> Option<&[u8]> {
+    pub(crate) fn pack(&mut self, codec: Codec, plain: &[u8]) -> Option<&[u8]> {
         let packed_bytes = match codec {
             Codec::None => None,
             Codec::Lz4 => self.lz4(plain),
@@ -94,7 +94,7 @@ impl Packer {
 
 /// Unpacks; keeps decompressors from one frame to the next.
 #[derive(Default)]
-pub(super) struct Unpacker {
+pub(crate) struct Unpacker {
     zstd: Option<zstd::bulk::Decompressor<'static>>,
     zlib: Option<Decompress>,
 }
@@ -103,7 +103,7 @@ impl Unpacker {
     /// Fills `plain`; `false` when `packed` is not exactly that many bytes, packed.
     ///
     /// Never writes, or allocates for, more than `plain`.
-    pub(super) fn unpack(&mut self, packing: Packing, packed: &[u8], plain: &mut [u8]) -> bool {
+    pub(crate) fn unpack(&mut self, packing: Packing, packed: &[u8], plain: &mut [u8]) -> bool {
         let found = match packing {
             Packing::Zero | Packing::Raw | Packing::Matched => None,
             Packing::Lz4 => lz4_flex::block::decompress_into(packed, plain).ok(),
@@ -127,6 +127,12 @@ impl Unpacker {
         let status = zlib.decompress(packed, plain, FlushDecompress::Finish).ok()?;
         let all = status == Status::StreamEnd && zlib.total_in() == packed.len() as u64;
         all.then_some(zlib.total_out() as usize)
+    }
+}
+
+impl fmt::Debug for Unpacker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Unpacker")
     }
 }
 

@@ -32,6 +32,12 @@ fn the_spelling_of_each_resource() {
     check(blocks(run(1024, 1024), Codec::Zstd), &format!("/v1/versions/{ROOT}/blocks/7/1024-2047.zstd"));
     let matched = Resource::Matched { run: run(3, 2), base: OTHER.parse().unwrap() };
     check(matched, &format!("/v1/versions/{ROOT}/against/{OTHER}/7/3-4"));
+    let base = StreamBase { root: OTHER.parse().unwrap(), lineage: [0x0a; 16] };
+    check(Resource::Stream { root: root(), base: None, codec: None }, &format!("/v1/streams/{ROOT}.stored"));
+    check(
+        Resource::Stream { root: root(), base: Some(base), codec: Some(Codec::Zstd) },
+        &format!("/v1/streams/{ROOT}/from/{OTHER}/{}.zstd", "0a".repeat(16)),
+    );
     let named = Resource::File { image: image(), version: VersionNumber::new(3), path: path(b"etc/a b%\xff~.raw") };
     check(named, "/files/win11-lab/3/etc/a%20b%25%FF~.raw");
     check(Resource::File { image: image(), version: None, path: path(b"disk") }, "/files/win11-lab/current/disk");
@@ -62,6 +68,11 @@ fn paths_that_are_refused_and_why() {
     }
     check(&format!("/v1/versions/{ROOT}/against/x/0/0-0"), "\"x\" is not a root");
     check(&format!("/v1/versions/{ROOT}/against/{OTHER}/0/0-1024"), "is not a run");
+    check(&format!("/v1/streams/{ROOT}"), "nothing at");
+    check(&format!("/v1/streams/{ROOT}.gzip"), "\"gzip\" is not a codec");
+    for lineage in ["", "0a", &"0A".repeat(16), &format!("+{}", "0".repeat(31))] {
+        check(&format!("/v1/streams/{ROOT}/from/{OTHER}/{lineage}.zstd"), "is not the lineage");
+    }
     check(&format!("/v1/versions/{ROOT}/blocks/0/0-0.gzip"), "\"gzip\" is not a codec");
     for path in
         ["", "a//b", "/a", "a/", "a/.", "%2e%2E/a", "a/%2e/b", "a%2f..%2Fb", "a%00", "a%", "a%4", "a%zz", "a%+1"]

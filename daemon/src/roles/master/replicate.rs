@@ -1,4 +1,4 @@
-//! `image replicate`: a version that another master has, fetched block by block, becomes one of this master's.
+//! `image replicate`: a version that another master has becomes one of this master's, fetched block by block or as a stream.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,17 +11,19 @@ use icbd_fetch::{FetchError, HttpSource, RunRequest, Source, Sources, TimeOuts, 
 use icbd_image::{
     BLOCK_BYTES, FileIndex, Hash, Head, ImageRecord, Node, PAGE_BLOCKS, Run, VersionId, VersionRecord, block_count,
 };
-use icbd_master::Receiving;
+use icbd_master::{Published, Receiving};
+use icbd_wire::Codec;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::state::Master;
+use super::streamed;
 use crate::audit::Change;
 use crate::control::{Event, Peer, events::Teller};
 use crate::failure::{Exit, Failure};
 use crate::near;
 use crate::output::Progress;
-use crate::replicas::{ReplicateResult, ReplicateSpec};
+use crate::replicas::{Compress, ReplicateResult, ReplicateSpec, StreamKind};
 
 /// Blocks asked for at once; longer runs gain nothing on any line.
 const RUN_BLOCKS: u64 = 64;
@@ -43,19 +45,90 @@ pub(super) async fn replicate(
     teller: &Teller,
 ) -> anyhow::Result<ReplicateResult> {
     let (what, owned, told, runtime) = (spec.to_string(), master.clone(), teller.clone(), Handle::current());
-    let work = move |cancel: &AtomicBool| {
-        let done = runtime.block_on(Replication::fetch(&owned, &spec, &told, cancel))?;
-        done.finish(&told, cancel)
+    let work = move |cancel: &AtomicBool| match spec.stream {
+        StreamKind::Blocks => {
+            let done = runtime.block_on(Replication::fetch(&owned, &spec, &told, cancel))?;
+            done.finish(&told, cancel)
+        }
+        StreamKind::Btrfs => by_stream(&runtime, &owned, &spec, &told, cancel),
     };
     let change = Change { what: &what, why: "" };
     master.audit.both_ends(peer, change, master.operations.run(peer, &what, teller.cancelled(), work)).await
 }
 
+/// What is known of a version before any of it comes.
+struct Announced {
+    started: Instant,
+    source: Arc<HttpSource>,
+    image: ImageRecord,
+    record: VersionRecord,
+    head: Head,
+}
+
+impl Announced {
+    async fn ask(master: &Arc<Master>, spec: &ReplicateSpec) -> anyhow::Result<Announced> {
+        let started = Instant::now();
+        let source = HttpSource::new(&spec.from, TimeOuts::default());
+        let source = source.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+        let source = Arc::new(match (spec.stream, spec.compress) {
+            (StreamKind::Blocks, Some(Compress::By(codec))) => source.with_codec(codec),
+            _ => source,
+        });
+        let asked = sources(&source);
+        let (image, record) = find(&asked, spec).await?;
+        trusted(master, &record)?;
+        let head = asked.head(record.root()).await.map_err(unreachable)?;
+        Ok(Announced { started, source, image, record, head })
+    }
+
+    fn result(&self, published: Published, fetched_bytes: u64) -> ReplicateResult {
+        ReplicateResult {
+            version: published.version,
+            root: published.record.root(),
+            data_bytes: published.record.data_bytes,
+            fetched_bytes,
+            received_bytes: self.source.received_bytes(),
+            seconds: self.started.elapsed().as_secs_f64(),
+        }
+    }
+}
+
+fn sources(source: &Arc<HttpSource>) -> Sources {
+    Sources::new(vec![source.clone() as Arc<dyn Source>], icbd_fetch::Settings::default())
+}
+
+/// Blocks.
+fn by_stream(
+    runtime: &Handle,
+    master: &Arc<Master>,
+    spec: &ReplicateSpec,
+    teller: &Teller,
+    cancel: &AtomicBool,
+) -> anyhow::Result<ReplicateResult> {
+    let announced = runtime.block_on(Announced::ask(master, spec))?;
+    let incoming = master.repository.receive_stream(&announced.image, &announced.record).map_err(Failure::from)?;
+    let codec = match spec.compress {
+        None => Some(Codec::Zstd),
+        Some(Compress::By(codec)) => Some(codec),
+        Some(Compress::Stored) => None,
+    };
+    let came = streamed::receive(runtime, &announced.source, &incoming, &announced.head, codec, teller, cancel)?;
+    let published = incoming.finish(came.tree, &storing(teller), cancel).map_err(Failure::from)?;
+    Ok(announced.result(published, came.bytes))
+}
+
+/// Tells how far a version is that is here and becomes one.
+fn storing(teller: &Teller) -> impl Fn(icbd_master::Progress) + Sync {
+    |now: icbd_master::Progress| {
+        let what = "storing".to_owned();
+        teller.tell(Event::Progress(Progress { what, done_bytes: now.done_bytes, total_bytes: now.found_bytes }));
+    }
+}
+
 /// A version that is here to its last block, and not yet published.
 struct Replication {
+    announced: Announced,
     receiving: Receiving,
-    source: Arc<HttpSource>,
-    started: Instant,
     fetched_blocks: u64,
 }
 
@@ -81,19 +154,10 @@ impl Replication {
         teller: &Teller,
         cancel: &AtomicBool,
     ) -> anyhow::Result<Replication> {
-        let started = Instant::now();
-        let source = HttpSource::new(&spec.from, TimeOuts::default());
-        let source = source.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
-        let source = Arc::new(match spec.codec {
-            Some(codec) => source.with_codec(codec),
-            None => source,
-        });
-        let sources = || Sources::new(vec![source.clone() as Arc<dyn Source>], icbd_fetch::Settings::default());
-        let asked = sources();
-        let (image, record) = find(&asked, spec).await?;
-        trusted(master, &record)?;
-        let head = asked.head(record.root()).await.map_err(unreachable)?;
+        let announced = Announced::ask(master, spec).await?;
+        let Announced { source, head, .. } = &announced;
         let (repository, of) = (master.repository.clone(), head.clone());
+        let (image, record) = (announced.image.clone(), announced.record.clone());
         let begun = tokio::task::spawn_blocking(move || repository.receive(&image, &record, of)).await?;
         let receiving = Arc::new(begun.map_err(Failure::from)?);
         if receiving.goes_on() {
@@ -103,8 +167,8 @@ impl Replication {
             source.set_base(base);
         }
         let fetching = Fetching {
-            sources: Arc::new(sources()),
-            head: &head,
+            sources: Arc::new(sources(source)),
+            head,
             receiving: &receiving,
             cancel,
             teller,
@@ -123,24 +187,13 @@ impl Replication {
         }
         let fetched_blocks = fetching.fetched.load(Ordering::Relaxed);
         let receiving = Arc::into_inner(receiving).context("somebody still writes to what was received")?;
-        Ok(Replication { receiving, source, started, fetched_blocks })
+        Ok(Replication { announced, receiving, fetched_blocks })
     }
 
     /// Publishes it. Blocks.
     fn finish(self, teller: &Teller, cancel: &AtomicBool) -> anyhow::Result<ReplicateResult> {
-        let tell = |now: icbd_master::Progress| {
-            let what = "storing".to_owned();
-            teller.tell(Event::Progress(Progress { what, done_bytes: now.done_bytes, total_bytes: now.found_bytes }));
-        };
-        let published = self.receiving.finish(&tell, cancel).map_err(Failure::from)?;
-        Ok(ReplicateResult {
-            version: published.version,
-            root: published.record.root(),
-            data_bytes: published.record.data_bytes,
-            fetched_bytes: self.fetched_blocks * BLOCK_BYTES,
-            received_bytes: self.source.received_bytes(),
-            seconds: self.started.elapsed().as_secs_f64(),
-        })
+        let published = self.receiving.finish(&storing(teller), cancel).map_err(Failure::from)?;
+        Ok(self.announced.result(published, self.fetched_blocks * BLOCK_BYTES))
     }
 }
 
