@@ -17,6 +17,7 @@ use icbd_master::{MasterError, Repository, Settings};
 
 const FROM: &str = "ICBD_TEST_SENDER";
 const TO: &str = "ICBD_TEST_RECEIVER";
+const STREAMED: &str = "ICBD_TEST_STREAMED";
 /// Of each of two kinds of tree: a hundred in all.
 const KILLS: u32 = 50;
 const VERSIONS: u32 = 2;
@@ -57,10 +58,35 @@ fn receive(from: &Repository, to: &Arc<Repository>, version: u32) -> Result<(), 
     receiving.finish(&no_progress, &AtomicBool::new(false)).map(drop)
 }
 
+/// Brings a version over, as `image replicate --stream btrfs` does.
+fn receive_streamed(from: &Repository, to: &Arc<Repository>, version: u32) -> Result<(), MasterError> {
+    let listing = from.listing();
+    let image = listing.image(&lab(version).image).unwrap();
+    let record = image.version(lab(version).number).unwrap();
+    let incoming = to.receive_stream(image, record)?;
+    assert_eq!(incoming.base().is_some(), version > 1, "the version before is no base");
+    let mut outgoing = from.stream(record.root(), incoming.base(), true)?;
+    let mut receiving = incoming.begin()?;
+    std::io::copy(&mut outgoing, &mut receiving).unwrap();
+    let tree = receiving.finish()?;
+    incoming.finish(tree, &no_progress, &AtomicBool::new(false)).map(drop)
+}
+
+/// How versions are brought over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Blocks,
+    Stream,
+}
+
 /// Receives what is not here yet.
-fn receive_all(from: &Repository, to: &Arc<Repository>) {
+fn receive_all(by: By, from: &Repository, to: &Arc<Repository>) {
     for version in 1..=VERSIONS {
-        match receive(from, to, version) {
+        let received = match by {
+            By::Blocks => receive(from, to, version),
+            By::Stream => receive_streamed(from, to, version),
+        };
+        match received {
             Ok(()) | Err(MasterError::HereAlready(_)) => {}
             Err(error) => panic!("lab@{version}: {error}"),
         }
@@ -73,7 +99,8 @@ fn receiver() {
     let (Some(from), Some(to)) = (std::env::var_os(FROM), std::env::var_os(TO)) else { return };
     let (from, to) = (open(from.as_ref()), open(to.as_ref()));
     println!("opened");
-    receive_all(&from, &to);
+    let by = if std::env::var_os(STREAMED).is_some() { By::Stream } else { By::Blocks };
+    receive_all(by, &from, &to);
 }
 
 /// Two versions, which share most of a disk.
@@ -96,10 +123,10 @@ fn make_sender(area: &Area) -> std::path::PathBuf {
     path
 }
 
-fn killed_receivers(area: &Area) {
+fn killed_receivers(area: &Area, by: By) {
     let from = make_sender(area);
     let started = Instant::now();
-    receive_all(&open(&from), &open(&area.path("whole")));
+    receive_all(by, &open(&from), &open(&area.path("whole")));
     let lap = started.elapsed();
     let (mut begun, mut whole) = (0, 0);
     let mut to = area.path("receiver.0");
@@ -107,6 +134,9 @@ fn killed_receivers(area: &Area) {
     for kill in 0..KILLS {
         let mut child = Command::new(std::env::current_exe().unwrap());
         child.args(["--exact", "receiver", "--nocapture"]).env(FROM, &from).env(TO, &to);
+        if by == By::Stream {
+            child.env(STREAMED, "1");
+        }
         let mut child = child.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
         assert!(lines.any(|line| line.ends_with("opened")), "the receiver did not start");
@@ -122,7 +152,14 @@ fn killed_receivers(area: &Area) {
         let (staging, trees, _) = stored(&to);
         assert_eq!((staging, trees.len() as u32), (0, here), "kill {kill}");
         let is_begun = (1..=VERSIONS).any(|version| to.join(format!("receiving/lab/{version}")).exists());
-        begun += u32::from(is_begun);
+        match by {
+            By::Blocks => begun += u32::from(is_begun),
+            By::Stream => {
+                begun += u32::from(here < VERSIONS);
+                let making = std::fs::read_dir(to.join("making")).map_or(0, |left| left.count());
+                assert!(!is_begun && making == 0, "kill {kill}: something is left, of which nothing can be used");
+            }
+        }
         if here == VERSIONS {
             whole += 1;
             assert!(!is_begun, "kill {kill}: something is left of what is all here");
@@ -134,7 +171,7 @@ fn killed_receivers(area: &Area) {
     assert!(begun > 5 && whole > 1, "{begun} were killed in the middle, {whole} came to their end");
     // Whatever the last kill left, the next one brings to its end.
     let (sender, receiver) = (open(&from), open(&to));
-    receive_all(&sender, &receiver);
+    receive_all(by, &sender, &receiver);
     for version in 1..=VERSIONS {
         verify(&receiver, version);
         compare_trees(&from.join(format!("versions/lab/{version}")), &to.join(format!("versions/lab/{version}")));
@@ -149,13 +186,19 @@ fn verify(repository: &Repository, version: u32) {
 /// A receiver that is killed at a hundred moments, on two kinds of tree, always comes to its end.
 #[test]
 fn a_killed_receiver_goes_on() {
-    killed_receivers(&Area::new());
+    killed_receivers(&Area::new(), By::Blocks);
 }
 
 /// A receiver that is killed at a hundred moments, on two kinds of tree, always comes to its end.
 #[test]
 fn so_does_one_on_btrfs() {
-    killed_receivers(&Area::on(&["mkfs.btrfs", "-q"], 1 << 30));
+    killed_receivers(&Area::on(&["mkfs.btrfs", "-q"], 1 << 30), By::Blocks);
+}
+
+/// Whoever is killed at receiving a stream, at fifty moments, leaves nothing of it, and the next one succeeds.
+#[test]
+fn a_killed_receiver_of_streams_leaves_nothing() {
+    killed_receivers(&Area::on(&["mkfs.btrfs", "-q"], 1 << 30), By::Stream);
 }
 
 /// What somebody altered in a read-only snapshot, which he had to make writable first, is not seen by who receives the next version, and found in both by verifying.
