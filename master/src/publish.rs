@@ -143,7 +143,7 @@ pub(crate) enum From {
     /// The image's working copy, which ends with the version's beginning.
     WorkingCopy(Writable),
     /// A tree that was received, what was said of it where it was published, and what need not be hashed.
-    Received(Writable, Box<Given>, Known),
+    Received(Writable, Box<Given>, Box<Known>),
     /// The same of one that is to be the version's as it is.
     Streamed(Sealed, Box<Given>),
 }

@@ -387,7 +387,7 @@ impl Receiving {
         };
         let given = Box::new(Given { record: self.record.clone(), image_serial: self.image_serial });
         let at = receiving(&version);
-        let new = New { request: &request, from: From::Received(self.tree, given, self.known), parent: None };
+        let new = New { request: &request, from: From::Received(self.tree, given, Box::new(self.known)), parent: None };
         let published = repository.publish_new(new, progress, cancel, |_| Ok(()))?;
         trees::remove(&repository.trees, &at)?;
         Ok(published)

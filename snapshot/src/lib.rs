@@ -22,6 +22,7 @@ mod plain;
 mod reflink;
 mod staging;
 
+mod flusher;
 mod furnish;
 
 mod difference;

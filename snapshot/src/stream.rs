@@ -16,6 +16,7 @@ use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::beneath::names;
 use crate::child::Child;
+use crate::flusher::Flusher;
 use crate::slot::Slot;
 use crate::staging::Staging;
 use crate::tree::Open;
@@ -82,7 +83,9 @@ impl<'a> Streams<'a> {
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         let mut child = Child::start(self.programs.name, &mut command, staging.path())?;
         let to = child.take_stdin();
-        Ok(Receiving { to, child, staging, streams: *self, at: Slot::vacant(&self.trees.base, at)? })
+        let directory = rustix::io::fcntl_dupfd_cloexec(staging.directory(), 0);
+        let flusher = Flusher::new(directory.map_err(SnapshotError::io("open", staging.path()))?);
+        Ok(Receiving { to, child, flusher, staging, streams: *self, at: Slot::vacant(&self.trees.base, at)? })
     }
 }
 
@@ -120,6 +123,7 @@ pub struct Receiving<'a> {
     to: Option<ChildStdin>,
     // Before the directory that it works in: it ends first.
     child: Child,
+    flusher: Flusher,
     staging: Staging,
     streams: Streams<'a>,
     at: Slot<'a>,
@@ -135,7 +139,10 @@ impl Write for Receiving<'_> {
                 self.child.finish().map_err(io::Error::other)?;
                 Err(error)
             }
-            written => written,
+            written => {
+                self.flusher.written(*written.as_ref().unwrap_or(&0));
+                written
+            }
         }
     }
 

@@ -49,6 +49,25 @@ impl Drop for Server {
     }
 }
 
+/// Thirty clients boot from a cold cache at once, beside a scan of the whole disk: no block crosses the line twice.
+#[test]
+fn thirty_clients_fetch_each_block_once() -> Result<()> {
+    let lab = Lab::new()?;
+    let (_, trace) = disk_and_trace(&lab)?;
+    let master = Master::start(&lab, &lab.path("repo"))?;
+    master.publish("lab", &lab.path("image"), &["--deploy"])?;
+    for how in [&["--scan"][..], &[]] {
+        let cache = CacheServer::start(&lab, &master.url())?;
+        let (disk, before) = (cache.path("lab/1/disk.raw"), master.blocks_sent()?);
+        let disk = disk.to_str().context("a plain path")?;
+        let args = ["bench", "storm", "--clients", "30", "--trace", &trace, disk];
+        icbd(args.iter().chain(how))?.ok()?;
+        let sent = master.blocks_sent()? - before;
+        ensure!((64..=DISK_BYTES / 65_536).contains(&sent), "{sent} blocks were sent, {how:?}");
+    }
+    Ok(())
+}
+
 /// The same reads give the same bytes from the file itself, icbd's mount, an NBD server and an iSCSI target.
 #[test]
 fn every_kind_of_target_gives_the_same_bytes() -> Result<()> {

@@ -174,6 +174,20 @@ fn a_stream_of_something_else_is_no_version() -> Result<()> {
     ensure_tidy(&to)
 }
 
+/// What lies in a version's place, and is in no catalogue, is nobody's to remove.
+#[test]
+fn what_lies_in_the_place_of_a_version_stays() -> Result<()> {
+    let lab = Lab::new()?;
+    let (from, to) = (first(&lab)?, master(&lab, FileSystem::Btrfs)?);
+    to.daemon.allow_log("image replicate");
+    fs::create_dir_all(tree(&to, 1))?;
+    fs::write(tree(&to, 1).join("precious"), "by hand")?;
+    let failed = replicate(&to, "lab@1", &from.url(), &[])?;
+    ensure!(failed.code != 0, "it took somebody's place: {}", failed.stdout);
+    ensure!(fs::read(tree(&to, 1).join("precious"))? == b"by hand");
+    ensure_tidy(&to)
+}
+
 /// Where there are no streams, and of what nobody knows, it is said what would do.
 #[test]
 fn what_cannot_be_streamed_says_why() -> Result<()> {
@@ -204,10 +218,16 @@ fn what_is_being_sent_is_not_pruned() -> Result<()> {
     let root = icbd(["image", "show", "lab@2", "--json", "--socket", from.socket()])?.ok()?;
     let root: Value = serde_json::from_str(&root)?;
     let path = format!("/v1/streams/{}.none", root["root"].as_str().context("no root")?);
-    let mut stream = TcpStream::connect(from.address())?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())?;
-    // Nobody reads on: the stream lasts as long as the test likes.
-    stream.read_exact(&mut [0; 12])?;
+    // Nobody reads on: the streams last as long as the test likes.
+    let streams = (0..5).map(|_| {
+        let (mut stream, mut status) = (TcpStream::connect(from.address())?, [0; 12]);
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())?;
+        stream.read_exact(&mut status)?;
+        Ok((stream, String::from_utf8_lossy(&status).into_owned()))
+    });
+    let streams = streams.collect::<Result<Vec<_>>>()?;
+    let served = streams.iter().filter(|(_, status)| status == "HTTP/1.1 200").count();
+    ensure!(served == 4 && streams[4].1 == "HTTP/1.1 503", "not as many as may be: {streams:?}");
     for version in ["lab@1", "lab@2"] {
         icbd(["image", "retire", version, "--force", "--socket", from.socket()])?.ok()?;
     }

@@ -12,8 +12,8 @@ use icbd_image::Hash;
 use crate::Codec;
 use crate::frame::{Packer, Packing, Unpacker};
 
-/// Plain bytes in a full frame; smaller ones would take more of a slow line.
-pub const STREAM_FRAME_BYTES: usize = 1 << 20;
+/// Plain bytes in a full frame; smaller ones would take more of a slow line, larger ones hardly less.
+pub const STREAM_FRAME_BYTES: usize = 2 << 20;
 
 const HEADER_BYTES: usize = 16;
 const CHECK_BYTES: usize = 8;
@@ -69,14 +69,15 @@ impl StreamEncoder {
         StreamEncoder { codec, packer: Packer::default(), chain: Chain::default() }
     }
 
-    /// Appends the frame of the next bytes to `out`.
+    /// Appends the frame of the next bytes to `out`; `has_time`: the line is slower than packing, and Zstandard may pack harder.
     ///
     /// # Panics
     /// When there are none, or more than a frame takes.
-    pub fn encode(&mut self, plain: &[u8], out: &mut Vec<u8>) {
+    pub fn encode(&mut self, plain: &[u8], has_time: bool, out: &mut Vec<u8>) {
         assert!((1..=STREAM_FRAME_BYTES).contains(&plain.len()), "{} bytes in a frame", plain.len());
         let check = self.chain.next(plain);
-        let packed = self.packer.pack(self.codec, plain).unwrap_or(plain);
+        let codec = if has_time && self.codec == Codec::Zstd { Codec::Zstd6 } else { self.codec };
+        let packed = self.packer.pack(codec, plain).unwrap_or(plain);
         append(out, plain.len(), packed, check);
     }
 
@@ -105,7 +106,7 @@ impl StreamDecoder {
     }
 
     /// What the next whole frame holds, if all of it came.
-    pub fn next(&mut self) -> Result<Option<Vec<u8>>, StreamError> {
+    pub fn take(&mut self) -> Result<Option<Vec<u8>>, StreamError> {
         if self.is_ended {
             return if self.came.is_empty() { Ok(None) } else { Err(StreamError::Trailing) };
         }
@@ -131,7 +132,7 @@ impl StreamDecoder {
             return Err(StreamError::Check);
         }
         self.is_ended = plain.is_empty();
-        if self.is_ended { self.next() } else { Ok(Some(plain)) }
+        if self.is_ended { self.take() } else { Ok(Some(plain)) }
     }
 
     /// An error unless the stream came to its end.
@@ -148,7 +149,7 @@ mod tests {
 
     fn encode(pieces: &[Vec<u8>], codec: Codec) -> Vec<u8> {
         let (mut encoder, mut out) = (StreamEncoder::new(codec), Vec::new());
-        pieces.iter().for_each(|piece| encoder.encode(piece, &mut out));
+        pieces.iter().enumerate().for_each(|(at, piece)| encoder.encode(piece, at % 2 > 0, &mut out));
         encoder.end(&mut out);
         out
     }
@@ -157,7 +158,7 @@ mod tests {
         let (mut decoder, mut found) = (StreamDecoder::new(codec), Vec::new());
         for chunk in bytes.chunks(piece) {
             decoder.push(chunk);
-            while let Some(plain) = decoder.next()? {
+            while let Some(plain) = decoder.take()? {
                 found.push(plain);
             }
         }

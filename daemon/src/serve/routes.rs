@@ -13,6 +13,7 @@ use http::{HeaderValue, Method, StatusCode};
 use icbd_image::VersionId;
 use icbd_master::{MasterError, Repository};
 use icbd_wire::{NODE_HEADER, OFFER_HEADER, Resource, coding};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::answer::{self, Conditions, IMMUTABLE, Kind, OCTETS, REVALIDATE};
@@ -28,6 +29,8 @@ pub(super) struct Shared {
     listing: Arc<ListingCache>,
     offers: Offers,
     reports: Reports,
+    /// Leave for streams of versions.
+    pub(super) streams: Arc<Semaphore>,
     /// What could not be served and was said lately: who waits for it asks again and again.
     said: moka::sync::Cache<String, ()>,
 }
@@ -51,7 +54,8 @@ impl Shared {
 /// `reports`.
 pub(crate) fn router(repository: Arc<Repository>, sent: Arc<Sent>, offers: Offers, reports: Reports) -> Router {
     let said = moka::sync::Cache::builder().max_capacity(SAID_MAX).time_to_live(SAID_FOR).build();
-    let shared = Shared { repository, sent, listing: Arc::default(), offers, reports, said };
+    let streams = Arc::new(Semaphore::new(streams::STREAMS_MAX));
+    let shared = Shared { repository, sent, listing: Arc::default(), offers, reports, streams, said };
     Router::new().fallback(handle).with_state(shared)
 }
 
@@ -177,6 +181,11 @@ pub(super) fn begin<T: Send + 'static>(
 }
 
 impl<T> Reading<T> {
+    /// Whether it is ready.
+    pub(super) fn has_ended(&self) -> bool {
+        self.0.is_finished()
+    }
+
     /// What was read.
     pub(super) async fn end(self, shared: &Shared) -> Result<T, MasterError> {
         match self.0.await {

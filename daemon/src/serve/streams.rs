@@ -11,9 +11,13 @@ use http::{HeaderValue, StatusCode};
 use icbd_image::Root;
 use icbd_master::{MasterError, Outgoing};
 use icbd_wire::{Codec, STREAM_FRAME_BYTES, StreamBase, StreamEncoder};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::{self, Conditions, OCTETS};
 use super::routes::{Reading, Shared, begin, read};
+
+/// Streams under way at a time: each is a program that reads the disk as fast as it can.
+pub(super) const STREAMS_MAX: usize = 4;
 
 /// The answer to a request for the stream of a version, as stored if there is no codec.
 pub(super) async fn answer(
@@ -27,6 +31,10 @@ pub(super) async fn answer(
         read(shared, move |repository| repository.head(root).map(drop)).await?;
         return Ok(describe(Body::empty()));
     }
+    let Ok(leave) = shared.streams.clone().try_acquire_owned() else {
+        let message = "this master sends as many streams as it may at a time; ask again later";
+        return Ok(answer::text(StatusCode::SERVICE_UNAVAILABLE, message));
+    };
     let begun = read(shared, move |repository| repository.stream(root, base, codec.is_some())).await;
     let outgoing = match begun {
         Err(MasterError::NoStreams(_)) => {
@@ -35,14 +43,22 @@ pub(super) async fn answer(
         }
         begun => begun?,
     };
-    let frames = Frames { outgoing, encoder: Some(StreamEncoder::new(codec.unwrap_or(Codec::None))), root };
+    let frames = Frames {
+        outgoing,
+        encoder: Some(StreamEncoder::new(codec.unwrap_or(Codec::None))),
+        has_time: false,
+        root,
+        _leave: leave,
+    };
     let under_way = Some(frames.begin(shared));
     let body = stream::unfold((shared.clone(), under_way), move |(shared, under_way)| async move {
-        match under_way?.end(&shared).await {
+        let under_way = under_way?;
+        let has_time = under_way.has_ended();
+        match under_way.end(&shared).await {
             Ok((frame, frames)) => {
                 shared.sent.bytes(frame.len());
                 // Made while the one before is sent.
-                let next = frames.map(|frames| frames.begin(&shared));
+                let next = frames.map(|frames| Frames { has_time, ..frames }.begin(&shared));
                 Some((Ok(frame), (shared, next)))
             }
             Err(error) => {
@@ -67,7 +83,10 @@ struct Frames {
     outgoing: Outgoing,
     /// Until it has ended.
     encoder: Option<StreamEncoder>,
+    /// Whether the last frame was ready before the one before it was sent.
+    has_time: bool,
     root: Root,
+    _leave: OwnedSemaphorePermit,
 }
 
 impl Frames {
@@ -79,7 +98,7 @@ impl Frames {
             read.map_err(|source| MasterError::Io { doing: "make a stream of", path: what(), source })?;
             let mut frame = Vec::new();
             if let Some(encoder) = self.encoder.as_mut().filter(|_| !plain.is_empty()) {
-                encoder.encode(&plain, &mut frame);
+                encoder.encode(&plain, self.has_time, &mut frame);
                 return Ok((frame.into(), Some(self)));
             }
             if let Some(encoder) = self.encoder.take() {

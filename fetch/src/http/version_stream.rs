@@ -20,7 +20,7 @@ impl VersionStream {
     /// The next bytes; `None` after the last, which is the end of all of it.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>, SourceError> {
         loop {
-            if let Some(plain) = self.decoder.next().map_err(broken)? {
+            if let Some(plain) = self.decoder.take().map_err(broken)? {
                 return Ok(Some(plain));
             }
             match self.answer.chunk().await? {

@@ -14,6 +14,7 @@ use icbd_snapshot::{Sealed, SnapshotError, Tree, Trees, Writable};
 use rustix::fs::XattrFlags;
 
 use crate::layout::{Layout, create_directory, sync_directory};
+use crate::receive::receiving;
 use crate::repository::{Snapshot, guard, random};
 use crate::{MasterError, recover, trees};
 
@@ -52,19 +53,16 @@ pub(crate) struct Staging {
 #[derive(Debug)]
 enum Made {
     Here(Writable),
-    /// A snapshot of one that was received: by its lineage later differences find it.
+    /// Of one that was received a snapshot: by its lineage later differences find it.
     Received(Sealed),
 }
 
-/// Whether the tree in a version's place was put together, or received, in this staging directory.
+/// Whether the tree in a version's place was put together in this staging directory, or is one that was received for it.
 pub(crate) fn is_from(layout: &Layout, trees: &Trees, version: &VersionId, staging: &Path) -> bool {
     let (mut value, name) = ([0; 64], staging.file_name().unwrap_or_default().as_encoded_bytes());
     let made = rustix::fs::lgetxattr(layout.version(version), FROM, &mut value);
     let lineage = |at: &Path| trees.streams()?.lineage(&trees.sealed(at).ok()?).ok();
-    let received = || {
-        let here = lineage(&Path::new("publishing").join(staging.file_name()?).join("tree"))?;
-        Some(lineage(&trees::version(version))? == here)
-    };
+    let received = || Some(lineage(&trees::version(version))? == lineage(&receiving(version))?);
     made.is_ok_and(|bytes| value[..bytes] == *name) || received().unwrap_or(false)
 }
 
@@ -94,13 +92,10 @@ impl Staging {
         Ok(trees.seal(from, &self.at.join("frozen"))?.path().to_owned())
     }
 
-    /// Has a tree that was received be the version's, in the place of what was put together here.
+    /// Has a tree that was received be the version's, in the place of what was put together here. That stays as long as this
+    /// directory: while it is there, what lies in the version's place may be somebody else's.
     pub(super) fn take(&self, trees: &Trees, received: &Sealed) -> Result<(), MasterError> {
-        let mut tree = guard(&self.tree);
-        if let Some(Made::Here(made)) = tree.take() {
-            trees.delete(made)?;
-        }
-        *tree = Some(Made::Received(trees.seal(received, &self.at.join("tree"))?));
+        *guard(&self.tree) = Some(Made::Received(trees.sealed(received.at())?));
         Ok(())
     }
 

@@ -24,7 +24,8 @@ pub(super) struct Sender {
     /// The three disks.
     disks: [PathBuf; STEPS.len()],
     hashes: [blake3::Hash; STEPS.len()],
-    pub(super) repository: PathBuf,
+    /// One on each of these file systems.
+    repositories: [PathBuf; 2],
     plain: Volume,
     packed: Volume,
 }
@@ -36,23 +37,27 @@ impl Sender {
         eprintln!("making the versions that are sent");
         let plain = Volume::new(lab, FileSystem::Btrfs, VOLUME_BYTES)?;
         let packed = Volume::with_options(lab, FileSystem::Btrfs, VOLUME_BYTES, "noatime,compress-force=zstd")?;
-        let repository = plain.path().join("repository");
-        let mut hashes = Vec::new();
-        for volume in [&plain, &packed] {
+        let repositories = [&plain, &packed].map(|volume| volume.path().join("repository"));
+        for (volume, repository) in [&plain, &packed].into_iter().zip(&repositories) {
             snapshots(volume.path(), &disks)?;
+            for at in 0..disks.len() {
+                Master::publish_offline(repository, IMAGE, &volume.path().join(format!("v{}", at + 1)), &[])?;
+            }
         }
-        for (at, disk) in disks.iter().enumerate() {
-            Master::publish_offline(&repository, IMAGE, &plain.path().join(format!("v{}", at + 1)), &[])?;
-            hashes.push(hash(disk)?);
-        }
+        let hashes = disks.iter().map(|disk| hash(disk)).collect::<Result<Vec<_>>>()?;
         let hashes = hashes.try_into().ok().context("a hash for each disk")?;
-        Ok(Sender { disks, hashes, repository, plain, packed })
+        Ok(Sender { disks, hashes, repositories, plain, packed })
     }
 
     /// The snapshot of a version; `as_stored`: on a file system that packs.
     pub(super) fn snapshot(&self, step: usize, as_stored: bool) -> PathBuf {
         let volume = if as_stored { &self.packed } else { &self.plain };
         volume.path().join(format!("v{}", step + 1))
+    }
+
+    /// A repository of the versions; `as_stored`: on a file system that packs.
+    pub(super) fn repository(&self, as_stored: bool) -> &Path {
+        &self.repositories[usize::from(as_stored)]
     }
 
     pub(super) fn folder(&self) -> &Path {

@@ -79,16 +79,34 @@ fn goals(trips: &Trips) -> String {
             );
             text.push_str(&line);
             text.push('\n');
+            if let Some(((our_name, ours), (name, best))) = streams(trips, link.name, step) {
+                let (ratio, verdict) = (ours / best, if ours / best <= 1.05 { "met" } else { "**missed**" });
+                let (link, ours, best) = (link.name, figures(ours), figures(best));
+                writeln!(text, "| {link}: {what}, by btrfs streams | {our_name} {ours} | {name} {best} | {ratio:.2} | 1.05 | {verdict} |")
+                    .expect("a string takes everything");
+            }
         }
     }
     text
 }
 
+fn seconds(trips: &Trips, link: &str, step: usize, way: Way) -> Option<(String, f64)> {
+    Some((way.name(), trips.cell(link, step, &way.name())?.median(|trip| trip.seconds)))
+}
+
 fn rivalry(trips: &Trips, link: &str, step: usize) -> Option<Rivalry> {
-    let seconds = |way: Way| trips.cell(link, step, &way.name()).map(|cell| cell.median(|trip| trip.seconds));
     let others = WAYS.into_iter().filter(|way| !way.is_ours());
-    let best = others.filter_map(|way| Some((way.name(), seconds(way)?))).min_by(|a, b| a.1.total_cmp(&b.1))?;
-    Some(Rivalry { ours: seconds(Way::Icbd)?, best })
+    let best = others.filter_map(|way| seconds(trips, link, step, way)).min_by(|a, b| a.1.total_cmp(&b.1))?;
+    Some(Rivalry { ours: seconds(trips, link, step, Way::Icbd)?.1, best })
+}
+
+/// The faster one of our streams, and of the others'.
+fn streams(trips: &Trips, link: &str, step: usize) -> Option<((String, f64), (String, f64))> {
+    let best = |ours: bool| {
+        let ways = WAYS.into_iter().filter(|way| way.is_stream() && way.is_ours() == ours);
+        ways.filter_map(|way| seconds(trips, link, step, way)).min_by(|a, b| a.1.total_cmp(&b.1))
+    };
+    Some((best(true)?, best(false)?))
 }
 
 /// Seconds of each way, by line.

@@ -22,6 +22,8 @@ pub(super) enum Way {
     Icbd,
     /// With `--compress`.
     IcbdWith(&'static str),
+    /// With `--stream btrfs --compress`.
+    IcbdStream(&'static str),
     Rsync,
     RsyncZstd,
     /// `btrfs send` by protocol 1 or 2, through a program that packs, and its counterpart.
@@ -30,11 +32,13 @@ pub(super) enum Way {
     StreamAsStored,
 }
 
-pub(super) const WAYS: [Way; 12] = [
+pub(super) const WAYS: [Way; 14] = [
     Way::Icbd,
     Way::IcbdWith("none"),
     Way::IcbdWith("lz4"),
     Way::IcbdWith("zstd"),
+    Way::IcbdStream("zstd"),
+    Way::IcbdStream("stored"),
     Way::Rsync,
     Way::RsyncZstd,
     Way::Stream(1, None),
@@ -58,6 +62,8 @@ impl Way {
         match self {
             Way::Icbd => "icbd".to_owned(),
             Way::IcbdWith(codec) => format!("icbd, {codec}"),
+            Way::IcbdStream("stored") => "icbd, btrfs stream, as stored".to_owned(),
+            Way::IcbdStream(codec) => format!("icbd, btrfs stream, {codec}"),
             Way::Rsync => "rsync".to_owned(),
             Way::RsyncZstd => "rsync, zstd".to_owned(),
             Way::Stream(1, None) => "btrfs stream".to_owned(),
@@ -71,7 +77,17 @@ impl Way {
     }
 
     pub(super) fn is_ours(self) -> bool {
-        matches!(self, Way::Icbd | Way::IcbdWith(_))
+        matches!(self, Way::Icbd | Way::IcbdWith(_) | Way::IcbdStream(_))
+    }
+
+    /// Whether it is a stream of btrfs, whoever carries it.
+    pub(super) fn is_stream(self) -> bool {
+        matches!(self, Way::IcbdStream(_) | Way::Stream(..) | Way::StreamAsStored)
+    }
+
+    /// Whether both ends lie on file systems that pack.
+    fn is_stored(self) -> bool {
+        matches!(self, Way::StreamAsStored | Way::IcbdStream("stored"))
     }
 
     pub(super) fn start<'a>(
@@ -80,11 +96,17 @@ impl Way {
         sender: &'a Sender,
         network: &Network,
     ) -> Result<Box<dyn Receiver + 'a>> {
-        let options = if self == Way::StreamAsStored { "noatime,compress-force=zstd" } else { "noatime" };
+        let options = if self.is_stored() { "noatime,compress-force=zstd" } else { "noatime" };
         let volume = Volume::with_options(lab, FileSystem::Btrfs, VOLUME_BYTES, options)?;
         Ok(match self {
-            Way::Icbd => Box::new(Replica::start(lab, sender, network, volume, None)?),
-            Way::IcbdWith(codec) => Box::new(Replica::start(lab, sender, network, volume, Some(codec))?),
+            Way::Icbd => Box::new(Replica::start(lab, sender.repository(false), network, volume, vec![])?),
+            Way::IcbdWith(codec) => {
+                Box::new(Replica::start(lab, sender.repository(false), network, volume, vec!["--compress", codec])?)
+            }
+            Way::IcbdStream(codec) => {
+                let how = vec!["--stream", "btrfs", "--compress", codec];
+                Box::new(Replica::start(lab, sender.repository(self.is_stored()), network, volume, how)?)
+            }
             Way::Rsync => Box::new(Rsynced::start(lab, sender, network, volume, false)?),
             Way::RsyncZstd => Box::new(Rsynced::start(lab, sender, network, volume, true)?),
             Way::Stream(protocol, packers) => Box::new(Piped {
@@ -109,16 +131,16 @@ impl Way {
 struct Replica {
     from: Master,
     to: Master,
-    codec: Option<&'static str>,
+    how: Vec<&'static str>,
 }
 
 impl Replica {
     fn start(
         lab: &Lab,
-        sender: &Sender,
+        repository: &Path,
         network: &Network,
         volume: Volume,
-        codec: Option<&'static str>,
+        how: Vec<&'static str>,
     ) -> Result<Replica> {
         let master = |side, repository: &Path, address| {
             network.inside(side, || {
@@ -128,9 +150,9 @@ impl Replica {
                 Ok(master)
             })
         };
-        let from = master(Side::Master, &sender.repository, MASTER)?;
+        let from = master(Side::Master, repository, MASTER)?;
         let to = master(Side::Site, &volume.path().join("repository"), SITE)?;
-        Ok(Replica { from, to, codec })
+        Ok(Replica { from, to, how })
     }
 }
 
@@ -138,9 +160,7 @@ impl Receiver for Replica {
     fn take(&mut self, _network: &Network, step: usize) -> Result<()> {
         let (version, url) = (format!("{IMAGE}@{}", step + 1), self.from.url());
         let mut args = vec!["image", "replicate", &version, "--from", &url, "--quiet", "--socket", self.to.socket()];
-        if let Some(codec) = self.codec {
-            args.extend(["--compress", codec]);
-        }
+        args.extend(&self.how);
         icbd_tests::icbd(args)?.ok().map(drop)
     }
 
