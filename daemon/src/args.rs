@@ -205,6 +205,7 @@ pub(crate) enum ImageCommand {
     /// A stream of btrfs begins anew instead, and is obeyed while it comes: take one only from a master that you would
     /// let write here.
     Replicate {
+        /// Which: the name of an image alone means the version that is deployed there
         #[arg(value_name = "IMAGE[@N]")]
         version: ImageRef,
         /// The other master

@@ -71,6 +71,8 @@ impl ReplicateSpec {
 pub(crate) struct ReplicateResult {
     pub version: VersionId,
     pub root: Root,
+    /// Whether it was not here before.
+    pub is_new: bool,
     pub data_bytes: u64,
     /// Of its blocks, those that were not here.
     pub fetched_bytes: u64,
@@ -90,6 +92,9 @@ impl fmt::Display for ReplicateSpec {
 impl ReplicateResult {
     pub(crate) fn words(&self) -> String {
         let ReplicateResult { version, data_bytes, fetched_bytes, received_bytes, seconds, .. } = self;
+        if !self.is_new {
+            return format!("{version} is here already, and is the same; nothing was fetched");
+        }
         let rate = (*received_bytes as f64 / seconds.max(0.001)) as u64;
         format!(
             "{version}: {} of {} were not here, {} over the line in {seconds:.1} s ({}/s); it is ready",

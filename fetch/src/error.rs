@@ -65,6 +65,11 @@ impl SourceError {
         }
     }
 
+    /// Whether it has what was asked for and cannot read it.
+    pub fn is_damaged_there(&self) -> bool {
+        matches!(self, SourceError::Broken { status: 500, .. })
+    }
+
     fn in_short(&self) -> String {
         let short = match self {
             SourceError::Unreachable(_) => "unreachable",
@@ -183,6 +188,12 @@ impl FetchError {
 }
 
 impl FetchError {
+    /// Whether every source answered that it has the very thing and cannot read it: it takes a person there to mend that.
+    pub fn is_damaged_there(&self) -> bool {
+        let FetchError::Failed { failures, .. } = self else { return false };
+        failures.iter().all(|failure| failure.error.is_damaged_there())
+    }
+
     /// The cause in a few words, for a line of a status; the error itself says all.
     pub fn cause(&self) -> String {
         match self {

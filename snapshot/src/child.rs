@@ -51,12 +51,12 @@ impl Child {
         if status.success() {
             return Ok(());
         }
-        Err(SnapshotError::Program {
-            program: self.program,
-            path: self.path.clone(),
-            status: status.to_string(),
-            said: self.said(),
-        })
+        let (said, path) = (self.said(), self.path.clone());
+        // Programs say it in these words, whatever they were doing.
+        if said.contains("No space left on device") {
+            return Err(SnapshotError::Full { doing: "receive into", path });
+        }
+        Err(SnapshotError::Program { program: self.program, path, status: status.to_string(), said })
     }
 
     /// What it said, in one line.

@@ -86,8 +86,10 @@ pub enum Verdict {
     },
     /// It is looked at how much is missing.
     Looks,
-    /// Others go first.
-    Queued,
+    /// Others go first: this one, if that is known.
+    Queued {
+        behind: Option<OrderId>,
+    },
     /// There is time enough.
     Waits {
         until: Timestamp,

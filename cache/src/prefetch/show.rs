@@ -1,6 +1,6 @@
 //! Orders as people see them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use icbd_image::{Serial, VersionId, VersionRecord};
 use jiff::Timestamp;
@@ -14,12 +14,15 @@ impl Orders {
     pub(crate) fn list(&self) -> Vec<OrderStatus> {
         self.look_at_all();
         let now = self.clock.now();
-        self.lock().iter().map(|(id, entry)| show(*id, entry, now)).collect()
+        let book = self.lock();
+        let first = first(&book);
+        book.iter().map(|(id, entry)| show(*id, entry, now, first)).collect()
     }
 
     pub(crate) fn status(&self, id: OrderId) -> Result<OrderStatus, CacheError> {
         let now = self.clock.now();
-        self.lock().get(&id).map(|entry| show(id, entry, now)).ok_or(CacheError::UnknownOrder(id))
+        let book = self.lock();
+        book.get(&id).map(|entry| show(id, entry, now, first(&book))).ok_or(CacheError::UnknownOrder(id))
     }
 
     /// Versions that something is fetched of now.
@@ -64,7 +67,13 @@ fn warning(id: OrderId, entry: &Entry, now: Timestamp) -> Option<String> {
     }
 }
 
-fn show(id: OrderId, entry: &Entry, now: Timestamp) -> OrderStatus {
+/// The order that is fetched for now.
+fn first(book: &BTreeMap<OrderId, Entry>) -> Option<OrderId> {
+    book.iter().find(|(_, entry)| entry.running.is_some() && !entry.is_stuck).map(|(id, _)| *id)
+}
+
+/// `first`: who goes first.
+fn show(id: OrderId, entry: &Entry, now: Timestamp, first: Option<OrderId>) -> OrderStatus {
     let held = entry.held();
     let named = entry.order.of.number.map(|number| VersionId { image: entry.order.of.image.clone(), number });
     let legs = entry.legs.iter().map(|leg| leg.id.clone());
@@ -80,7 +89,10 @@ fn show(id: OrderId, entry: &Entry, now: Timestamp) -> OrderStatus {
         is_surveyed: !entry.legs.is_empty() && entry.legs.iter().all(|leg| leg.plan.is_some()),
         bytes_per_second: pace.filter(|_| !entry.is_stuck).unwrap_or(0),
         deadline: entry.deadline(),
-        verdict: verdict(entry, now),
+        verdict: match verdict(entry, now) {
+            Verdict::Queued { .. } => Verdict::Queued { behind: first },
+            verdict => verdict,
+        },
         trouble: entry.trouble.clone(),
         note: entry.legs.iter().find_map(|leg| leg.plan.as_ref()?.note()),
     }
@@ -103,7 +115,10 @@ pub(super) fn verdict(entry: &Entry, now: Timestamp) -> Verdict {
         (Some(by), end) if is_looked_at && end.is_none_or(|end| end > by) => Verdict::Late { by, end },
         _ if !is_looked_at && entry.here() == Here::Unknown => Verdict::Looks,
         (_, end) if entry.running.is_some() => Verdict::Runs { end },
-        (Some(_), _) if !entry.is_due(now) => entry.start.map_or(Verdict::Queued, |until| Verdict::Waits { until }),
-        _ => Verdict::Queued,
+        (Some(_), _) if !entry.is_due(now) => match entry.start {
+            Some(until) => Verdict::Waits { until },
+            None => Verdict::Queued { behind: None },
+        },
+        _ => Verdict::Queued { behind: None },
     }
 }

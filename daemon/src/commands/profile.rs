@@ -35,7 +35,8 @@ pub(crate) async fn run(settings: &Settings, command: ProfileCommand) -> Result<
         }
         ProfileCommand::Import { file, version } => {
             let body = ImportBody { profile: Bytes(read(&file)?), version };
-            let result: ImportResult = client.call(Method::POST, "/v1/profile/import", &body).await?;
+            let imported = client.call(Method::POST, "/v1/profile/import", &body).await;
+            let result: ImportResult = imported.with_context(|| format!("cannot import {}", file.display()))?;
             settings.talk().result(&result, |result| {
                 let news = if result.is_new { "" } else { ", nothing of it new" };
                 format!("{}: {} boots{news}", result.version, result.boots)

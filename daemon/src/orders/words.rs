@@ -49,7 +49,8 @@ fn say(status: &OrderStatus, now: Timestamp) -> (Verdict, String) {
         icbd_cache::Verdict::Late { end: at, .. } => (Verdict::Late, format!("LATE{}", end(at, ", "))),
         icbd_cache::Verdict::Runs { end: at } => (Verdict::Runs, format!("runs{}", end(at, ", done about "))),
         icbd_cache::Verdict::Looks => (Verdict::Looks, "looks what is missing".to_owned()),
-        icbd_cache::Verdict::Queued => (Verdict::Queued, "waits for its turn".to_owned()),
+        icbd_cache::Verdict::Queued { behind: Some(id) } => (Verdict::Queued, format!("waits for order {id}")),
+        icbd_cache::Verdict::Queued { behind: None } => (Verdict::Queued, "waits for its turn".to_owned()),
         icbd_cache::Verdict::Waits { until } => (Verdict::Waits, format!("waits until {}", clock(until))),
         icbd_cache::Verdict::NoVersion => (Verdict::NoVersion, "waits for a version".to_owned()),
         icbd_cache::Verdict::Paused => (Verdict::Paused, "paused".to_owned()),
@@ -183,6 +184,7 @@ mod tests {
         check(icbd_cache::Verdict::Kept { since: at("2026-03-01T07:12:00Z") }, "kept 2026-03-01 08:12");
         check(icbd_cache::Verdict::Late { by: now, end: Some(at("2026-11-24T01:37:00Z")) }, "LATE, Tue 02:37");
         check(icbd_cache::Verdict::Late { by: now, end: None }, "LATE");
+        check(icbd_cache::Verdict::Queued { behind: Some(12) }, "waits for order 12");
         check(icbd_cache::Verdict::Waits { until: at("2026-11-23T10:40:00Z") }, "waits until 11:40");
         check(
             icbd_cache::Verdict::Missed { by: at("2026-11-23T07:45:00Z"), since: at("2026-11-23T07:50:00Z") },

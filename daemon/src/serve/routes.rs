@@ -204,5 +204,10 @@ fn refuse(shared: &Shared, error: &MasterError, path: &str) -> Response {
         return answer::text(StatusCode::NOT_FOUND, &error.to_string());
     }
     shared.failed(path, error);
-    answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the master cannot read this; its log says why")
+    let message = match error {
+        // Who may read the version may know that.
+        MasterError::Altered { .. } | MasterError::Damaged { .. } | MasterError::Unsound { .. } => error.to_string(),
+        _ => "the master cannot read this; its log says why".to_owned(),
+    };
+    answer::text(StatusCode::INTERNAL_SERVER_ERROR, &message)
 }

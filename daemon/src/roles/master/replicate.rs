@@ -37,6 +37,8 @@ const SMALL_BLOCKS: u64 = 16;
 const FILES_AT_ONCE: usize = 16;
 /// A source that is away for longer ends it; it goes on where it stopped when it is asked for again.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// One that says so often that it cannot read what is asked for will not be able to soon.
+const DAMAGED_ROUNDS: u32 = 3;
 
 pub(super) async fn replicate(
     master: &Arc<Master>,
@@ -45,12 +47,18 @@ pub(super) async fn replicate(
     teller: &Teller,
 ) -> anyhow::Result<ReplicateResult> {
     let (what, owned, told, runtime) = (spec.to_string(), master.clone(), teller.clone(), Handle::current());
-    let work = move |cancel: &AtomicBool| match spec.stream {
-        StreamKind::Blocks => {
-            let done = runtime.block_on(Replication::fetch(&owned, &spec, &told, cancel))?;
-            done.finish(&told, cancel)
+    let work = move |cancel: &AtomicBool| {
+        let announced = runtime.block_on(Announced::ask(&owned, &spec))?;
+        if announced.is_here(&owned) {
+            return Ok(announced.result(None, 0));
         }
-        StreamKind::Btrfs => by_stream(&runtime, &owned, &spec, &told, cancel),
+        match spec.stream {
+            StreamKind::Blocks => {
+                let done = runtime.block_on(Replication::fetch(&owned, announced, &told, cancel))?;
+                done.finish(&told, cancel)
+            }
+            StreamKind::Btrfs => by_stream(&runtime, &owned, &announced, spec.compress, &told, cancel),
+        }
     };
     let change = Change { what: &what, why: "" };
     master.audit.both_ends(peer, change, master.operations.run(peer, &what, teller.cancelled(), work)).await
@@ -81,12 +89,23 @@ impl Announced {
         Ok(Announced { started, source, image, record, head })
     }
 
-    fn result(&self, published: Published, fetched_bytes: u64) -> ReplicateResult {
+    /// Whether the same version is here already.
+    fn is_here(&self, master: &Master) -> bool {
+        let version = self.record.statement.statement().version();
+        let listing = master.repository.listing();
+        let here = listing.image(&version.image).and_then(|image| image.version(version.number));
+        here.is_some_and(|here| here.statement.statement() == self.record.statement.statement())
+    }
+
+    /// `published`: what it is here now, if it was not here before.
+    fn result(&self, published: Option<Published>, fetched_bytes: u64) -> ReplicateResult {
+        let data_bytes = self.record.data_bytes;
         ReplicateResult {
-            version: published.version,
-            root: published.record.root(),
-            data_bytes: published.record.data_bytes,
-            fetched_bytes,
+            version: self.record.statement.statement().version(),
+            root: self.record.root(),
+            is_new: published.is_some(),
+            data_bytes,
+            fetched_bytes: fetched_bytes.min(data_bytes),
             received_bytes: self.source.received_bytes(),
             seconds: self.started.elapsed().as_secs_f64(),
         }
@@ -101,20 +120,20 @@ fn sources(source: &Arc<HttpSource>) -> Sources {
 fn by_stream(
     runtime: &Handle,
     master: &Arc<Master>,
-    spec: &ReplicateSpec,
+    announced: &Announced,
+    compress: Option<Compress>,
     teller: &Teller,
     cancel: &AtomicBool,
 ) -> anyhow::Result<ReplicateResult> {
-    let announced = runtime.block_on(Announced::ask(master, spec))?;
     let incoming = master.repository.receive_stream(&announced.image, &announced.record).map_err(Failure::from)?;
-    let codec = match spec.compress {
+    let codec = match compress {
         None => Some(Codec::Zstd),
         Some(Compress::By(codec)) => Some(codec),
         Some(Compress::Stored) => None,
     };
     let came = streamed::receive(runtime, &announced.source, &incoming, &announced.head, codec, teller, cancel)?;
     let published = incoming.finish(came.tree, &storing(teller), cancel).map_err(Failure::from)?;
-    Ok(announced.result(published, came.bytes))
+    Ok(announced.result(Some(published), came.bytes))
 }
 
 /// Tells how far a version is that is here and becomes one.
@@ -150,11 +169,10 @@ struct Fetching<'a> {
 impl Replication {
     async fn fetch(
         master: &Arc<Master>,
-        spec: &ReplicateSpec,
+        announced: Announced,
         teller: &Teller,
         cancel: &AtomicBool,
     ) -> anyhow::Result<Replication> {
-        let announced = Announced::ask(master, spec).await?;
         let Announced { source, head, .. } = &announced;
         let (repository, of) = (master.repository.clone(), head.clone());
         let (image, record) = (announced.image.clone(), announced.record.clone());
@@ -193,7 +211,7 @@ impl Replication {
     /// Publishes it. Blocks.
     fn finish(self, teller: &Teller, cancel: &AtomicBool) -> anyhow::Result<ReplicateResult> {
         let published = self.receiving.finish(&storing(teller), cancel).map_err(Failure::from)?;
-        Ok(self.announced.result(published, self.fetched_blocks * BLOCK_BYTES))
+        Ok(self.announced.result(Some(published), self.fetched_blocks * BLOCK_BYTES))
     }
 }
 
@@ -218,6 +236,10 @@ fn trusted(master: &Master, record: &VersionRecord) -> Result<(), Failure> {
     let believed = master.believed();
     let signer = believed.trust.signer(&record.statement);
     signer.map(drop).map_err(|error| Failure::new(Exit::Verification, error.to_string()))
+}
+
+fn damaged_there(error: &FetchError) -> Failure {
+    Failure::new(Exit::Verification, format!("{error}; `icbd image verify` there says what is wrong"))
 }
 
 fn unreachable(error: FetchError) -> Failure {
@@ -295,12 +317,13 @@ impl Fetching<'_> {
             }
             match ask().await {
                 Ok(done) => return Ok(done),
-                Err(error) if error.is_permanent() => {
-                    return Err(Failure::new(Exit::Verification, error.to_string()).into());
-                }
+                Err(error) if error.is_permanent() => return Err(damaged_there(&error).into()),
                 Err(error) => {
                     let since = *first_failure.get_or_insert_with(Instant::now);
                     rounds += 1;
+                    if error.is_damaged_there() && rounds == DAMAGED_ROUNDS {
+                        return Err(damaged_there(&error).into());
+                    }
                     let left = PATIENCE.saturating_sub(since.elapsed());
                     let waited = tokio::time::timeout(left, self.sources.pause(rounds)).await;
                     if waited.is_err() {

@@ -69,11 +69,13 @@ fn refused(error: icbd_snapshot::SnapshotError) -> anyhow::Error {
 fn failed(source: &HttpSource, error: &SourceError) -> Failure {
     let exit = match error {
         SourceError::Malformed(_) => Exit::Verification,
+        error if error.is_damaged_there() => Exit::Verification,
         SourceError::Refused { .. } => Exit::Refused,
         SourceError::Absent => Exit::Absent,
         _ => Exit::Unreachable,
     };
     let hint = match exit {
+        Exit::Verification if error.is_damaged_there() => "; `icbd image verify` there says what is wrong",
         Exit::Unreachable => {
             "; run the same command again, which begins anew; without --stream it goes on where it stopped"
         }
