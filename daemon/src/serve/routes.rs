@@ -204,10 +204,14 @@ fn refuse(shared: &Shared, error: &MasterError, path: &str) -> Response {
         return answer::text(StatusCode::NOT_FOUND, &error.to_string());
     }
     shared.failed(path, error);
-    let message = match error {
-        // Who may read the version may know that.
+    answer::text(StatusCode::INTERNAL_SERVER_ERROR, &told(error))
+}
+
+/// What is said of an error over TCP: who may read a version may know what is wrong with it, and no more.
+fn told(error: &MasterError) -> String {
+    match error {
+        MasterError::Shared(error) => told(error),
         MasterError::Altered { .. } | MasterError::Damaged { .. } | MasterError::Unsound { .. } => error.to_string(),
         _ => "the master cannot read this; its log says why".to_owned(),
-    };
-    answer::text(StatusCode::INTERNAL_SERVER_ERROR, &message)
+    }
 }
