@@ -21,7 +21,8 @@ const PROFILES: &str = "profiles";
 /// Of the trees: made when there are any.
 const EDITING: &str = "editing";
 const MAKING: &str = "making";
-const RECEIVING: &str = "receiving";
+/// Where versions are received.
+pub(crate) const RECEIVING: &str = "receiving";
 
 /// What a cache's store holds and a repository does not; FORMAT.md, "Cache store on disk".
 const STORE_FORMAT: &str = "format";

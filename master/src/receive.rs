@@ -27,15 +27,13 @@ use icbd_wire::Base;
 use rustix::fs::{Advice, FallocateFlags, Mode, OFlags, SeekFrom, XattrFlags};
 use rustix::io::Errno;
 
-use crate::layout::Layout;
+use crate::layout::{Layout, RECEIVING};
 use crate::publish::{From, Given, New};
 use crate::repository::guard;
 use crate::serve::{OldVersion, OpenVersion};
 use crate::{MasterError, Progress, PublishRequest, Published, Repository, trees};
 pub(crate) use known::Known;
 
-/// Where versions are received, below the repository.
-const RECEIVING: &str = "receiving";
 /// On the top directory of a tree that is received: the root that it is to have.
 const ROOT: &str = "user.icbd.receiving";
 

@@ -31,7 +31,7 @@ impl Read for Outgoing {
     }
 }
 
-/// A version on its way here. Dropping it leaves nothing of it.
+/// A version on its way here. If it does not become one, nothing of it is left, at the latest after the next start.
 #[derive(Debug)]
 pub struct Incoming {
     repository: Arc<Repository>,

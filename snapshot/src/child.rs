@@ -54,7 +54,7 @@ impl Child {
         let (said, path) = (self.said(), self.path.clone());
         // Programs say it in these words, whatever they were doing.
         if said.contains("No space left on device") {
-            return Err(SnapshotError::Full { doing: "receive into", path });
+            return Err(SnapshotError::Full { doing: "run a program for", path });
         }
         Err(SnapshotError::Program { program: self.program, path, status: status.to_string(), said })
     }
@@ -74,5 +74,24 @@ impl Drop for Child {
         // Both fail only when it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a program says of a full file system is told as anybody else's trouble with one is.
+    #[test]
+    fn a_full_file_system_is_told_as_such() {
+        let check = |says: &str, is_full: bool| {
+            let mut command = Command::new("sh");
+            command.args(["-c", &format!("echo 'ERROR: {says}' >&2; exit 1")]);
+            let error = Child::start("sh", &mut command, Path::new("/somewhere")).unwrap().finish().unwrap_err();
+            assert_eq!(matches!(error, SnapshotError::Full { .. }), is_full, "{error}");
+            assert!(error.to_string().contains("/somewhere"), "{error}");
+        };
+        check("writing to disk.raw failed: No space left on device", true);
+        check("writing to disk.raw failed: Input/output error", false);
     }
 }

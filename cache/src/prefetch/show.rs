@@ -67,9 +67,10 @@ fn warning(id: OrderId, entry: &Entry, now: Timestamp) -> Option<String> {
     }
 }
 
-/// The order that is fetched for now.
+/// The order that is fetched for now: of those that have begun the one that goes before the others.
 fn first(book: &BTreeMap<OrderId, Entry>) -> Option<OrderId> {
-    book.iter().find(|(_, entry)| entry.running.is_some() && !entry.is_stuck).map(|(id, _)| *id)
+    let begun = book.iter().filter(|(_, entry)| entry.running.is_some() && !entry.is_stuck);
+    begun.min_by_key(|(_, entry)| entry.rank()).map(|(id, _)| *id)
 }
 
 /// `first`: who goes first.

@@ -266,6 +266,22 @@ async fn orders_outlive_the_daemon_with_their_terms() {
     rig.cache.close().await;
 }
 
+/// Who waits for another order is told for which.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_waits_names_the_one_it_waits_for() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let record = rig.publish(&[("a", blocks(300)), ("b", content(&[900]))]).await;
+    let slow = Order { limit: NonZeroU64::new(1 << 20), ..of(&record, What::File("a".to_owned())) };
+    let slow = rig.cache.prefetch_add(slow).await.unwrap();
+    rig.until(slow, |status| status.done_bytes > 0).await;
+    let (waits, _) = rig.order(of(&record, What::File("b".to_owned()))).await;
+    rig.until(waits, |status| matches!(status.verdict, Verdict::Queued { behind } if behind == Some(slow))).await;
+    let limit = OrderChange { limit: Some(None), ..OrderChange::default() };
+    rig.cache.prefetch_set(slow, limit).await.unwrap();
+    assert_eq!(rig.waited(waits).await.state, OrderState::Done);
+    rig.cache.close().await;
+}
+
 /// Who goes first, goes first: also before an order that runs already.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_more_urgent_order_goes_before_one_that_runs() {
