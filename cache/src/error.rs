@@ -50,6 +50,11 @@ pub enum CacheError {
     /// What an administrator wanted makes no sense as things stand.
     #[error("{0}")]
     Refused(String),
+    #[error(
+        "{0} cannot be sealed: the store's file system cannot share content between files, and a copy would take its size \
+         again; put the store on btrfs or xfs (`icbd store probe` tells what a disk can do)"
+    )]
+    CannotShare(VersionId),
     #[error("there is no image {0} here; `icbd image list` shows those that are")]
     UnknownImage(ImageName),
     #[error("{version} has no file {path:?}; `--file` takes a path as below the mount's directory of the version")]
@@ -66,6 +71,13 @@ pub enum CacheError {
         reserve_bytes >> 20
     )]
     Reserve { free_bytes: u64, reserve_bytes: u64 },
+    /// Every source has these blocks and cannot give them as they were published.
+    #[error(
+        "{blocks} blocks of {version} are damaged at the source; `icbd image verify {version}` there says what is wrong; they \
+         are asked for again in {} minutes, or at once after `icbd prefetch resume`; the first: {first}",
+        again.as_secs() / 60
+    )]
+    Damaged { version: VersionId, blocks: u64, again: Duration, first: Arc<FetchError> },
     /// Blocks came, but could not be kept.
     #[error("{0}")]
     NotKept(String),
@@ -101,14 +113,25 @@ impl CacheError {
             | CacheError::UnknownOrder(_)
             | CacheError::OrderEnded { .. }
             | CacheError::Refused(_)
+            | CacheError::CannotShare(_)
             | CacheError::Unusable { .. }
             | CacheError::Closed => true,
             CacheError::Fetch(error) => error.is_permanent(),
             CacheError::Unavailable { .. }
+            | CacheError::Damaged { .. }
             | CacheError::Disk { .. }
             | CacheError::Catalogue(_)
             | CacheError::Reserve { .. }
             | CacheError::NotKept(_) => false,
+        }
+    }
+
+    /// Whether it takes a person at the source to mend it.
+    pub fn is_damaged_there(&self) -> bool {
+        match self {
+            CacheError::Damaged { .. } => true,
+            CacheError::Fetch(error) => error.is_damaged_there(),
+            _ => false,
         }
     }
 

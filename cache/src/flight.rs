@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use futures_util::StreamExt;
-use icbd_fetch::{FetchError, Leave, RunRequest, Urgency};
+use icbd_fetch::{FetchError, Leave, RunRequest, Urgency, Wanted};
 use icbd_image::{Hash, Run, VerifiedBlock};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
@@ -17,6 +17,9 @@ use tokio::task::JoinHandle;
 use crate::budget::RUN_BLOCKS_MAX;
 use crate::file::File;
 use crate::writeback::ASIDE;
+
+/// A run with more damaged blocks than this is given up: each of them is asked for by itself.
+const DAMAGED_MAX: usize = 4;
 
 /// Claimed blocks of one file, at most [`RUN_BLOCKS_MAX`], and their hashes.
 pub(crate) struct Flight {
@@ -26,8 +29,10 @@ pub(crate) struct Flight {
     urgency: Urgency,
     /// For the first request.
     leave: Option<Leave>,
-    /// Of each block, whether it came: it is answered then, and may be another flight's already.
+    /// Of each block, whether it came or was given up: it is answered then, and may be another flight's already.
     landed: Vec<bool>,
+    /// The first of those that no source could give.
+    damage: Option<Arc<FetchError>>,
     error: Option<Arc<FetchError>>,
 }
 
@@ -50,7 +55,7 @@ impl Flight {
             blocks.end - blocks.start <= u64::from(RUN_BLOCKS_MAX) && hashes.len() as u64 == blocks.end - blocks.start
         );
         let landed = vec![false; hashes.len()];
-        Flight { file: file.clone(), blocks, hashes, urgency, leave, landed, error: None }
+        Flight { file: file.clone(), blocks, hashes, urgency, leave, landed, damage: None, error: None }
     }
 
     /// The blocks that it owes.
@@ -69,10 +74,22 @@ impl Flight {
         let count = (self.blocks.end - self.blocks.start) as u32;
         let mut share = core.budget.take(count, self.urgency).await;
         let copied = self.reuse(&mut share).await;
-        for run in self.missing(&copied) {
-            self.fetch(run, &mut share).await?;
+        let mut damaged = 0;
+        for mut run in self.missing(&copied) {
+            while !run.is_empty() {
+                let Err(error) = self.fetch(run.clone(), &mut share).await else { break };
+                // A block that nobody can give stands in the way of none behind it.
+                let behind = behind_damage(&error).filter(|_| damaged < DAMAGED_MAX);
+                let Some(behind) = behind else {
+                    self.error = Some(error.clone());
+                    return Err(error);
+                };
+                damaged += 1;
+                self.give_up(behind - 1, error);
+                run.start = behind;
+            }
         }
-        Ok(())
+        self.damage.take().map_or(Ok(()), Err)
     }
 
     /// Takes what another local version holds; which blocks those were.
@@ -131,16 +148,19 @@ impl Flight {
                         tokio::task::yield_now().await;
                     }
                 }
-                Err(error) => {
-                    let error = Arc::new(error);
-                    self.error = Some(error.clone());
-                    return Err(error);
-                }
+                Err(error) => return Err(Arc::new(error)),
             }
         }
         let (ms, urgency) = (started.elapsed().as_millis() as u64, self.urgency);
         tracing::debug!(version = %version.id(), file = self.file.shown(), first = run.start, count, ms, ?urgency, "fetched a run");
         Ok(())
+    }
+
+    /// Answers who waits for the block that it cannot be had.
+    fn give_up(&mut self, block: u64, error: Arc<FetchError>) {
+        self.landed[(block - self.blocks.start) as usize] = true;
+        self.file.slots().fail(std::iter::once(block), Some(&error));
+        self.damage.get_or_insert(error);
     }
 
     /// Answers who waits for the block, and has it written. Its share of memory goes with it.
@@ -166,6 +186,14 @@ impl Flight {
                 core.writeback.take_up();
             }));
         }
+    }
+}
+
+/// The first block behind one that every source has and none can give.
+fn behind_damage(error: &FetchError) -> Option<u64> {
+    match error {
+        FetchError::Failed { wanted: Wanted::Blocks(run), .. } if error.is_damaged_there() => Some(run.first + 1),
+        _ => None,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Prefetch: what somebody will read, fetched before it is read.
 //!
 //! Orders are kept in the catalogue and go on after a restart. The runner looks at what is new, settles
-//! promises, and fetches for one order at a time: the one that goes first among those whose time has come.
+//! promises, and fetches for those that go first among the orders whose time has come: one that takes all of the line,
+//! and beside it those ahead of it that were limited.
 //! One that cannot go on (no source, no room) says why and lets the next one run. An order never takes
 //! memory, a turn or the last room on the disk that somebody who waits could have.
 
@@ -15,10 +16,12 @@ mod order;
 mod outlook;
 mod pace;
 mod plan;
+mod queue;
 mod room;
 mod run;
 mod schedule;
 mod show;
+mod turns;
 mod window;
 
 use std::collections::BTreeMap;
@@ -114,6 +117,7 @@ impl Orders {
             entry.bucket.set(entry.order.limit);
             if is_another_time {
                 (entry.promise.settled, entry.promise.missed) = (now, None);
+                (entry.has_begun, entry.running) = (false, None);
             }
         })
         .await
@@ -121,7 +125,11 @@ impl Orders {
 
     /// Stops an order until it is resumed. What it fetched stays.
     pub(crate) async fn pause(&self, id: OrderId) -> Result<OrderStatus, CacheError> {
-        self.alter(id, |entry| (entry.state, entry.running, entry.trouble) = (OrderState::Paused, None, None)).await
+        self.alter(id, |entry| {
+            (entry.state, entry.running, entry.trouble) = (OrderState::Paused, None, None);
+            entry.has_begun = false;
+        })
+        .await
     }
 
     pub(crate) async fn resume(&self, id: OrderId) -> Result<OrderStatus, CacheError> {
@@ -151,7 +159,7 @@ impl Orders {
                 return Err(CacheError::OrderEnded { id, state: entry.state.as_text() });
             }
             change(entry);
-            (entry.is_stuck, entry.is_dirty) = (false, true);
+            (entry.stuck, entry.is_dirty) = (None, true);
         }
         self.note().await?;
         self.changed();

@@ -211,11 +211,7 @@ impl Version {
 
 fn cannot_seal(version: &Version, error: io::Error) -> CacheError {
     match error.kind() {
-        io::ErrorKind::Unsupported => CacheError::Refused(format!(
-            "{} cannot be sealed: the store's file system cannot share content between files, and a copy would take its size \
-             again; put the store on btrfs or xfs (`icbd store probe` tells what a disk can do)",
-            version.id()
-        )),
+        io::ErrorKind::Unsupported => CacheError::CannotShare(version.id().clone()),
         _ => CacheError::disk("seal", layout::sealed(version.id()))(error),
     }
 }

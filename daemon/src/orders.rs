@@ -7,7 +7,7 @@ use icbd_image::{ImageRef, VersionId};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use terms::{OFF, When};
-pub(crate) use words::{explain, list, one, report};
+pub(crate) use words::{Here, explain, list, one, report};
 
 /// An order to be given.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -52,6 +52,15 @@ impl FromStr for Compress {
     }
 }
 
+impl fmt::Display for Compress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Compress::Stored => f.write_str("stored"),
+            Compress::By(codec) => codec.fmt(f),
+        }
+    }
+}
+
 impl ReplicateSpec {
     /// What cannot be, whatever is there.
     pub(crate) fn check(&self) -> Result<(), Failure> {
@@ -85,7 +94,10 @@ pub(crate) struct ReplicateResult {
 impl fmt::Display for ReplicateSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "image replicate {} --from {}", self.version, self.from)?;
-        if self.stream == StreamKind::Btrfs { f.write_str(" --stream btrfs") } else { Ok(()) }
+        if self.stream == StreamKind::Btrfs {
+            f.write_str(" --stream btrfs")?;
+        }
+        self.compress.as_ref().map_or(Ok(()), |codec| write!(f, " --compress {codec}"))
     }
 }
 

@@ -65,9 +65,9 @@ impl SourceError {
         }
     }
 
-    /// Whether it has what was asked for and cannot read it.
+    /// Whether it has what was asked for and cannot give it as it was published.
     pub fn is_damaged_there(&self) -> bool {
-        matches!(self, SourceError::Broken { status: 500, .. })
+        matches!(self, SourceError::Broken { status: 500, .. } | SourceError::WrongContent(WrongContent::Block(_)))
     }
 
     fn in_short(&self) -> String {
@@ -188,7 +188,7 @@ impl FetchError {
 }
 
 impl FetchError {
-    /// Whether every source answered that it has the very thing and cannot read it: it takes a person there to mend that.
+    /// Whether every source has the very thing and cannot give it as it was published: it takes a person there to mend that.
     pub fn is_damaged_there(&self) -> bool {
         let FetchError::Failed { failures, .. } = self else { return false };
         failures.iter().all(|failure| failure.error.is_damaged_there())

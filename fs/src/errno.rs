@@ -58,6 +58,8 @@ impl From<&CacheError> for Refusal {
             | CacheError::NoFormat { .. }
             | CacheError::NewerStore { .. }
             | CacheError::NotAStore { .. }
+            | CacheError::Damaged { .. }
+            | CacheError::CannotShare(_)
             | CacheError::Disk { .. }
             | CacheError::Catalogue(_)
             | CacheError::UnknownImage(_)

@@ -61,7 +61,7 @@ pub enum MasterError {
     NoProgram(&'static str),
     #[error("the note has {bytes} bytes; write at most {bytes_max}")]
     Note { bytes: usize, bytes_max: usize },
-    #[error("publishing was cancelled")]
+    #[error("it was cancelled")]
     Cancelled,
     #[error("image {0} has used up its version numbers")]
     Numbers(ImageName),

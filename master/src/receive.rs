@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use icbd_image::{
-    BLOCK_BYTES, FileIndex, Hash, Head, ImageRecord, Kind, Listing, Run, Serial, VerifiedBlock, VersionId,
-    VersionRecord, block_len,
+    BLOCK_BYTES, FileIndex, Hash, Head, ImageRecord, Kind, Listing, RepositoryId, Run, Serial, VerifiedBlock,
+    VersionId, VersionRecord, block_len,
 };
 use icbd_snapshot::beneath::Beneath;
 use icbd_snapshot::{Access, SnapshotError, Tree, Trees, Writable, furnish, lay_out};
@@ -64,6 +64,15 @@ pub struct Receiving {
 pub(crate) struct Place {
     repository: Arc<Repository>,
     version: VersionId,
+    /// Given up after `version` was.
+    _adopted: Option<Adopted>,
+}
+
+/// The identity that an empty repository took over. It gets its own again when nothing came of that.
+#[derive(Debug)]
+struct Adopted {
+    repository: Arc<Repository>,
+    before: RepositoryId,
 }
 
 impl Place {
@@ -73,14 +82,18 @@ impl Place {
         record: &VersionRecord,
     ) -> Result<Place, MasterError> {
         let version = record.statement.statement().version();
-        // Nobody publishes meanwhile: a repository changes its identity between two publishes only.
-        let _turn = repository.publishing.take(&AtomicBool::new(false), || {})?;
-        repository.adopt_for(record)?;
-        repository.check_receivable(image.serial, record)?;
-        if !guard(&repository.receiving).insert(version.clone()) {
-            return Err(MasterError::ReceivedTwice(version));
-        }
-        Ok(Place { repository: repository.clone(), version })
+        let (adopted, checked) = {
+            // Nobody publishes meanwhile: a repository changes its identity between two publishes only.
+            let _turn = repository.publishing.take(&AtomicBool::new(false), || {})?;
+            let adopted = repository.adopt_for(record)?;
+            let checked = repository.check_receivable(image.serial, record).and_then(|()| {
+                let is_first = guard(&repository.receiving).insert(version.clone());
+                if is_first { Ok(()) } else { Err(MasterError::ReceivedTwice(version.clone())) }
+            });
+            (adopted, checked)
+        };
+        checked?;
+        Ok(Place { repository: repository.clone(), version, _adopted: adopted })
     }
 
     pub(crate) fn version(&self) -> &VersionId {
@@ -91,6 +104,18 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         guard(&self.repository.receiving).remove(&self.version);
+    }
+}
+
+impl Drop for Adopted {
+    fn drop(&mut self) {
+        // One who publishes just now does so under the new identity: it stays.
+        let Ok(_turn) = self.repository.publishing.take(&AtomicBool::new(true), || {}) else { return };
+        if self.repository.is_empty()
+            && let Err(error) = self.repository.adopt(self.before)
+        {
+            tracing::warn!(%error, "an empty repository keeps the identity of another one, of which nothing came");
+        }
     }
 }
 
@@ -140,14 +165,19 @@ impl Repository {
     }
 
     /// Has a repository without a version, that receives none, go on as a copy of the one that the version is of.
-    fn adopt_for(&self, record: &VersionRecord) -> Result<(), MasterError> {
-        let theirs = record.statement.statement().repository;
-        let is_empty = self.listing().images.is_empty() && guard(&self.receiving).is_empty();
-        if theirs != self.id() && is_empty {
-            self.adopt(theirs)?;
-            tracing::info!(repository = %theirs, "an empty repository goes on as a copy of this one");
+    fn adopt_for(self: &Arc<Self>, record: &VersionRecord) -> Result<Option<Adopted>, MasterError> {
+        let (theirs, before) = (record.statement.statement().repository, self.id());
+        if theirs == before || !self.is_empty() {
+            return Ok(None);
         }
-        Ok(())
+        self.adopt(theirs)?;
+        tracing::info!(repository = %theirs, "an empty repository goes on as a copy of this one");
+        Ok(Some(Adopted { repository: self.clone(), before }))
+    }
+
+    /// Whether nothing is here and nothing is on its way here.
+    fn is_empty(&self) -> bool {
+        self.listing().images.is_empty() && guard(&self.receiving).is_empty()
     }
 
     /// Whether a version can become one of this repository as it is now.

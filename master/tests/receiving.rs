@@ -93,6 +93,25 @@ fn receive_all(by: By, from: &Repository, to: &Arc<Repository>) {
     }
 }
 
+/// An empty repository of which no copy came has its own identity again; one that holds a copy keeps that one's.
+#[test]
+fn an_identity_that_came_to_nothing_is_given_back() {
+    let area = Area::new();
+    let (from, to) = (open(&area.path("from")), open(&area.path("to")));
+    std::fs::write(area.source().join("disk.raw"), vec![1; 300_000]).unwrap();
+    publish(&from, "lab", &area.source()).unwrap();
+    let own = to.id();
+    let listing = from.listing();
+    let image = listing.image(&lab(1).image).unwrap();
+    let record = image.version(lab(1).number).unwrap();
+    let receiving = to.receive(image, record, from.head(record.root()).unwrap()).unwrap();
+    assert_eq!(to.id(), from.id());
+    drop(receiving);
+    assert_eq!(to.id(), own);
+    receive(&from, &to, 1).unwrap();
+    assert_eq!(to.id(), from.id());
+}
+
 /// Not a test of its own: what the others run in a process that they kill.
 #[test]
 fn receiver() {

@@ -1,5 +1,8 @@
 //! Prefetch orders as an administrator gives them: what is promised, what is said, what survives.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
 use anyhow::{Context, Result, ensure};
 use icbd_tests::{
     CacheServer, CacheSettings, Fault, FileSystem, Lab, MIB, Master, Proxy, Volume, fill, solid, wait_for,
@@ -52,7 +55,10 @@ fn a_new_version_is_here_before_it_is_deployed() -> Result<()> {
     let id = add(&cache, &[&["win11-lab", "--all"][..], &terms].concat())?;
     // It has time; nothing is fetched before.
     let text = cache.command(&["prefetch", "list"])?.ok()?;
-    ensure!(text.contains("win11-lab all  mon-fri by 08:45, 800 Mbit/s") && text.contains("0 B/25.0 MiB"), "{text}");
+    ensure!(
+        text.contains("win11-lab all  mon-fri by 08:45 Europe/Madrid, 800 Mbit/s") && text.contains("0 B/25.0 MiB"),
+        "{text}"
+    );
     let id_text = id.to_string();
     cache.command(&["prefetch", "set", &id_text, "--by", "off", "--limit", "off"])?.ok()?;
     wait_verdict(&cache, id, "kept")?;
@@ -145,6 +151,36 @@ fn a_promise_that_is_missed_is_said_and_ends_with_five() -> Result<()> {
     wait_verdict(&cache, 1, "missed")?;
     ensure!(cache.residency("win11-lab@1")?.is_complete, "not complete");
     Ok(())
+}
+
+/// What keeps an order from getting on is said where it is looked for, with what to do: damage on the master, no master.
+#[test]
+fn what_keeps_an_order_waiting_is_said() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut master = site(&lab)?;
+    let disk = master.repo().join("versions/win11-lab/1/disk.raw");
+    File::options().write(true).open(disk)?.write_all_at(b"altered", 12 * MIB)?;
+    let cache = CacheServer::start(&lab, &master.url())?;
+    ["altered", "cannot serve", "not what was published"].iter().for_each(|words| master.daemon.allow_log(words));
+    ["prefetch order", "source", "wrong block"].iter().for_each(|words| cache.daemon.allow_log(words));
+    let id = add(&cache, &["win11-lab@1", "--all"])?;
+    wait_for("the damage is told", || Ok(order(&cache, id)?["trouble"].as_str().map(|_| ())))?;
+    let says =
+        ["1 blocks of win11-lab@1 are damaged at the source", "`icbd image verify win11-lab@1` there", "block 192"];
+    for args in [&["prefetch", "list"][..], &["prefetch", "explain", &id.to_string()], &["status"]] {
+        let text = cache.command(args)?.ok()?;
+        ensure!(says.iter().all(|words| text.contains(words)), "{args:?}:\n{text}");
+    }
+    let held = cache.residency("win11-lab@1")?;
+    ensure!(held.resident_blocks + 1 == held.blocks, "the rest did not come: {held:?}");
+    master.daemon.stop()?;
+    let text = cache.command(&["prefetch", "explain", "win11-lab@1", "--all"])?.ok()?;
+    ensure!(!text.contains("offline"), "nobody asked yet:\n{text}");
+    cache.command(&["prefetch", "resume", &id.to_string()])?.ok()?;
+    wait_for("the master is missed", || {
+        let text = cache.command(&["prefetch", "explain", "win11-lab@1", "--all"])?.ok()?;
+        Ok(text.contains(&format!("{} is offline", master.url())).then_some(()))
+    })
 }
 
 /// A daemon that is killed in the middle of an order goes on with it, and asks for little twice.

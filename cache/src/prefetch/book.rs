@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use icbd_image::{ImageRecord, ImageRef, Serial, VersionId, VersionNumber, VersionRecord, VersionState};
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
 
 use super::bucket::Bucket;
 use super::order::{Order, OrderState, Priority, What};
@@ -26,8 +27,10 @@ pub(crate) struct Entry {
     pub(crate) legs: Vec<Leg>,
     pub(crate) bucket: Arc<Bucket>,
     pub(crate) trouble: Option<String>,
-    /// It failed, and is left alone until something has changed.
-    pub(crate) is_stuck: bool,
+    /// It failed, and is left alone.
+    pub(crate) stuck: Option<Stuck>,
+    /// Its time came once; it is not put off again when there is more time than it seemed.
+    pub(crate) has_begun: bool,
     /// While it is being fetched.
     pub(crate) running: Option<Running>,
     /// When it has to begin, of one with a deadline.
@@ -38,6 +41,15 @@ pub(crate) struct Entry {
     pub(crate) is_dirty: bool,
     /// What was said last of an order that has ended.
     pub(crate) last: Residency,
+}
+
+/// How long an order is left alone after it failed; a change of the order ends that, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stuck {
+    /// Until the sources are worth another try.
+    Retry,
+    /// What it waits for is damaged at its source.
+    Until(Instant),
 }
 
 /// What was promised, and what came of it.
@@ -72,7 +84,7 @@ pub(crate) struct Leg {
 pub(crate) struct Running {
     pub(crate) pace: Pace,
     pub(crate) resident_bytes: u64,
-    pub(crate) at: tokio::time::Instant,
+    pub(crate) at: Instant,
 }
 
 /// What is known of whether all is here.
@@ -85,6 +97,12 @@ pub(crate) enum Here {
 
 /// Who goes first, the smallest first.
 pub(crate) type Rank = (Reverse<Priority>, Timestamp, u8);
+
+impl Stuck {
+    pub(crate) fn is_over(self) -> bool {
+        matches!(self, Stuck::Until(at) if at <= Instant::now())
+    }
+}
 
 impl Promise {
     pub(crate) fn new(now: Timestamp) -> Promise {
@@ -101,7 +119,8 @@ impl Entry {
             promise,
             legs: Vec::new(),
             trouble: None,
-            is_stuck: false,
+            stuck: None,
+            has_begun: false,
             running: None,
             start: None,
             end: None,
@@ -176,7 +195,7 @@ impl Entry {
             Here::All if self.promise.since.is_none() => {
                 self.promise.since = Some(now);
                 self.promise.newest = self.legs.iter().map(|leg| leg.serial).max();
-                self.running = None;
+                (self.running, self.has_begun) = (None, false);
                 event = Some(Event::Complete);
             }
             Here::InPart if self.promise.since.is_some() => self.broken(),
@@ -202,7 +221,7 @@ impl Entry {
 
     pub(crate) fn end_as(&mut self, state: OrderState) {
         self.last = self.held();
-        (self.state, self.running, self.trouble, self.is_stuck) = (state, None, None, false);
+        (self.state, self.running, self.trouble, self.stuck) = (state, None, None, None);
         self.is_dirty = true;
     }
 
@@ -244,9 +263,14 @@ impl Entry {
         self.legs.iter().find(|leg| leg.plan.is_none() || is_old(leg))
     }
 
+    /// Whether what it waits for is damaged at its source.
+    pub(crate) fn is_damaged(&self) -> bool {
+        matches!(self.stuck, Some(Stuck::Until(_)))
+    }
+
     /// Whether its time has come.
     pub(crate) fn is_due(&self, now: Timestamp) -> bool {
-        self.running.is_some() || self.deadline().is_none() || self.start.is_some_and(|start| start <= now)
+        self.has_begun || self.deadline().is_none() || self.start.is_some_and(|start| start <= now)
     }
 }
 
@@ -265,12 +289,12 @@ impl Leg {
 
 impl Running {
     pub(crate) fn new(resident_bytes: u64) -> Running {
-        Running { pace: Pace::default(), resident_bytes, at: tokio::time::Instant::now() }
+        Running { pace: Pace::default(), resident_bytes, at: Instant::now() }
     }
 
     /// Notes how far it came.
     pub(crate) fn sample(&mut self, resident_bytes: u64) {
-        let now = tokio::time::Instant::now();
+        let now = Instant::now();
         self.pace.sample(resident_bytes.saturating_sub(self.resident_bytes), now - self.at);
         (self.resident_bytes, self.at) = (resident_bytes, now);
     }

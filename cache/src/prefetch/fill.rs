@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use icbd_fetch::Urgency;
+use icbd_fetch::{FetchError, Urgency};
 use icbd_image::{BLOCK_BYTES, PAGE_BLOCKS};
 use tokio::sync::Mutex;
 
@@ -21,6 +21,8 @@ use crate::version::Version;
 
 /// Requests at once; many small files reach this first. How much they ask for is the sources' window.
 const RUNS_AT_ONCE: usize = 16;
+/// After so many runs with damage in them nothing more is asked for: each costs the source several reads in vain.
+const DAMAGED_RUNS_MAX: u32 = 64;
 /// After so much the disk's free space is looked at again.
 const ROOM_BYTES: u64 = 64 << 20;
 
@@ -31,6 +33,8 @@ pub(crate) struct Flying {
     /// The first so many were started by an earlier [`Filler::fetch`]: they take their places on the line, but
     /// what became of them says nothing of how the sources are now. What they did not bring is missing still.
     earlier: usize,
+    /// The first that could not bring all because of damage at the source, and how many those are.
+    damage: Option<(Arc<FetchError>, u32)>,
 }
 
 /// Fetches what is on a list.
@@ -52,13 +56,16 @@ pub(crate) struct Toll<'a> {
 impl Filler<'_> {
     /// Has fetched what is missing of `pieces`, in their order, and waits until it is durable or was dropped.
     /// What another reader has under way is not waited for. Cancel-safe: runs under way still arrive.
+    ///
+    /// # Errors
+    /// At the first run that fails; but what is damaged at the source fails it only after the rest was fetched.
     pub(crate) async fn fetch(
         &self,
         version: &Arc<Version>,
         pieces: impl Iterator<Item = Piece> + Send,
     ) -> Result<(), CacheError> {
         let mut flying = self.flying.lock().await;
-        flying.earlier = flying.flights.len();
+        (flying.earlier, flying.damage) = (flying.flights.len(), None);
         let mut unlooked_bytes = ROOM_BYTES;
         for piece in pieces {
             let file = version.file(piece.file)?;
@@ -71,7 +78,7 @@ impl Filler<'_> {
         }
         flying.land(0).await?;
         self.core.writeback.flush().await;
-        Ok(())
+        flying.damage.take().map_or(Ok(()), |(error, _)| Err(CacheError::Fetch(error)))
     }
 
     /// Has the missing blocks of one page's range fetched.
@@ -137,10 +144,17 @@ impl Flying {
             match landed {
                 Ok(Some(Ok(()))) => {}
                 Ok(Some(Err(_))) if is_earlier => {}
+                Ok(Some(Err(error))) if error.is_damaged_there() => self.note_damage(error)?,
                 Ok(Some(Err(error))) => return Err(CacheError::Fetch(error)),
                 Ok(None) | Err(_) => return Err(CacheError::Closed),
             }
         }
         Ok(())
+    }
+
+    fn note_damage(&mut self, error: Arc<FetchError>) -> Result<(), CacheError> {
+        let (first, runs) = self.damage.get_or_insert((error, 0));
+        *runs += 1;
+        if *runs > DAMAGED_RUNS_MAX { Err(CacheError::Fetch(first.clone())) } else { Ok(()) }
     }
 }

@@ -91,8 +91,9 @@ impl Line {
         self.lock().last = Some(Sample::now(core));
     }
 
-    /// What came since the last time was as much as the line gave.
-    pub(crate) fn sample(&self, core: &Core) {
+    /// What came since the last time was as much as the line gave if `is_full`, or if nobody was held back; else it
+    /// gives at least as much.
+    pub(crate) fn sample(&self, core: &Core, is_full: bool) {
         let (source, now) = (source_in_use(core), Sample::now(core));
         let was_held_back = self.was_held_back.swap(false, Ordering::Relaxed);
         let mut inner = self.lock();
@@ -102,8 +103,11 @@ impl Line {
             let share = now.received_bytes.saturating_sub(last.received_bytes) as f64 / fetched as f64;
             inner.share += (share.clamp(0.02, 1.1) - inner.share) * SHARE_FADE;
         }
-        if let (Some(source), false) = (source, was_held_back) {
-            inner.paces.entry(source).or_default().sample(fetched, now.at - last.at);
+        let Some(source) = source else { return };
+        let (pace, time) = (inner.paces.entry(source).or_default(), now.at - last.at);
+        let known = pace.bytes_per_second().unwrap_or(RATE_UNKNOWN);
+        if is_full || !was_held_back || fetched as f64 > known as f64 * time.as_secs_f64() {
+            pace.sample(fetched, time);
         }
     }
 

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// After so long a sample counts for a third: a line that slows down is noticed within seconds, one slow run is not.
 const MEMORY: Duration = Duration::from_secs(10);
 
+const SECONDS_MIN: f64 = 0.5;
+const BYTES_MIN: f64 = (16 << 20) as f64;
+
 /// Samples of a rate.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Pace {
@@ -26,9 +29,10 @@ impl Pace {
         self.seconds = self.seconds * fade + time.as_secs_f64();
     }
 
-    /// `None` before there is enough to tell.
+    /// `None` before there is enough to tell: some time, or many bytes in less.
     pub(crate) fn bytes_per_second(&self) -> Option<u64> {
-        (self.seconds >= 0.5).then_some((self.bytes / self.seconds) as u64)
+        let is_enough = self.seconds >= SECONDS_MIN || self.seconds > 0.0 && self.bytes >= BYTES_MIN;
+        is_enough.then_some((self.bytes / self.seconds) as u64)
     }
 }
 
@@ -48,5 +52,14 @@ mod tests {
         (0..60).for_each(|_| pace.sample(10_000, second));
         assert!(pace.bytes_per_second().unwrap() < 13_000, "{pace:?}");
         assert_eq!(Pace::known(5).bytes_per_second(), Some(5));
+    }
+
+    #[test]
+    fn many_bytes_in_no_time_are_a_rate_too() {
+        let (tenth, mut pace) = (Duration::from_millis(100), Pace::default());
+        pace.sample(1 << 20, tenth);
+        assert_eq!(pace.bytes_per_second(), None);
+        pace.sample(20 << 20, tenth);
+        assert!((100 << 20..106 << 20).contains(&pace.bytes_per_second().unwrap()), "{pace:?}");
     }
 }

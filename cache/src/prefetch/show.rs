@@ -15,20 +15,19 @@ impl Orders {
         self.look_at_all();
         let now = self.clock.now();
         let book = self.lock();
-        let first = first(&book);
-        book.iter().map(|(id, entry)| show(*id, entry, now, first)).collect()
+        book.iter().map(|(id, entry)| show(*id, entry, now, &book)).collect()
     }
 
     pub(crate) fn status(&self, id: OrderId) -> Result<OrderStatus, CacheError> {
         let now = self.clock.now();
         let book = self.lock();
-        book.get(&id).map(|entry| show(id, entry, now, first(&book))).ok_or(CacheError::UnknownOrder(id))
+        book.get(&id).map(|entry| show(id, entry, now, &book)).ok_or(CacheError::UnknownOrder(id))
     }
 
     /// Versions that something is fetched of now.
     pub(crate) fn filling(&self) -> Vec<Serial> {
         let book = self.lock();
-        let running = book.values().filter(|entry| entry.running.is_some() && !entry.is_stuck);
+        let running = book.values().filter(|entry| entry.running.is_some());
         running.filter_map(|entry| Some(entry.legs.iter().find(|leg| !leg.is_complete())?.serial)).collect()
     }
 
@@ -67,14 +66,14 @@ fn warning(id: OrderId, entry: &Entry, now: Timestamp) -> Option<String> {
     }
 }
 
-/// The order that is fetched for now: of those that have begun the one that goes before the others.
-fn first(book: &BTreeMap<OrderId, Entry>) -> Option<OrderId> {
-    let begun = book.iter().filter(|(_, entry)| entry.running.is_some() && !entry.is_stuck);
-    begun.min_by_key(|(_, entry)| entry.rank()).map(|(id, _)| *id)
+/// The order that another one waits for: of those that go before it the last that is fetched for now.
+fn ahead(id: OrderId, entry: &Entry, book: &BTreeMap<OrderId, Entry>) -> Option<OrderId> {
+    let place = |id, entry: &Entry| (entry.rank(), id);
+    let running = book.iter().filter(|(_, entry)| entry.running.is_some()).map(|(id, entry)| place(*id, entry));
+    running.filter(|other| *other < place(id, entry)).max().map(|(_, id)| id)
 }
 
-/// `first`: who goes first.
-fn show(id: OrderId, entry: &Entry, now: Timestamp, first: Option<OrderId>) -> OrderStatus {
+fn show(id: OrderId, entry: &Entry, now: Timestamp, book: &BTreeMap<OrderId, Entry>) -> OrderStatus {
     let held = entry.held();
     let named = entry.order.of.number.map(|number| VersionId { image: entry.order.of.image.clone(), number });
     let legs = entry.legs.iter().map(|leg| leg.id.clone());
@@ -88,10 +87,10 @@ fn show(id: OrderId, entry: &Entry, now: Timestamp, first: Option<OrderId>) -> O
         done_bytes: held.durable_bytes,
         left_bytes: entry.left_bytes(),
         is_surveyed: !entry.legs.is_empty() && entry.legs.iter().all(|leg| leg.plan.is_some()),
-        bytes_per_second: pace.filter(|_| !entry.is_stuck).unwrap_or(0),
+        bytes_per_second: pace.unwrap_or(0),
         deadline: entry.deadline(),
         verdict: match verdict(entry, now) {
-            Verdict::Queued { .. } => Verdict::Queued { behind: first },
+            Verdict::Queued { .. } => Verdict::Queued { behind: ahead(id, entry, book) },
             verdict => verdict,
         },
         trouble: entry.trouble.clone(),
@@ -115,7 +114,7 @@ pub(super) fn verdict(entry: &Entry, now: Timestamp) -> Verdict {
         (Some(by), end) if by <= now => Verdict::Late { by, end },
         (Some(by), end) if is_looked_at && end.is_none_or(|end| end > by) => Verdict::Late { by, end },
         _ if !is_looked_at && entry.here() == Here::Unknown => Verdict::Looks,
-        (_, end) if entry.running.is_some() => Verdict::Runs { end },
+        (_, end) if entry.running.is_some() || entry.stuck.is_some() => Verdict::Runs { end },
         (Some(_), _) if !entry.is_due(now) => match entry.start {
             Some(until) => Verdict::Waits { until },
             None => Verdict::Queued { behind: None },

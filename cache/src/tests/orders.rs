@@ -271,14 +271,86 @@ async fn orders_outlive_the_daemon_with_their_terms() {
 async fn an_order_that_waits_names_the_one_it_waits_for() {
     let rig = Rig::new(MemoryDisk::new(1)).await;
     let record = rig.publish(&[("a", blocks(300)), ("b", content(&[900]))]).await;
-    let slow = Order { limit: NonZeroU64::new(1 << 20), ..of(&record, What::File("a".to_owned())) };
-    let slow = rig.cache.prefetch_add(slow).await.unwrap();
-    rig.until(slow, |status| status.done_bytes > 0).await;
+    rig.version(&record).await.prepare().await.unwrap();
+    rig.file(&record, "a").await.hashes(0..300).await.unwrap();
+    rig.line.set(Some(Fault::Held));
+    let first = rig.cache.prefetch_add(of(&record, What::File("a".to_owned()))).await.unwrap();
+    rig.until(first, |status| matches!(status.verdict, Verdict::Runs { .. })).await;
     let (waits, _) = rig.order(of(&record, What::File("b".to_owned()))).await;
-    rig.until(waits, |status| matches!(status.verdict, Verdict::Queued { behind } if behind == Some(slow))).await;
-    let limit = OrderChange { limit: Some(None), ..OrderChange::default() };
-    rig.cache.prefetch_set(slow, limit).await.unwrap();
+    rig.until(waits, |status| matches!(status.verdict, Verdict::Queued { behind } if behind == Some(first))).await;
+    rig.line.set(None);
     assert_eq!(rig.waited(waits).await.state, OrderState::Done);
+    rig.cache.close().await;
+}
+
+/// An order that was limited leaves the rest of the line to those behind it, and to others that were limited.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_limited_keeps_nobody_waiting() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let record =
+        rig.publish(&[("a", blocks(300)), ("b", blocks(301)), ("c", blocks(302)), ("d", content(&[900]))]).await;
+    let file = |name: &str, limit| Order { limit: NonZeroU64::new(limit), ..of(&record, What::File(name.to_owned())) };
+    let slow = rig.cache.prefetch_add(file("a", 1 << 20)).await.unwrap();
+    rig.until(slow, |status| status.done_bytes > 0).await;
+    let free = rig.cache.prefetch_add(file("b", 0)).await.unwrap();
+    assert_eq!(rig.waited(free).await.state, OrderState::Done);
+    let other = rig.cache.prefetch_add(file("c", 1 << 20)).await.unwrap();
+    rig.until(other, |status| status.done_bytes > 0).await;
+    // Who is behind both is in nobody's way either.
+    let last = rig.cache.prefetch_add(file("d", 0)).await.unwrap();
+    assert_eq!(rig.waited(last).await.state, OrderState::Done);
+    for id in [slow, other] {
+        let status = rig.cache.prefetch_look(id, PATIENCE).await.unwrap();
+        assert!(matches!(status.verdict, Verdict::Runs { end: Some(_) }) && !status.is_complete(), "{status:?}");
+        rig.until(id, |status| (1..2 << 20).contains(&status.bytes_per_second)).await;
+    }
+    rig.cache.close().await;
+}
+
+/// A deadline is reckoned by what the line gave, however short that was, and not by what an order was limited to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_is_known_from_what_it_gave() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let record = rig.publish(&[("a", blocks(400)), ("b", blocks(90))]).await;
+    let rate = async || rig.cache.prefetch_explain(of(&record, What::All)).await.unwrap().rate;
+    assert!(!rate().await.is_measured);
+    let id = rig.cache.prefetch_add(of(&record, What::File("a".to_owned()))).await.unwrap();
+    assert_eq!(rig.waited(id).await.state, OrderState::Done);
+    let measured = rate().await;
+    assert!(measured.is_measured && measured.bytes_per_second > 20 << 20, "{measured:?}");
+    let limited = Order { limit: NonZeroU64::new(4 << 20), ..of(&record, What::File("b".to_owned())) };
+    let id = rig.cache.prefetch_add(limited).await.unwrap();
+    assert_eq!(rig.waited(id).await.state, OrderState::Done);
+    assert_eq!(rate().await, measured);
+    rig.cache.close().await;
+}
+
+/// What is damaged at its source keeps nothing else from coming: the order says what is missing and why, ends with no
+/// time that cannot be known, and is left alone until a person has mended it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_at_its_source_is_told_and_the_rest_comes() {
+    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let record = rig.publish(&[("a", blocks(300))]).await;
+    let root = record.statement.statement().root;
+    let file = rig.file(&record, "a").await;
+    let damaged = [7, 8, 130, 299];
+    rig.master.set_damaged(root, file.index(), &damaged);
+    let (id, _) = rig.order(within(of(&record, What::All), 3600)).await;
+    rig.later(3300);
+    let stuck = rig.until(id, |status| status.trouble.is_some()).await;
+    let why = "4 blocks of lab@1 are damaged at the source; `icbd image verify lab@1` there says what is wrong";
+    assert!(stuck.trouble.as_ref().is_some_and(|trouble| trouble.starts_with(why)), "{stuck:?}");
+    assert!(matches!(stuck.verdict, Verdict::Late { end: None, .. }), "{stuck:?}");
+    assert_eq!((stuck.left_bytes, stuck.bytes_per_second), (4 * BLOCK as u64, 0));
+    let missing: Vec<u64> = (0..300).filter(|block| !file.is_readable(*block..*block + 1)).collect();
+    assert_eq!(missing, damaged);
+    rig.asked();
+    rig.later(1);
+    rig.cache.prefetch_look(id, PATIENCE).await.unwrap();
+    assert_eq!(rig.asked(), []);
+    rig.master.set_damaged(root, file.index(), &[]);
+    rig.cache.prefetch_resume(id).await.unwrap();
+    assert_eq!(rig.waited(id).await.state, OrderState::Done);
     rig.cache.close().await;
 }
 
@@ -286,9 +358,9 @@ async fn an_order_that_waits_names_the_one_it_waits_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_more_urgent_order_goes_before_one_that_runs() {
     let rig = Rig::new(MemoryDisk::new(1)).await;
-    let record = rig.publish(&[("a", blocks(300)), ("b", content(&[900]))]).await;
-    let slow = Order { limit: NonZeroU64::new(1 << 20), ..of(&record, What::File("a".to_owned())) };
-    let slow = rig.cache.prefetch_add(slow).await.unwrap();
+    let record = rig.publish(&[("a", blocks(3000)), ("b", content(&[9000]))]).await;
+    rig.line.set(Some(Fault::Delay(Duration::from_millis(50))));
+    let slow = rig.cache.prefetch_add(of(&record, What::File("a".to_owned()))).await.unwrap();
     rig.until(slow, |status| status.done_bytes > 0).await;
     let urgent = Order { priority: Priority::High, ..of(&record, What::File("b".to_owned())) };
     let (urgent, _) = rig.order(urgent).await;

@@ -86,7 +86,7 @@ pub(crate) struct TermArgs {
     #[arg(long, value_name = "ZONE", value_parser = zone)]
     pub zone: Option<String>,
     /// Never faster than this, such as 50mbit or 6MB/s; "off" for no limit
-    #[arg(long, value_name = "RATE", value_parser = limit)]
+    #[arg(long, value_name = "RATE", value_parser = limit, allow_hyphen_values = true)]
     pub limit: Option<String>,
     /// Who goes first [default: normal]
     #[arg(long, value_parser = ["low", "normal", "high"])]

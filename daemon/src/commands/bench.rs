@@ -111,6 +111,7 @@ fn exit(error: &StormError) -> Exit {
         StormError::Differs { .. } => Exit::Verification,
         StormError::Io { source, .. } => match source.kind() {
             io::ErrorKind::NotFound => Exit::Absent,
+            io::ErrorKind::IsADirectory => Exit::Usage,
             io::ErrorKind::ConnectionRefused
             | io::ErrorKind::HostUnreachable
             | io::ErrorKind::NetworkUnreachable

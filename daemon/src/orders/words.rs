@@ -9,16 +9,29 @@ use crate::output::{bit_rate, bytes, seconds, table};
 /// A weekday says which day, for so many days.
 const WEEKDAY_SECONDS: i64 = 6 * 86_400;
 
-/// A report of an order at the time `now`.
-pub(crate) fn report(status: &OrderStatus, now: Timestamp) -> OrderReport {
-    let (verdict, says) = say(status, now);
+/// When and where an order is looked at: times are said so that people there understand them.
+pub(crate) struct Here {
+    pub now: Timestamp,
+    pub zone: Zone,
+}
+
+impl Here {
+    /// On this machine's clock.
+    pub(crate) fn now() -> Here {
+        Here { now: Timestamp::now(), zone: Zone::system() }
+    }
+}
+
+/// A report of an order.
+pub(crate) fn report(status: &OrderStatus, here: &Here) -> OrderReport {
+    let (verdict, says) = say(status, here.now);
     OrderReport {
         id: status.id,
         of: status.order.of.clone(),
         what: What::from(&status.order.what),
         versions: status.versions.clone(),
         state: status.state.as_text().to_owned(),
-        order: terms(&status.order, now),
+        order: terms(&status.order, here),
         zone: status.order.zone.name().to_owned(),
         limit_bytes_per_second: status.order.limit.map(|limit| limit.get()),
         priority: status.order.priority.as_text().to_owned(),
@@ -58,12 +71,13 @@ fn say(status: &OrderStatus, now: Timestamp) -> (Verdict, String) {
     }
 }
 
-/// `mon-fri by 08:45`, `by Tue 08:45`, `at once`; and what it is limited to.
-fn terms(order: &Order, now: Timestamp) -> String {
+/// `mon-fri by 08:45`, `by Tue 08:45`, `at once`; the zone where it is not the machine's; and what it is limited to.
+fn terms(order: &Order, here: &Here) -> String {
+    let zone = if order.zone == here.zone { String::new() } else { format!(" {}", order.zone.name()) };
     let by = match order.deadline {
         None => "at once".to_owned(),
-        Some(Deadline::Once(at)) => format!("by {}", clock(at, now, &order.zone)),
-        Some(Deadline::Weekly(time, days)) => format!("{days} by {}", time.strftime("%H:%M")),
+        Some(Deadline::Once(at)) => format!("by {}{zone}", clock(at, here.now, &order.zone)),
+        Some(Deadline::Weekly(time, days)) => format!("{days} by {}{zone}", time.strftime("%H:%M")),
     };
     order.limit.map_or(by.clone(), |limit| format!("{by}, {}", bit_rate(limit.get())))
 }
@@ -142,7 +156,9 @@ pub(crate) fn explain(report: &ExplanationReport) -> String {
         ));
     }
     lines.extend(report.hindrances.iter().map(|why| format!("! {why}")));
-    lines.extend(report.order.iter().map(|order| format!("order {}", one(order))));
+    // What is noted of its versions was said.
+    let order = report.order.clone().map(|order| OrderReport { note: None, ..order });
+    lines.extend(order.map(|order| format!("order {}", one(&order))));
     lines.join("\n")
 }
 
@@ -174,11 +190,15 @@ mod tests {
         }
     }
 
+    fn madrid(now: Timestamp) -> Here {
+        Here { now, zone: Zone::named("Europe/Madrid").unwrap() }
+    }
+
     #[test]
     fn verdicts_are_short_and_say_when() {
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         let now = at("2026-11-23T08:00:00Z");
-        let check = |verdict, says: &str| assert_eq!(report(&status(verdict), now).says, says);
+        let check = |verdict, says: &str| assert_eq!(report(&status(verdict), &madrid(now)).says, says);
         check(icbd_cache::Verdict::Kept { since: at("2026-11-23T07:12:00Z") }, "kept 08:12");
         check(icbd_cache::Verdict::Kept { since: at("2026-11-17T21:10:00Z") }, "kept Tue 22:10");
         check(icbd_cache::Verdict::Kept { since: at("2026-03-01T07:12:00Z") }, "kept 2026-03-01 08:12");
@@ -195,7 +215,10 @@ mod tests {
     #[test]
     fn the_table_is_the_one_that_was_promised() {
         let now: Timestamp = "2026-11-23T08:00:00Z".parse().unwrap();
-        let kept = report(&status(icbd_cache::Verdict::Kept { since: now }), now);
+        let status = status(icbd_cache::Verdict::Kept { since: now });
+        let kept = report(&status, &madrid(now));
+        let elsewhere = Here { now, zone: Zone::named("UTC").unwrap() };
+        assert_eq!(report(&status, &elsewhere).order, "mon-fri by 08:45 Europe/Madrid, 50 Mbit/s");
         let late = OrderReport {
             id: 7,
             of: "win11-lab@9".parse().unwrap(),

@@ -77,11 +77,14 @@ impl From<CacheError> for Failure {
             | CacheError::NoFormat { .. }
             | CacheError::NotAStore { .. }
             | CacheError::OrderEnded { .. }
-            | CacheError::Refused(_) => Exit::Refused,
+            | CacheError::Refused(_)
+            | CacheError::CannotShare(_) => Exit::Refused,
             CacheError::Unavailable { .. } | CacheError::Fetch(_) => Exit::Unreachable,
             // One that is newer than this icbd is as good as any; what is damaged is not.
             CacheError::Unusable { why: HeadError::Format(_), .. } => Exit::Refused,
-            CacheError::Unusable { .. } | CacheError::Untrusted { .. } => Exit::Verification,
+            CacheError::Unusable { .. } | CacheError::Untrusted { .. } | CacheError::Damaged { .. } => {
+                Exit::Verification
+            }
             _ => Exit::Failed,
         };
         Failure::new(exit, error.to_string())

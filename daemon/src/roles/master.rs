@@ -48,9 +48,10 @@ pub(crate) fn run(settings: &Settings, args: &MasterArgs) -> anyhow::Result<()> 
 }
 
 async fn serve(settings: MasterSettings, config: RunningConfig<MasterArgs>) -> anyhow::Result<()> {
-    let repository = open(&settings.repo).await?;
+    // First: who cannot listen leaves no new repository behind.
     let allow = Allow::new(&settings.allow);
     let listeners = serve::listen(&settings.listen, &allow).await?;
+    let repository = open(&settings.repo).await?;
     let listen: Vec<SocketAddr> = listeners.iter().map(|(_, address)| *address).collect();
     let audit = Audit::open(&settings.repo)?;
     let believed = Believed::of(&settings)?;

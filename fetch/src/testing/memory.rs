@@ -1,6 +1,6 @@
 //! A repository in memory, and the source that serves it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -52,6 +52,8 @@ struct Version {
     head: Head,
     pages: HashMap<(FileIndex, u64), Bytes>,
     files: HashMap<FileIndex, Bytes>,
+    /// Blocks that cannot be given as they were published.
+    damaged: HashSet<(FileIndex, u64)>,
 }
 
 impl MemorySource {
@@ -134,7 +136,7 @@ impl MemorySource {
         };
         state.listing.images[at].versions.push(record.clone());
         state.listing.images[at].changed = time;
-        state.versions.insert(root, Version { head, pages, files });
+        state.versions.insert(root, Version { head, pages, files, damaged: HashSet::new() });
         record
     }
 
@@ -174,6 +176,15 @@ impl MemorySource {
         let mut state = self.state.lock().expect("no panic under this lock");
         if let Some(version) = state.versions.get_mut(&root) {
             version.files.insert(file, bytes);
+        }
+    }
+
+    /// Cannot give these blocks of a file from now on, and all others.
+    pub fn set_damaged(&self, root: Root, file: FileIndex, blocks: &[u64]) {
+        let mut state = self.state.lock().expect("no panic under this lock");
+        if let Some(version) = state.versions.get_mut(&root) {
+            version.damaged.retain(|(of, _)| *of != file);
+            version.damaged.extend(blocks.iter().map(|block| (file, *block)));
         }
     }
 
@@ -258,7 +269,13 @@ impl Source for MemorySource {
         if file.len() as u64 != request.file_bytes || block_len(request.file_bytes, run.end() - 1) == 0 {
             return Err(SourceError::Absent);
         }
-        let blocks: Vec<(u64, Bytes)> = run.blocks().map(|block| (block, cut(file, block))).collect();
+        // As a master does that finds the damage while it answers: it says so before its first byte, else it breaks off.
+        let is_damaged = |block: &u64| version.damaged.contains(&(run.file, *block));
+        if is_damaged(&run.first) {
+            return Err(SourceError::Broken { status: 500, says: format!("block {} is damaged", run.first) });
+        }
+        let given = run.blocks().take_while(|block| !is_damaged(block));
+        let blocks: Vec<(u64, Bytes)> = given.map(|block| (block, cut(file, block))).collect();
         blocks.iter().for_each(|(_, bytes)| self.count(bytes));
         Ok(stream::iter(blocks.into_iter().map(Ok)).boxed())
     }

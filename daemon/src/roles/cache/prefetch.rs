@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::images::find_image;
 use crate::near;
 use crate::orders::{
-    ExplainedVersion, ExplanationReport, OrderBody, OrderReport, Subject, Terms, Verdict, What, report,
+    ExplainedVersion, ExplanationReport, Here, OrderBody, OrderReport, Subject, Terms, Verdict, What, report,
 };
 use crate::output::{Progress, bit_rate};
 
@@ -24,8 +24,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 const LOOK_MAX: Duration = Duration::from_secs(3);
 
 pub(super) async fn list(server: Arc<CacheServer>) -> Result<Vec<OrderReport>> {
-    let now = Timestamp::now();
-    Ok(server.cache.prefetch_list().iter().map(|status| report(status, now)).collect())
+    let here = Here::now();
+    Ok(server.cache.prefetch_list().iter().map(|status| report(status, &here)).collect())
 }
 
 pub(super) async fn add(server: Arc<CacheServer>, peer: Peer, body: OrderBody) -> Result<OrderReport> {
@@ -104,12 +104,12 @@ pub(super) async fn alter(server: Arc<CacheServer>, peer: Peer, id: OrderId, ver
     };
     let altered = altered.map_err(|error| anyhow::Error::from(Failure::from(error)));
     server.audit.record(&peer, &format!("prefetch {word} {id}"), &altered);
-    Ok(report(&altered?, Timestamp::now()))
+    Ok(report(&altered?, &Here::now()))
 }
 
 async fn look(server: &CacheServer, id: OrderId) -> Result<OrderReport> {
     let status = server.cache.prefetch_look(id, LOOK_MAX).await.map_err(Failure::from)?;
-    Ok(report(&status, Timestamp::now()))
+    Ok(report(&status, &Here::now()))
 }
 
 /// Tells an order's progress until it is done or its promise missed; it goes on when the client leaves.
@@ -118,10 +118,10 @@ pub(super) async fn watch(server: &CacheServer, id: OrderId, teller: &Teller) ->
     let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
     loop {
         tokio::select! {
-            done = done.as_mut() => return Ok(report(&done.map_err(Failure::from)?, Timestamp::now())),
+            done = done.as_mut() => return Ok(report(&done.map_err(Failure::from)?, &Here::now())),
             _ = ticks.tick() => {
                 let status = server.cache.prefetch_look(id, Duration::ZERO).await.map_err(Failure::from)?;
-                let order = report(&status, Timestamp::now());
+                let order = report(&status, &Here::now());
                 let (done_bytes, total_bytes) = (order.done_bytes, order.total_bytes);
                 teller.tell(Event::Progress(Progress { what: doing(order), done_bytes, total_bytes }));
             }
@@ -147,11 +147,12 @@ pub(super) async fn explain(server: Arc<CacheServer>, subject: Subject) -> Resul
     };
     let explanation = explanation.map_err(|error| absent(&server, error))?;
     let withheld = server.cache.view().withheld_of(&explanation.order.of.image).count();
-    Ok(ExplanationReport { withheld, ..explained(explanation) })
+    let mut report = explained(explanation);
+    report.hindrances.extend(server.out_of_reach());
+    Ok(ExplanationReport { withheld, ..report })
 }
 
 fn explained(explanation: Explanation) -> ExplanationReport {
-    let now = Timestamp::now();
     let (order, rate) = (&explanation.order, explanation.rate);
     let mut hindrances: Vec<String> = explanation.no_room.into_iter().collect();
     if let Some(limit) = order.limit {
@@ -179,7 +180,7 @@ fn explained(explanation: Explanation) -> ExplanationReport {
         wire_bytes: explanation.wire_bytes,
         takes_seconds: explanation.takes.map(|takes| takes.as_secs().unsigned_abs()),
         hindrances,
-        order: explanation.status.map(|status| report(&status, now)),
+        order: explanation.status.map(|status| report(&status, &Here::now())),
     }
 }
 

@@ -39,14 +39,16 @@ pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
 struct Seen {
     open: HashMap<Serial, Instant>,
     failed: HashMap<Serial, Instant>,
+    /// The store's disk can seal nothing, and does not learn it.
+    is_hopeless: bool,
 }
 
-async fn seal_complete(server: &CacheServer, Seen { open, failed }: &mut Seen) {
+async fn seal_complete(server: &CacheServer, Seen { open, failed, is_hopeless }: &mut Seen) {
     open.extend(server.open_by_version().into_keys().map(|serial| (serial, Instant::now())));
     open.retain(|_, when| when.elapsed() < HOT);
     failed.retain(|_, when| when.elapsed() < AGAIN_AFTER);
     let when = server.seal_when();
-    if when == SealWhen::Never {
+    if when == SealWhen::Never || *is_hopeless {
         return;
     }
     let due = server.cache.status().versions.into_iter().filter(|version| {
@@ -57,6 +59,11 @@ async fn seal_complete(server: &CacheServer, Seen { open, failed }: &mut Seen) {
         match server.cache.seal(&version.id, UNHURRIED, |_| {}).await {
             Ok(report) => tracing::info!(version = %version.id, blocks = report.blocks_checked, "sealed"),
             Err(CacheError::Closed) => return,
+            Err(error @ CacheError::CannotShare(_)) => {
+                tracing::info!(%error, "versions are not sealed here");
+                *is_hopeless = true;
+                return;
+            }
             Err(error) => {
                 tracing::info!(version = %version.id, %error, "not sealed");
                 failed.insert(version.serial, Instant::now());

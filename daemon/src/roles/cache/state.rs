@@ -197,18 +197,27 @@ impl CacheServer {
     fn unlisted(&self) -> Option<String> {
         let known = self.unlisted.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (since, why) = known.filter(|(since, _)| since.elapsed() >= UNLISTED_AFTER)?;
-        let is_offline = |source: &SourceHealth| matches!(source.state, SourceState::Offline { .. });
-        if self.sources.health().iter().all(is_offline) {
+        if self.out_of_reach().is_some() {
             return None;
         }
         let since = since.elapsed().as_secs();
         Some(format!("no source has given the list of versions for {since} s, so new ones do not appear: {why}"))
     }
 
+    /// That no source answers, and why.
+    pub(super) fn out_of_reach(&self) -> Option<String> {
+        let reason = |source: SourceHealth| match source.state {
+            SourceState::Offline { error, .. } => Some(format!("{} is offline: {error}", source.name)),
+            SourceState::Untried | SourceState::Online { .. } => None,
+        };
+        let reasons: Option<Vec<String>> = self.sources.health().into_iter().map(reason).collect();
+        reasons.filter(|reasons| !reasons.is_empty()).map(|reasons| reasons.join("; "))
+    }
+
     /// The same and its orders, for Prometheus.
     pub(super) fn metrics(&self) -> String {
-        let now = jiff::Timestamp::now();
-        let orders: Vec<_> = self.cache.prefetch_list().iter().map(|order| orders::report(order, now)).collect();
+        let here = orders::Here::now();
+        let orders: Vec<_> = self.cache.prefetch_list().iter().map(|order| orders::report(order, &here)).collect();
         metrics::text(&self.report(), &orders)
     }
 
