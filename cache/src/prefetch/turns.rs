@@ -13,13 +13,16 @@ use super::order::OrderId;
 use super::queue::Task;
 use crate::CacheError;
 
+/// What came of a turn; `None`: another order goes first.
+type Outcome = Option<Result<(), CacheError>>;
+
 /// The turns under way, at most one for an order.
 pub(super) struct Turns<'a> {
     orders: &'a Orders,
     /// Of the order that takes all of the line: who follows it waits for what it still has under way.
     flying: &'a Mutex<Flying>,
     tasks: BTreeMap<OrderId, (Task, AbortHandle)>,
-    running: FuturesUnordered<BoxFuture<'a, (Task, Option<Result<(), CacheError>>)>>,
+    running: FuturesUnordered<BoxFuture<'a, (Task, Outcome)>>,
 }
 
 impl<'a> Turns<'a> {
