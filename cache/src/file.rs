@@ -15,6 +15,7 @@ mod repair;
 mod seek;
 
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, RwLock};
@@ -26,6 +27,7 @@ use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Node, PAGE_BLOCKS, block_count};
 use crate::CacheError;
 use crate::bits::Bits;
 use crate::budget::RUN_BLOCKS_MAX;
+use crate::disk::Wait;
 use crate::flight::Flight;
 use crate::slots::Slots;
 use crate::version::Version;
@@ -111,6 +113,25 @@ impl File {
 
     fn no_such_block(&self) -> CacheError {
         CacheError::NotAFile { version: self.version.id().clone(), file: self.index }
+    }
+
+    pub(crate) fn is_paged(&self) -> bool {
+        self.is_paged
+    }
+
+    /// Reads resident blocks as they lie on the disk, `bytes` being as many as they are; those that this daemon never
+    /// compared are compared first. Blocks.
+    pub(crate) fn read_held(self: &Arc<Self>, blocks: Range<u64>, bytes: &mut [u8]) -> io::Result<()> {
+        if let Err((block, error)) = self.check_unchecked(blocks.clone()) {
+            self.damaged(block..block + 1, &error);
+            return Err(error);
+        }
+        let _guard = self.guard.read().expect("no panic under this lock");
+        if !self.is_readable(blocks.clone()) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "it was let go of"));
+        }
+        let read = self.backing()?.read(blocks.start * BLOCK_BYTES, bytes, Wait::Yes)?;
+        if read == bytes.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
     pub(crate) fn blocks(&self) -> u64 {

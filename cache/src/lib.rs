@@ -34,6 +34,7 @@ mod refresh;
 mod resident;
 mod reuse;
 mod seal;
+mod serving;
 mod settings;
 mod slots;
 mod spoilt;
@@ -61,6 +62,7 @@ pub use prefetch::{
 };
 pub use refresh::Refresh;
 pub use seal::SealReport;
+pub use serving::{Served, ServedRun};
 pub use settings::{Quota, Settings};
 pub use spoilt::Spoilt;
 pub use status::{CacheStatus, VersionStatus};

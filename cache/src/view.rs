@@ -11,7 +11,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use icbd_image::{
-    ImageName, ImageRecord, RepositoryId, Root, Serial, StatementError, VersionId, VersionNumber, VersionRecord,
+    ImageName, ImageRecord, Listing, RepositoryId, Root, Serial, StatementError, VersionId, VersionNumber,
+    VersionRecord,
 };
 
 use crate::CacheError;
@@ -66,6 +67,11 @@ impl View {
     pub(crate) fn listed(&self) -> View {
         let (choices, withheld) = Default::default();
         View { images: self.known.clone(), choices, withheld, ..self.clone() }
+    }
+
+    /// All that is known, as the master listed it.
+    pub(crate) fn listing(&self) -> Option<Listing> {
+        Some(Listing { repository: self.repository?, images: self.known.to_vec() })
     }
 
     pub(crate) fn choices(&self) -> &Choices {

@@ -13,6 +13,7 @@ mod listing;
 mod metrics;
 mod offers;
 mod peers;
+mod pieces;
 mod range;
 mod reports;
 mod routes;

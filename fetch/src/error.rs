@@ -194,6 +194,12 @@ impl FetchError {
         failures.iter().all(|failure| failure.error.is_damaged_there())
     }
 
+    /// Whether every source answered that it has no such thing.
+    pub fn is_absent(&self) -> bool {
+        let FetchError::Failed { failures, .. } = self else { return false };
+        failures.iter().all(|failure| failure.error == SourceError::Absent)
+    }
+
     /// The cause in a few words, for a line of a status; the error itself says all.
     pub fn cause(&self) -> String {
         match self {

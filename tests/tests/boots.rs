@@ -176,7 +176,7 @@ fn who_offers_and_cannot_be_asked_is_left_alone() -> Result<()> {
     let ignored = master.daemon.log().matches("a boot profile that was offered is ignored").count();
     ensure!(ignored == 1, "said {ignored} times:\n{}", master.daemon.log());
 
-    // Both serve it alike, and a cache nothing else.
+    // Both serve it alike.
     let status = cache.status()?;
     let address = status["listen"][0].as_str().context("it listens nowhere")?.parse()?;
     let path = format!("/v1/profiles/{root}");
@@ -187,7 +187,7 @@ fn who_offers_and_cannot_be_asked_is_left_alone() -> Result<()> {
         ensure!(get_with(server, &path, &[("If-None-Match", tag)])?.status == 304);
         ensure!(get(server, &format!("/v1/profiles/{}", "1".repeat(64)))?.status == 404);
     }
-    ensure!(get(address, "/v1/images")?.status == 504);
+    ensure!(get(address, "/v1/images")?.status == 200);
     Ok(())
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use icbd_tests::{
-    CacheServer, Fault, FileSystem, Lab, MIB, Master, Output, Proxy, Volume, compare_trees, icbd, sample_tree, solid,
-    wait_for,
+    CacheServer, CacheSettings, Fault, FileSystem, Lab, MIB, Master, Output, Proxy, Volume, compare_trees, icbd,
+    sample_tree, solid, wait_for,
 };
 use serde_json::Value;
 
@@ -318,5 +318,50 @@ fn a_damaged_base_costs_bytes_and_nothing_else() -> Result<()> {
         ensure!(asked_against(&proxy) > 0, "{:?}", proxy.requests());
         ensure!(fs::read(tree(&to, 2).join("disk.raw"))? == moved(), "wrong bytes");
     }
+    Ok(())
+}
+
+/// A cache server gives what it holds of versions: a new, empty master is filled from it when the old one is lost, and so is
+/// another cache server; what it does not hold it says so.
+#[test]
+fn a_cache_fills_an_empty_master() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut lost = first(&lab)?;
+    let listening = CacheSettings { config: "[serve]\nlisten = [\"127.0.0.1:0\"]\n".into(), ..Default::default() };
+    let cache = CacheServer::start_with(&lab, &[&lost.url()], &listening)?;
+    for version in ["lab@1", "lab@2"] {
+        cache.command(&["prefetch", "add", version, "--all", "--wait"])?.ok()?;
+    }
+    fs::write(lab.path("tree/usr/small"), "new")?;
+    ensure!(lost.publish("lab", &lab.path("tree"), &[])? == "lab@3");
+    wait_for("the third version is listed", || Ok(cache.residency("lab@3").is_ok().then_some(())))?;
+    lost.daemon.stop()?;
+    cache.daemon.allow_log("source");
+    let status: Value = serde_json::from_str(&cache.command(&["status", "--json"])?.ok()?)?;
+    let url = format!("http://{}", status["listen"][0].as_str().context("it listens nowhere")?);
+
+    let new = second(&lab, FileSystem::Btrfs)?;
+    new.daemon.allow_log("image replicate");
+    let streamed = ["image", "replicate", "lab@1", "--from", &url, "--stream", "btrfs", "--socket", new.socket()];
+    icbd(streamed)?.failed_with(ABSENT)?.says(&["a cache server gives no streams"])?;
+    for version in ["lab@1", "lab@2"] {
+        replicate(&new, version, &url)?.ok()?;
+        icbd(["image", "verify", version, "--socket", new.socket()])?.ok()?;
+    }
+    compare_trees(&tree(&lost, 1), &tree(&new, 1))?;
+    compare_trees(&tree(&lost, 2), &tree(&new, 2))?;
+    replicate(&new, "lab@3", &url)?.failed_with(ABSENT)?.says(&["a cache server gives only what it holds"])?;
+
+    // Another cache server has nobody else either.
+    let other = CacheServer::start_with(&lab, &[&lost.url(), &url], &CacheSettings::default())?;
+    other.daemon.allow_log("source");
+    ensure!(fs::read(other.path("lab/2/disk.raw"))? == fs::read(cache.path("lab/2/disk.raw"))?, "wrong bytes");
+    // What is spoilt on the cache's disk is noticed there, and never taken for the version.
+    let disk = cache.store().join("filling/lab/1/disk.raw");
+    File::options().write(true).open(disk)?.write_all_at(b"spoilt", 12 * MIB)?;
+    ["spoilt", "does not match", "reading block"].iter().for_each(|words| cache.daemon.allow_log(words));
+    ["wrong block", "cannot be fetched", "could not be read"].iter().for_each(|words| other.daemon.allow_log(words));
+    let read = fs::read(other.path("lab/1/disk.raw"));
+    ensure!(read.is_err() || read? == content(1), "wrong bytes");
     Ok(())
 }

@@ -190,13 +190,15 @@ impl<T> Reading<T> {
     pub(super) async fn end(self, shared: &Shared) -> Result<T, MasterError> {
         match self.0.await {
             Ok(outcome) => outcome,
-            Err(error) => Err(MasterError::Io {
-                doing: "read for a client",
-                path: shared.repository.path().to_owned(),
-                source: std::io::Error::other(error),
-            }),
+            Err(error) => Err(died(&shared.repository, error)),
         }
     }
+}
+
+/// What read from the repository died.
+pub(super) fn died(repository: &Repository, why: tokio::task::JoinError) -> MasterError {
+    let source = std::io::Error::other(why);
+    MasterError::Io { doing: "read for a client", path: repository.path().to_owned(), source }
 }
 
 fn refuse(shared: &Shared, error: &MasterError, path: &str) -> Response {

@@ -85,7 +85,7 @@ impl Announced {
         let asked = sources(&source);
         let (image, record) = find(&asked, spec).await?;
         trusted(master, &record)?;
-        let head = asked.head(record.root()).await.map_err(unreachable)?;
+        let head = asked.head(record.root()).await.map_err(refused)?;
         Ok(Announced { started, source, image, record, head })
     }
 
@@ -217,7 +217,7 @@ impl Replication {
 
 /// The version that is meant, as its source lists it.
 async fn find(sources: &Sources, spec: &ReplicateSpec) -> anyhow::Result<(ImageRecord, VersionRecord)> {
-    let listed = sources.listing().await.map_err(unreachable)?.context("the source gives no list of versions")?;
+    let listed = sources.listing().await.map_err(refused)?.context("the source gives no list of versions")?;
     let (wanted, images) = (&spec.version, listed.listing.images);
     let Some(image) = images.iter().find(|image| image.name == wanted.image) else {
         let hint = near::hint(wanted.image.as_str(), images.iter().map(|image| image.name.as_str()));
@@ -238,12 +238,18 @@ fn trusted(master: &Master, record: &VersionRecord) -> Result<(), Failure> {
     signer.map(drop).map_err(|error| Failure::new(Exit::Verification, error.to_string()))
 }
 
-fn damaged_there(error: &FetchError) -> Failure {
-    Failure::new(Exit::Verification, format!("{error}; `icbd image verify` there says what is wrong"))
-}
-
-fn unreachable(error: FetchError) -> Failure {
-    Failure::new(Exit::Unreachable, error.to_string())
+/// Why the source gives something not at all, or not now.
+fn refused(error: FetchError) -> Failure {
+    match error {
+        error if error.is_absent() => Failure::new(
+            Exit::Absent,
+            format!("{error}; a cache server gives only what it holds, and a master what is not removed"),
+        ),
+        error if error.is_damaged_there() || error.is_permanent() => {
+            Failure::new(Exit::Verification, format!("{error}; `icbd image verify` there says what is wrong"))
+        }
+        error => Failure::new(Exit::Unreachable, error.to_string()),
+    }
 }
 
 impl Fetching<'_> {
@@ -317,12 +323,12 @@ impl Fetching<'_> {
             }
             match ask().await {
                 Ok(done) => return Ok(done),
-                Err(error) if error.is_permanent() => return Err(damaged_there(&error).into()),
+                Err(error) if error.is_permanent() => return Err(refused(error).into()),
                 Err(error) => {
                     let since = *first_failure.get_or_insert_with(Instant::now);
                     rounds += 1;
                     if error.is_damaged_there() && rounds == DAMAGED_ROUNDS {
-                        return Err(damaged_there(&error).into());
+                        return Err(refused(error).into());
                     }
                     let left = PATIENCE.saturating_sub(since.elapsed());
                     let waited = tokio::time::timeout(left, self.sources.pause(rounds)).await;

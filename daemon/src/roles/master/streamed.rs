@@ -76,6 +76,7 @@ fn failed(source: &HttpSource, error: &SourceError) -> Failure {
     };
     let hint = match exit {
         Exit::Verification if error.is_damaged_there() => "; `icbd image verify` there says what is wrong",
+        Exit::Absent => "; a cache server gives no streams: leave --stream out",
         Exit::Unreachable => {
             "; run the same command again, which begins anew; without --stream it goes on where it stopped"
         }
