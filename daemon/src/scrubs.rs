@@ -36,6 +36,9 @@ pub(crate) struct SealResult {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ScrubSpec {
     pub bytes_per_second: Option<NonZeroU64>,
+    /// Of a master: who may hold what is damaged here.
+    #[serde(default)]
+    pub from: Vec<String>,
 }
 
 /// What was found.
@@ -55,6 +58,14 @@ pub(crate) struct ScrubResult {
 impl fmt::Display for SealSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "image seal {}", self.version)
+    }
+}
+
+/// The command, as it is written in the audit log.
+impl fmt::Display for ScrubSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("store scrub")?;
+        self.from.iter().try_for_each(|url| write!(f, " --from {url}"))
     }
 }
 

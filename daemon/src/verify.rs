@@ -5,12 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use icbd_image::{Root, Trust, VersionId};
-use icbd_master::{MasterError, Repository};
+use icbd_master::Repository;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::output::Progress;
-use crate::scrubs::ScrubResult;
 
 /// The body of requests that name a version.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -64,37 +63,22 @@ pub(crate) fn on_master(
     })
 }
 
-/// Re-reads versions of a master's repository one after the other, at most so fast. Blocks; `cancel` ends it soon.
-pub(crate) fn scrub_on_master(
-    repository: &Repository,
-    versions: &[VersionId],
-    trust: &Trust,
+/// Tells how far the reading of a version is, and holds it back to a rate.
+pub(crate) fn paced<'a>(
+    version: &'a VersionId,
     bytes_per_second: Option<NonZeroU64>,
-    progress: &(dyn Fn(Progress) + Sync),
-    cancel: &AtomicBool,
-) -> anyhow::Result<ScrubResult> {
-    let started = Instant::now();
-    let mut result = ScrubResult::default();
-    for version in versions {
-        let begun = Instant::now();
-        let tell = |now: icbd_master::VerifyProgress| {
-            let what = format!("reading {version}");
-            progress(Progress { what, done_bytes: now.done_bytes, total_bytes: now.all_bytes });
-            if let Some(rate) = bytes_per_second {
-                let due = Duration::from_secs_f64(now.done_bytes as f64 / rate.get() as f64);
-                hold_back(due.saturating_sub(begun.elapsed()), cancel);
-            }
-        };
-        let report = match repository.verify(version, trust, &tell, cancel) {
-            // Removed since the list was made.
-            Err(MasterError::NoVersion(_)) => continue,
-            report => report.map_err(Failure::from)?,
-        };
-        let faults = report.faults.iter().map(|fault| format!("{version}: {fault}"));
-        result.add(report.blocks, report.fault_count, 0, faults);
+    tell: &'a (dyn Fn(Progress) + Sync),
+    cancel: &'a AtomicBool,
+) -> impl Fn(icbd_master::VerifyProgress) + Sync + 'a {
+    let begun = Instant::now();
+    move |now| {
+        let what = format!("reading {version}");
+        tell(Progress { what, done_bytes: now.done_bytes, total_bytes: now.all_bytes });
+        if let Some(rate) = bytes_per_second {
+            let due = Duration::from_secs_f64(now.done_bytes as f64 / rate.get() as f64);
+            hold_back(due.saturating_sub(begun.elapsed()), cancel);
+        }
     }
-    result.seconds = started.elapsed().as_secs_f64();
-    Ok(result)
 }
 
 /// Waits, and not much longer than until `cancel`.

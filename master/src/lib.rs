@@ -16,6 +16,7 @@ mod edit;
 mod error;
 mod layout;
 mod manifests;
+mod mend;
 mod moves;
 mod profiles;
 mod prune;

@@ -9,10 +9,10 @@
 mod known;
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -24,7 +24,7 @@ use icbd_image::{
 use icbd_snapshot::beneath::Beneath;
 use icbd_snapshot::{Access, SnapshotError, Tree, Trees, Writable, furnish, lay_out};
 use icbd_wire::Base;
-use rustix::fs::{Advice, FallocateFlags, Mode, OFlags, SeekFrom, XattrFlags};
+use rustix::fs::{Advice, FallocateFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use crate::layout::{Layout, RECEIVING};
@@ -34,29 +34,26 @@ use crate::serve::{OldVersion, OpenVersion};
 use crate::{MasterError, Progress, PublishRequest, Published, Repository, trees};
 pub(crate) use known::Known;
 
-/// On the top directory of a tree that is received: the root that it is to have.
-const ROOT: &str = "user.icbd.receiving";
-
 /// A version on its way here. Dropping it leaves what came of it for the next time.
 #[derive(Debug)]
 pub struct Receiving {
-    repository: Arc<Repository>,
-    record: VersionRecord,
-    image_serial: Serial,
-    head: Head,
-    tree: Writable,
-    files: HashMap<FileIndex, Vec<u8>>,
-    known: Known,
-    base: Option<Arc<OpenVersion>>,
+    pub(crate) repository: Arc<Repository>,
+    pub(crate) record: VersionRecord,
+    pub(crate) image_serial: Serial,
+    pub(crate) head: Head,
+    pub(crate) tree: Writable,
+    pub(crate) files: HashMap<FileIndex, Vec<u8>>,
+    pub(crate) known: Known,
+    pub(crate) base: Option<Arc<OpenVersion>>,
     /// Whether the other repository lists the base, too.
-    is_common: bool,
+    pub(crate) is_common: bool,
     /// Whether nobody can write to the base: then it is what it was when it was verified.
-    is_frozen: bool,
+    pub(crate) is_frozen: bool,
     /// Files that share all with the base's until they are written.
-    shared: HashSet<FileIndex>,
+    pub(crate) shared: HashSet<FileIndex>,
     /// Whether it was begun before: then nothing is taken for granted.
-    goes_on: bool,
-    _place: Place,
+    pub(crate) goes_on: bool,
+    pub(crate) _place: Place,
 }
 
 /// That nobody else receives the same version.
@@ -94,6 +91,15 @@ impl Place {
         };
         checked?;
         Ok(Place { repository: repository.clone(), version, _adopted: adopted })
+    }
+
+    /// For a version that is here, and is put together anew.
+    pub(crate) fn again(repository: &Arc<Repository>, version: &VersionId) -> Result<Place, MasterError> {
+        let version = version.clone();
+        match guard(&repository.receiving).insert(version.clone()) {
+            true => Ok(Place { repository: repository.clone(), version, _adopted: None }),
+            false => Err(MasterError::ReceivedTwice(version)),
+        }
     }
 
     pub(crate) fn version(&self) -> &VersionId {
@@ -207,25 +213,24 @@ impl Repository {
         Ok(())
     }
 
-    fn tree_to_receive(&self, version: &VersionId, head: &Head) -> Result<(Writable, bool), MasterError> {
-        let at = receiving(version);
-        let wanted = head.root().to_string();
-        match self.trees.writable(&at) {
-            Ok(tree) => {
-                let mut value = [0; 128];
-                let found = rustix::fs::fgetxattr(tree.directory(), ROOT, &mut value).unwrap_or(0);
-                if value[..found] == *wanted.as_bytes() {
-                    return Ok((tree, true));
-                }
-                trees::remove(&self.trees, &at)?;
+    /// Where a version is put together, and whether that was begun before.
+    pub(crate) fn tree_to_receive(&self, version: &VersionId, head: &Head) -> Result<(Writable, bool), MasterError> {
+        let (at, wanted) = (receiving(version), head.root().to_string());
+        let note = noted_root(&self.layout, version);
+        if std::fs::read_to_string(&note).is_ok_and(|noted| noted == wanted) {
+            match self.trees.writable(&at) {
+                Ok(tree) => return Ok((tree, true)),
+                Err(SnapshotError::Absent(_)) => {}
+                Err(_) => trees::remove(&self.trees, &at)?,
             }
-            Err(SnapshotError::Absent(_)) => {}
-            Err(_) => trees::remove(&self.trees, &at)?,
+        } else {
+            trees::remove(&self.trees, &at)?;
         }
-        let tree = self.trees.create(&at)?;
-        rustix::fs::fsetxattr(tree.directory(), ROOT, wanted.as_bytes(), XattrFlags::empty())
-            .map_err(MasterError::io("mark", tree.path()))?;
-        Ok((tree, false))
+        // First: a tree without it is nobody's.
+        let parent = note.parent().unwrap_or(self.path());
+        DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(MasterError::io("create", parent))?;
+        std::fs::write(&note, wanted).map_err(MasterError::io("write", note))?;
+        Ok((self.trees.create(&at)?, false))
     }
 
     /// The newest version of an image here that is what was published, as far as is known.
@@ -241,15 +246,33 @@ impl Repository {
 }
 
 /// Removes what is left of versions that were received to the end, and what came by a stream: only blocks are gone on with.
+/// What of a version lies nowhere else is what its mending was killed at.
 pub(crate) fn clean(layout: &Layout, trees: &Trees, listing: &Listing) -> Result<(), MasterError> {
     for version in listing.images.iter().flat_map(|image| &image.versions) {
-        let at = receiving(&version.statement.statement().version());
-        if layout.root().join(&at).exists() {
-            trees::remove(trees, &at)?;
+        let version = version.statement.statement().version();
+        if layout.version(&version).exists() {
+            forget(layout, trees, &version)?;
         }
     }
     let streamed = trees.list(Path::new(RECEIVING))?.into_iter().filter(|tree| tree.access == Access::Sealed);
     streamed.into_iter().try_for_each(|tree| trees::remove(trees, &tree.at))
+}
+
+/// Removes what is left of a version that came, or was put together anew.
+pub(crate) fn forget(layout: &Layout, trees: &Trees, version: &VersionId) -> Result<(), MasterError> {
+    let (at, note) = (receiving(version), noted_root(layout, version));
+    if layout.root().join(&at).exists() {
+        trees::remove(trees, &at)?;
+    }
+    match std::fs::remove_file(&note) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(MasterError::io("remove", note)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Says what root the tree that is received is to have.
+fn noted_root(layout: &Layout, version: &VersionId) -> PathBuf {
+    layout.root().join(receiving(version)).with_extension("root")
 }
 
 fn open(tree: &Writable) -> Result<Beneath, MasterError> {
@@ -274,7 +297,7 @@ impl Receiving {
     }
 
     /// Shares with the version that is here what files of the same names hold, where the file system can.
-    fn take_from_base(&self) -> Result<HashSet<FileIndex>, MasterError> {
+    pub(crate) fn take_from_base(&self) -> Result<HashSet<FileIndex>, MasterError> {
         let mut shared = HashSet::new();
         for (index, inside) in &self.files {
             let Some((_, from)) = self.counterpart(*index) else { continue };
@@ -414,10 +437,9 @@ impl Receiving {
             sign: None,
         };
         let given = Box::new(Given { record: self.record.clone(), image_serial: self.image_serial });
-        let at = receiving(&version);
         let new = New { request: &request, from: From::Received(self.tree, given, Box::new(self.known)), parent: None };
         let published = repository.publish_new(new, progress, cancel, |_| Ok(()))?;
-        trees::remove(&repository.trees, &at)?;
+        forget(&repository.layout, &repository.trees, &version)?;
         Ok(published)
     }
 }

@@ -12,11 +12,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use common::{Area, compare_trees, image, no_progress, publish, run, stored};
-use icbd_image::{Hash, Run, Trust, VerifiedBlock, VersionId, VersionNumber};
-use icbd_master::{MasterError, Repository, Settings};
+use icbd_image::{Hash, Head, Run, Trust, VerifiedBlock, VersionId, VersionNumber};
+use icbd_master::{MasterError, Receiving, Repository, Settings};
 
 const FROM: &str = "ICBD_TEST_SENDER";
 const TO: &str = "ICBD_TEST_RECEIVER";
+const MENDING: &str = "ICBD_TEST_MENDING";
 const STREAMED: &str = "ICBD_TEST_STREAMED";
 /// Of each of two kinds of tree: a hundred in all.
 const KILLS: u32 = 50;
@@ -39,6 +40,20 @@ fn receive(from: &Repository, to: &Arc<Repository>, version: u32) -> Result<(), 
     let record = image.version(lab(version).number).unwrap();
     let head = from.head(record.root()).unwrap();
     let receiving = to.receive(image, record, head.clone())?;
+    bring(from, &receiving, &head)?;
+    receiving.finish(&no_progress, &AtomicBool::new(false)).map(drop)
+}
+
+/// Puts a version together anew, as `store scrub --from` does.
+fn mend(from: &Repository, to: &Arc<Repository>, version: u32) -> Result<(), MasterError> {
+    let head = from.head(from.version(&lab(version))?.root())?;
+    let mending = to.mend(&lab(version), head.clone())?;
+    bring(from, &mending, &head)?;
+    mending.replace()
+}
+
+/// Brings what is lacking.
+fn bring(from: &Repository, receiving: &Receiving, head: &Head) -> Result<(), MasterError> {
     for node in head.files().filter(|node| node.size() > 0) {
         let run = Run { root: head.root(), file: node.index(), first: 0, count: node.blocks() as u32 };
         let reader = from.blocks(run).unwrap();
@@ -55,7 +70,7 @@ fn receive(from: &Repository, to: &Arc<Repository>, version: u32) -> Result<(), 
             }
         }
     }
-    receiving.finish(&no_progress, &AtomicBool::new(false)).map(drop)
+    Ok(())
 }
 
 /// Brings a version over, as `image replicate --stream btrfs` does.
@@ -118,6 +133,9 @@ fn receiver() {
     let (Some(from), Some(to)) = (std::env::var_os(FROM), std::env::var_os(TO)) else { return };
     let (from, to) = (open(from.as_ref()), open(to.as_ref()));
     println!("opened");
+    if std::env::var_os(MENDING).is_some() {
+        return mend(&from, &to, 1).unwrap();
+    }
     let by = if std::env::var_os(STREAMED).is_some() { By::Stream } else { By::Blocks };
     receive_all(by, &from, &to);
 }
@@ -228,17 +246,81 @@ fn what_was_altered_in_a_snapshot_is_found_by_verifying() {
     let (sender, to) = (open(&from), open(&path));
     receive(&sender, &to, 1).unwrap();
     let tree = path.join("versions/lab/1");
-    let read_only = |is: &str| run(Command::new("btrfs").args(["property", "set"]).arg(&tree).args(["ro", is]));
-    read_only("false");
-    let disk = std::fs::OpenOptions::new().write(true).open(tree.join("disk.raw")).unwrap();
-    let modified = disk.metadata().unwrap().modified().unwrap();
-    disk.write_all_at(b"by hand", 5 << 20).unwrap();
-    disk.set_modified(modified).unwrap();
-    drop(disk);
-    read_only("true");
+    alter(&tree, true, |tree| alter_disk(tree, 5 << 20));
     receive(&sender, &to, 2).unwrap();
     for version in 1..=VERSIONS {
         let report = to.verify(&lab(version), &Trust::default(), &|_| {}, &AtomicBool::new(false)).unwrap();
         assert_eq!(report.faults.len(), 1, "lab@{version}: {:?}", report.faults);
     }
+}
+
+/// Changes a tree behind the repository's back.
+fn alter(tree: &Path, is_btrfs: bool, change: impl FnOnce(&Path)) {
+    let read_only = |is: &str| run(Command::new("btrfs").args(["property", "set"]).arg(tree).args(["ro", is]));
+    is_btrfs.then(|| read_only("false"));
+    change(tree);
+    is_btrfs.then(|| read_only("true"));
+}
+
+/// A block of the disk is another, and nobody sees that from outside.
+fn alter_disk(tree: &Path, at: u64) {
+    let disk = std::fs::OpenOptions::new().write(true).open(tree.join("disk.raw")).unwrap();
+    let modified = disk.metadata().unwrap().modified().unwrap();
+    disk.write_all_at(b"by hand", at).unwrap();
+    disk.set_modified(modified).unwrap();
+}
+
+/// Whoever is killed at mending a version, at any moment, leaves the damaged one or the mended one, and the next one mends it.
+fn killed_menders(area: &Area, is_btrfs: bool) {
+    let (from, to) = (make_sender(area), area.path("receiver"));
+    receive_all(By::Blocks, &open(&from), &open(&to));
+    let tree = to.join("versions/lab/1");
+    let (mut lap, mut killed) = (None, 0);
+    for kill in 0..KILLS / 2 {
+        alter(&tree, is_btrfs, |tree| {
+            alter_disk(tree, u64::from(kill) * 70_000);
+            std::fs::remove_file(tree.join(format!("boot/{}", kill % 20))).unwrap();
+            std::fs::write(tree.join("boot/30"), "longer than it was").unwrap();
+            std::fs::write(tree.join("extra"), "not published").unwrap();
+        });
+        std::fs::write(
+            to.join("manifests").join(format!("{}.pages", open(&from).version(&lab(1)).unwrap().root())),
+            "",
+        )
+        .unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "receiver", "--nocapture"]).env(FROM, &from).env(TO, &to).env(MENDING, "1");
+        let mut child = child.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert!(lines.any(|line| line.ends_with("opened")), "the mender did not start");
+        if let Some(lap) = lap {
+            // The one thing that cannot be awaited: a moment in the middle of everything.
+            std::thread::sleep(std::time::Duration::mul_f64(lap, (f64::from(kill) * 0.618_034).fract()));
+            child.kill().unwrap();
+        }
+        killed += u32::from(!child.wait().unwrap().success());
+        let repository = open(&to);
+        assert!(tree.exists() || to.join("receiving/lab/1").exists(), "kill {kill}: nothing is left of the version");
+        let started = Instant::now();
+        mend(&open(&from), &repository, 1).unwrap();
+        lap.get_or_insert(started.elapsed());
+        verify(&repository, 1);
+        verify(&repository, 2);
+        compare_trees(&from.join("versions/lab/1"), &tree);
+        assert!(
+            !to.join("receiving/lab/1").exists() && !to.join("receiving/lab/1.root").exists(),
+            "kill {kill}: remains"
+        );
+    }
+    assert!(killed > 5, "only {killed} were killed in the middle");
+}
+
+#[test]
+fn a_killed_mender_loses_nothing() {
+    killed_menders(&Area::new(), false);
+}
+
+#[test]
+fn so_does_a_mender_on_btrfs() {
+    killed_menders(&Area::on(&["mkfs.btrfs", "-q"], 1 << 30), true);
 }

@@ -11,6 +11,7 @@ use icbd_tests::{
 };
 use serde_json::Value;
 
+const USAGE: i32 = 2;
 const ABSENT: i32 = 3;
 const REFUSED: i32 = 4;
 const UNREACHABLE: i32 = 6;
@@ -363,5 +364,45 @@ fn a_cache_fills_an_empty_master() -> Result<()> {
     ["wrong block", "cannot be fetched", "could not be read"].iter().for_each(|words| other.daemon.allow_log(words));
     let read = fs::read(other.path("lab/1/disk.raw"));
     ensure!(read.is_err() || read? == content(1), "wrong bytes");
+    Ok(())
+}
+
+/// What is damaged on a master is mended from a cache server that holds it, and served again.
+#[test]
+fn a_master_is_mended_from_its_caches() -> Result<()> {
+    let lab = Lab::new()?;
+    let master = first(&lab)?;
+    let listening = CacheSettings { config: "[serve]\nlisten = [\"127.0.0.1:0\"]\n".into(), ..Default::default() };
+    let cache = CacheServer::start_with(&lab, &[&master.url()], &listening)?;
+    cache.command(&["prefetch", "add", "lab@1", "--all", "--wait"])?.ok()?;
+    let status: Value = serde_json::from_str(&cache.command(&["status", "--json"])?.ok()?)?;
+    let url = format!("http://{}", status["listen"][0].as_str().context("it listens nowhere")?);
+    let scrub = |from: &[&str]| icbd([&["store", "scrub", "--socket", master.socket()], from].concat());
+    scrub(&[])?.ok()?;
+
+    for (version, at) in [(1, 12 * MIB), (2, 13 * MIB)] {
+        let disk = File::options().write(true).open(tree(&master, version).join("disk.raw"))?;
+        let modified = disk.metadata()?.modified()?;
+        disk.write_all_at(b"altered", at)?;
+        disk.set_modified(modified)?;
+    }
+    fs::remove_file(tree(&master, 1).join("usr/share/link"))?;
+    for said in ["altered", "cannot serve", "not what was published", "store scrub", "damaged", "source is offline"] {
+        master.daemon.allow_log(said);
+    }
+    scrub(&[])?.failed_with(VERIFICATION)?.prints(&["disk.raw, block 192", "usr/share/link is missing"])?;
+    scrub(&["--from", "http://127.0.0.1:1"])?.failed_with(VERIFICATION)?.prints(&["lab@1 could not be mended"])?;
+    scrub(&["--from", "cache"])?.failed_with(USAGE)?.says(&["cache"])?;
+    let on_cache = cache.command(&["store", "scrub", "--from", &url])?;
+    on_cache.failed_with(USAGE)?.says(&["--from is for a master"])?;
+    // The cache does not hold the second version.
+    let mended = scrub(&["--from", &url])?.failed_with(VERIFICATION)?;
+    mended.prints(&["lab@2 could not be mended", "lab@2: disk.raw, block 208", "4 bad, 3 mended"])?;
+    icbd(["image", "verify", "lab@1", "--socket", master.socket()])?.ok()?;
+    compare_trees(&tree(&master, 1), &cache.path("lab/1"))?;
+    cache.command(&["store", "scrub"])?.ok()?;
+    let other = CacheServer::start(&lab, &master.url())?;
+    ensure!(fs::read(other.path("lab/1/disk.raw"))? == content(1), "wrong bytes");
+    icbd(["log", "--socket", master.socket()])?.prints(&[&format!("store scrub --from {url}")])?;
     Ok(())
 }

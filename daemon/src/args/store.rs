@@ -26,11 +26,15 @@ pub(crate) enum StoreCommand {
     },
     /// Read everything that is kept here again, compare it with the manifests, and mend what is spoilt
     ///
-    /// A cache fetches what is spoilt from its sources; a master names it, for `icbd image prune` or a backup to deal with.
+    /// A cache fetches what is spoilt from its sources. A master names it, or puts the version together anew from what is
+    /// right of it and what another node holds (--from).
     Scrub {
         /// At most so fast, for example 50MB/s [default: as fast as the disk gives]
         #[arg(long, value_name = "RATE")]
         limit: Option<BitRate>,
+        /// A cache server (its serve.listen) or a master that holds what is damaged on this master; may be given again
+        #[arg(long, value_name = "URL")]
+        from: Vec<String>,
     },
     /// Try what versions can be made of in a directory, and say what that gives and costs
     ///

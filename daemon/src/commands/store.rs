@@ -52,9 +52,9 @@ struct Trial {
 pub(crate) fn run(settings: &Settings, command: StoreCommand) -> Result<()> {
     match command {
         StoreCommand::Probe { path } => try_out(settings, path),
-        StoreCommand::Scrub { limit } => {
+        StoreCommand::Scrub { limit, from } => {
             let bytes_per_second = limit.and_then(|rate| NonZeroU64::new(rate.bytes_per_second()));
-            block_on(scrub(settings, ScrubSpec { bytes_per_second }))
+            block_on(scrub(settings, ScrubSpec { bytes_per_second, from }))
         }
         StoreCommand::Evict { versions, yes, message } => {
             let spec = EvictSpec { versions, yes, why: message };
@@ -77,7 +77,10 @@ async fn scrub(settings: &Settings, spec: ScrubSpec) -> Result<()> {
     match result.fault_count - result.mended {
         0 => Ok(()),
         count => {
-            let message = format!("{count} of the blocks that are kept here are not what was published");
+            let message = format!(
+                "{count} faults are left in what is kept here; a master mends itself from a cache server or a master that holds \
+                 the same: `icbd store scrub --from URL`"
+            );
             Err(Failure::new(Exit::Verification, message).into())
         }
     }

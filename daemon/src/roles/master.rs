@@ -2,9 +2,11 @@
 
 mod api;
 mod edits;
+mod fetching;
 mod hear;
 mod learn;
 mod look;
+mod mend;
 mod operations;
 mod plans;
 mod publish;

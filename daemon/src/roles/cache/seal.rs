@@ -13,7 +13,7 @@ use super::prefetch;
 use super::state::CacheServer;
 use crate::audit::Change;
 use crate::control::{Event, Peer, events::Teller};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::output::Progress;
 use crate::roles::every::Every;
 use crate::scrubs::{ScrubResult, ScrubSpec, SealResult, SealSpec};
@@ -115,6 +115,10 @@ fn telling(teller: &Teller, what: &str) -> impl FnMut(VerifyProgress) + Send + u
 
 /// Reads everything that is here again, and mends what is spoilt.
 pub(super) async fn scrub(server: &CacheServer, spec: &ScrubSpec, teller: &Teller) -> anyhow::Result<ScrubResult> {
+    if !spec.from.is_empty() {
+        let message = "--from is for a master; a cache server mends from its sources (--master, [[source]])";
+        return Err(Failure::new(Exit::Usage, message).into());
+    }
     let (started, pace) = (Instant::now(), Pace { bytes_per_second: spec.bytes_per_second });
     let mut held = server.cache.status().versions;
     held.retain(|version| version.residency.resident_bytes > 0);

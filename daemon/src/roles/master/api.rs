@@ -6,13 +6,13 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
-use icbd_image::{ImageRef, VersionId};
+use icbd_image::ImageRef;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use super::publish::{self, PublishSpec};
 use super::state::Master;
-use super::{edits, replicate};
+use super::{edits, mend, replicate};
 use crate::control::events::{self, Event};
 use crate::control::{Peer, fail};
 use crate::failure::{Exit, Failure};
@@ -20,7 +20,7 @@ use crate::images::{self, ImageSummary};
 use crate::moves::{MoveSpec, PlanSpec};
 use crate::replicas::ReplicateSpec;
 use crate::report::Report;
-use crate::scrubs::{ScrubResult, ScrubSpec};
+use crate::scrubs::ScrubSpec;
 use crate::verify::{VerifyResult, VersionBody};
 
 /// What the handlers share: the master, and the runtime that its long operations are watched on.
@@ -159,22 +159,11 @@ async fn start_scrub(State(api): State<Api>, peer: Peer, Json(spec): Json<ScrubS
     let (teller, response) = events::answer();
     let master = api.master;
     let task = async move {
-        let outcome = scrub(&master, &peer, spec, &teller).await;
+        let outcome = mend::scrub(&master, &peer, spec, &teller).await;
         teller.end(&outcome).await;
     };
     api.tasks.spawn_on(task, &api.runtime);
     response
-}
-
-async fn scrub(master: &Master, peer: &Peer, spec: ScrubSpec, teller: &events::Teller) -> anyhow::Result<ScrubResult> {
-    let versions: Vec<VersionId> =
-        master.images().into_iter().flat_map(|image| image.versions).map(|version| version.version).collect();
-    let (repository, progress, trust) = (master.repository.clone(), teller.clone(), master.believed().trust);
-    let work = move |cancel: &std::sync::atomic::AtomicBool| {
-        let tell = |now| progress.tell(Event::Progress(now));
-        crate::verify::scrub_on_master(&repository, &versions, &trust, spec.bytes_per_second, &tell, cancel)
-    };
-    master.operations.run(peer, "store scrub", teller.cancelled(), work).await
 }
 
 async fn verify(

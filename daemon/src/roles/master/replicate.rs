@@ -1,21 +1,17 @@
 //! `image replicate`: a version that another master has becomes one of this master's, fetched block by block or as a stream.
 
-use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use anyhow::Context;
-use futures_util::{StreamExt, TryStreamExt, stream};
-use icbd_fetch::{FetchError, HttpSource, RunRequest, Source, Sources, TimeOuts, Urgency};
-use icbd_image::{
-    BLOCK_BYTES, FileIndex, Hash, Head, ImageRecord, Node, PAGE_BLOCKS, Run, VersionId, VersionRecord, block_count,
-};
+use icbd_fetch::{HttpSource, Source, Sources, TimeOuts};
+use icbd_image::{BLOCK_BYTES, Head, ImageRecord, VersionId, VersionRecord};
 use icbd_master::{Published, Receiving};
 use icbd_wire::Codec;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 
+use super::fetching::{Fetching, refused};
 use super::state::Master;
 use super::streamed;
 use crate::audit::Change;
@@ -24,21 +20,6 @@ use crate::failure::{Exit, Failure};
 use crate::near;
 use crate::output::Progress;
 use crate::replicas::{Compress, ReplicateResult, ReplicateSpec, StreamKind};
-
-/// Blocks asked for at once; longer runs gain nothing on any line.
-const RUN_BLOCKS: u64 = 64;
-/// Blocks that are under way at first: 16 MiB fill any line, and few have left before it is known how they travel best …
-const BLOCKS_AT_FIRST: usize = 256;
-const FIRST_BLOCKS: u64 = 1024;
-/// … and then: while the line is full, the source packs ahead of it what takes longer to pack than to send.
-const RUNS_AT_ONCE: usize = 12;
-/// Files of so many blocks are fetched several at once.
-const SMALL_BLOCKS: u64 = 16;
-const FILES_AT_ONCE: usize = 16;
-/// A source that is away for longer ends it; it goes on where it stopped when it is asked for again.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// One that says so often that it cannot read what is asked for will not be able to soon.
-const DAMAGED_ROUNDS: u32 = 3;
 
 pub(super) async fn replicate(
     master: &Arc<Master>,
@@ -151,21 +132,6 @@ struct Replication {
     fetched_blocks: u64,
 }
 
-/// What those who fetch share.
-struct Fetching<'a> {
-    sources: Arc<Sources>,
-    head: &'a Head,
-    receiving: &'a Arc<Receiving>,
-    cancel: &'a AtomicBool,
-    teller: &'a Teller,
-    /// Blocks of all files.
-    total: u64,
-    done: AtomicU64,
-    fetched: AtomicU64,
-    /// Leave for blocks to be under way.
-    under_way: Semaphore,
-}
-
 impl Replication {
     async fn fetch(
         master: &Arc<Master>,
@@ -184,26 +150,7 @@ impl Replication {
         if let Some(base) = receiving.base() {
             source.set_base(base);
         }
-        let fetching = Fetching {
-            sources: Arc::new(sources(source)),
-            head,
-            receiving: &receiving,
-            cancel,
-            teller,
-            total: head.files().map(|node| block_count(node.size())).sum(),
-            done: AtomicU64::new(0),
-            fetched: AtomicU64::new(0),
-            under_way: Semaphore::new(BLOCKS_AT_FIRST),
-        };
-        let (small, large): (Vec<Node<'_>>, Vec<Node<'_>>) =
-            head.files().filter(|node| node.size() > 0).partition(|node| node.blocks() <= SMALL_BLOCKS);
-        // A tree has many of these, and each would cost a round trip.
-        let files = small.iter().map(|node| fetching.file(node));
-        stream::iter(files).buffer_unordered(FILES_AT_ONCE).try_collect::<()>().await?;
-        for node in &large {
-            fetching.file(node).await?;
-        }
-        let fetched_blocks = fetching.fetched.load(Ordering::Relaxed);
+        let fetched_blocks = Fetching::new(Arc::new(sources(source)), head, &receiving, teller, cancel).all().await?;
         let receiving = Arc::into_inner(receiving).context("somebody still writes to what was received")?;
         Ok(Replication { announced, receiving, fetched_blocks })
     }
@@ -236,123 +183,4 @@ fn trusted(master: &Master, record: &VersionRecord) -> Result<(), Failure> {
     let believed = master.believed();
     let signer = believed.trust.signer(&record.statement);
     signer.map(drop).map_err(|error| Failure::new(Exit::Verification, error.to_string()))
-}
-
-/// Why the source gives something not at all, or not now.
-fn refused(error: FetchError) -> Failure {
-    match error {
-        error if error.is_absent() => Failure::new(
-            Exit::Absent,
-            format!("{error}; a cache server gives only what it holds, and a master what is not removed"),
-        ),
-        error if error.is_damaged_there() || error.is_permanent() => {
-            Failure::new(Exit::Verification, format!("{error}; `icbd image verify` there says what is wrong"))
-        }
-        error => Failure::new(Exit::Unreachable, error.to_string()),
-    }
-}
-
-impl Fetching<'_> {
-    async fn file(&self, node: &Node<'_>) -> anyhow::Result<()> {
-        let blocks = block_count(node.size());
-        let pages = (0..blocks).step_by(PAGE_BLOCKS as usize).map(|first| first..blocks.min(first + PAGE_BLOCKS));
-        // What is lacking next is found out while the line is busy.
-        stream::iter(pages)
-            .map(|range| self.lacking(node, range))
-            .buffered(2)
-            .map_ok(|runs| stream::iter(runs.into_iter().map(Ok)))
-            .try_flatten()
-            .map_ok(|(run, hashes)| self.run(node.index(), node.size(), run, hashes))
-            .try_buffer_unordered(RUNS_AT_ONCE)
-            .try_collect::<()>()
-            .await
-    }
-
-    /// The runs of some blocks that are not here, and their hashes.
-    async fn lacking(&self, node: &Node<'_>, range: Range<u64>) -> anyhow::Result<Vec<(Range<u64>, Vec<Hash>)>> {
-        let hashes = self.hashes(node, range.clone()).await?;
-        let (receiving, index, known, of) = (self.receiving.clone(), node.index(), hashes.clone(), range.clone());
-        let lacking = tokio::task::spawn_blocking(move || receiving.lacking(index, of, &known)).await?;
-        let lacking = lacking.map_err(Failure::from)?;
-        let missing: u64 = lacking.iter().map(|run| run.end - run.start).sum();
-        self.tell(range.end - range.start - missing);
-        let of =
-            |run: &Range<u64>| hashes[(run.start - range.start) as usize..(run.end - range.start) as usize].to_vec();
-        Ok(lacking.into_iter().flat_map(pieces).map(|run| (run.clone(), of(&run))).collect())
-    }
-
-    async fn hashes(&self, node: &Node<'_>, blocks: Range<u64>) -> anyhow::Result<Vec<Hash>> {
-        if !node.is_paged() {
-            return Ok(blocks.filter_map(|block| node.inline_hash(block)).collect());
-        }
-        let number = blocks.start / PAGE_BLOCKS;
-        let page = self.patiently(|| self.sources.page(self.head, node.index(), number)).await?;
-        Ok((0..blocks.end - blocks.start).filter_map(|at| page.hash(at)).collect())
-    }
-
-    /// Fetches and keeps a run.
-    async fn run(&self, file: FileIndex, file_bytes: u64, blocks: Range<u64>, hashes: Vec<Hash>) -> anyhow::Result<()> {
-        let (root, count) = (self.head.root(), (blocks.end - blocks.start) as u32);
-        let _leave = self.under_way.acquire_many(count).await?;
-        let run = Run { root, file, first: blocks.start, count };
-        // Nobody else waits for this source: it is asked for whole runs, of which whole frames are made.
-        let request = RunRequest { run, file_bytes, urgency: Urgency::Stream };
-        let all = self
-            .patiently(async || {
-                let fetched = self.sources.blocks(request, hashes.clone(), None);
-                fetched.try_collect::<Vec<_>>().await
-            })
-            .await?;
-        let receiving = self.receiving.clone();
-        let written = tokio::task::spawn_blocking(move || receiving.write(file, &all)).await?;
-        written.map_err(Failure::from)?;
-        let before = self.fetched.fetch_add(count.into(), Ordering::Relaxed);
-        if (before..before + u64::from(count)).contains(&FIRST_BLOCKS) {
-            self.under_way.add_permits(RUNS_AT_ONCE * RUN_BLOCKS as usize - BLOCKS_AT_FIRST);
-        }
-        self.tell(count.into());
-        Ok(())
-    }
-
-    /// Asks again while the source is away, for a while.
-    async fn patiently<T>(&self, ask: impl AsyncFn() -> Result<T, FetchError>) -> anyhow::Result<T> {
-        let (mut first_failure, mut rounds) = (None, 0);
-        loop {
-            if self.cancel.load(Ordering::Relaxed) {
-                return Err(Failure::from(icbd_master::MasterError::Cancelled).into());
-            }
-            match ask().await {
-                Ok(done) => return Ok(done),
-                Err(error) if error.is_permanent() => return Err(refused(error).into()),
-                Err(error) => {
-                    let since = *first_failure.get_or_insert_with(Instant::now);
-                    rounds += 1;
-                    if error.is_damaged_there() && rounds == DAMAGED_ROUNDS {
-                        return Err(refused(error).into());
-                    }
-                    let left = PATIENCE.saturating_sub(since.elapsed());
-                    let waited = tokio::time::timeout(left, self.sources.pause(rounds)).await;
-                    if waited.is_err() {
-                        let message =
-                            format!("{error}; run the same command again, which goes on where this one stopped");
-                        return Err(Failure::new(Exit::Unreachable, message).into());
-                    }
-                }
-            }
-        }
-    }
-
-    fn tell(&self, blocks: u64) {
-        let done = self.done.fetch_add(blocks, Ordering::Relaxed) + blocks;
-        let (what, done_bytes, total_bytes) = ("receiving".to_owned(), done * BLOCK_BYTES, self.total * BLOCK_BYTES);
-        self.teller.tell(Event::Progress(Progress { what, done_bytes, total_bytes }));
-    }
-}
-
-fn pieces(run: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-    // On the grid that caches ask on, so that the source encodes nothing twice.
-    let starts = std::iter::successors(Some(run.start), |at| Some((at / RUN_BLOCKS + 1) * RUN_BLOCKS));
-    starts
-        .take_while(move |start| *start < run.end)
-        .map(move |start| start..run.end.min((start / RUN_BLOCKS + 1) * RUN_BLOCKS))
 }
