@@ -19,7 +19,7 @@ pub(crate) use moves::{DeployArgs, MadeArgs, RollbackArgs};
 pub(crate) use prefetch::{AddArgs, PrefetchCommand, TermArgs, WhatArgs};
 pub(crate) use store::StoreCommand;
 
-use crate::replicas::{Compress, StreamKind};
+use crate::replicas::{Compress, StreamKind, Via};
 
 /// Boots virtual-machine images from a master far away as fast as from local disks.
 #[derive(Debug, Parser)]
@@ -218,6 +218,10 @@ pub(crate) enum ImageCommand {
         /// the measured speed suggests, for btrfs zstd]
         #[arg(long, value_name = "CODEC")]
         compress: Option<Compress>,
+        /// Through SSH, as whoever runs this: ssh:[USER@]HOST[:PORT]. URL is then the master's as HOST knows it, such as
+        /// http://127.0.0.1:7070
+        #[arg(long, value_name = "ssh:HOST")]
+        via: Option<Via>,
     },
     /// Complete a version, verify it and freeze it as a read-only snapshot (on a cache)
     Seal {

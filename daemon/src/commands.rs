@@ -15,6 +15,7 @@ pub(crate) mod profile;
 mod publish;
 pub(crate) mod status;
 pub(crate) mod store;
+mod tunnel;
 
 use crate::control::{Client, Event, Heard};
 use crate::failure::{Exit, Failure};

@@ -1,8 +1,10 @@
 //! Replicating a version from another master, as it travels between command and daemon.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
+use icbd_fetch::{HttpSource, TimeOuts};
 use icbd_image::{ImageRef, Root, VersionId};
 use icbd_wire::{Codec, CodecError};
 use serde::{Deserialize, Serialize};
@@ -19,6 +21,47 @@ pub(crate) struct ReplicateSpec {
     pub stream: StreamKind,
     /// How it travels; without it blocks do as the measured speed suggests, and streams by Zstandard.
     pub compress: Option<Compress>,
+    /// Through where the other master is reached.
+    #[serde(default)]
+    pub via: Option<Via>,
+    /// The socket at this end of that way, which the command holds open.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
+}
+
+/// `ssh:[USER@]HOST[:PORT]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Via {
+    /// As SSH takes it: a host, a name of its configuration, or either with a user.
+    pub login: String,
+    pub port: Option<u16>,
+}
+
+impl FromStr for Via {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Via, String> {
+        let wrong = || format!("{text:?} is no way to a master; write ssh:HOST, ssh:USER@HOST or ssh:USER@HOST:PORT");
+        let rest = text.strip_prefix("ssh:").ok_or_else(wrong)?;
+        let (login, port) = match rest.rsplit_once(':') {
+            Some((login, port)) => (login, Some(port.parse().map_err(|_| wrong())?)),
+            None => (rest, None),
+        };
+        let is_word = |c: char| c.is_ascii_alphanumeric() || "@.-_%".contains(c);
+        // One that begins with a dash would be an option.
+        let is_name = |name: &str| !name.is_empty() && !name.starts_with('-') && name.chars().all(is_word);
+        if !login.split('@').all(is_name) || port == Some(0) {
+            return Err(wrong());
+        }
+        Ok(Via { login: login.to_owned(), port })
+    }
+}
+
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ssh:{}", self.login)?;
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
 }
 
 /// What travels.
@@ -62,6 +105,13 @@ impl fmt::Display for Compress {
 }
 
 impl ReplicateSpec {
+    /// The other master's host and port.
+    pub(crate) fn target(&self) -> Result<String, Failure> {
+        let source = HttpSource::new(&self.from, TimeOuts::default());
+        let source = source.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+        Ok(source.authority())
+    }
+
     /// What cannot be, whatever is there.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         match (self.stream, self.compress) {
@@ -97,7 +147,8 @@ impl fmt::Display for ReplicateSpec {
         if self.stream == StreamKind::Btrfs {
             f.write_str(" --stream btrfs")?;
         }
-        self.compress.as_ref().map_or(Ok(()), |codec| write!(f, " --compress {codec}"))
+        self.compress.as_ref().map_or(Ok(()), |codec| write!(f, " --compress {codec}"))?;
+        self.via.as_ref().map_or(Ok(()), |via| write!(f, " --via {via}"))
     }
 }
 
@@ -115,5 +166,31 @@ impl ReplicateResult {
             bytes(*received_bytes),
             bytes(rate)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_way_is_a_login_and_never_an_option() {
+        for text in ["ssh:master", "ssh:backup@master.example", "ssh:backup@master:2222"] {
+            assert_eq!(text.parse::<Via>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "master",
+            "ssh:",
+            "ssh:-oProxyCommand=x",
+            "ssh:a@-b",
+            "ssh:a@",
+            "ssh:a b",
+            "ssh:a:0",
+            "ssh:a:x",
+            "tls:a",
+        ] {
+            assert!(text.parse::<Via>().is_err(), "{text}");
+        }
     }
 }

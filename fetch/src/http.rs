@@ -6,6 +6,7 @@
 mod answer;
 mod version_stream;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -76,6 +77,22 @@ impl SourceUrlError {
 impl HttpSource {
     /// For a source at `url`; nothing is asked of it yet.
     pub fn new(url: &str, time_outs: TimeOuts) -> Result<HttpSource, SourceUrlError> {
+        HttpSource::made(url, time_outs, None)
+    }
+
+    /// The same where a socket of this machine leads to it, whatever the URL's host is here; `way` is for people.
+    pub fn through(url: &str, time_outs: TimeOuts, socket: &Path, way: &str) -> Result<HttpSource, SourceUrlError> {
+        let source = HttpSource::made(url, time_outs, Some(socket))?;
+        Ok(HttpSource { name: format!("{} via {way}", source.name), ..source })
+    }
+
+    /// The host and port, as the URL has them.
+    pub fn authority(&self) -> String {
+        let host = self.base.host_str().unwrap_or_default();
+        format!("{host}:{}", self.base.port_or_known_default().unwrap_or(80))
+    }
+
+    fn made(url: &str, time_outs: TimeOuts, socket: Option<&Path>) -> Result<HttpSource, SourceUrlError> {
         let parsed = Url::parse(url).map_err(|error| SourceUrlError::Malformed(url.to_owned(), error.to_string()))?;
         let plain = parsed.query().is_none() && parsed.fragment().is_none();
         let nobody = parsed.username().is_empty() && parsed.password().is_none();
@@ -85,7 +102,11 @@ impl HttpSource {
             _ => return Err(SourceUrlError::Shape(url.to_owned())),
         }
         let client = || {
-            Client::builder()
+            let builder = match socket {
+                Some(socket) => Client::builder().unix_socket(socket),
+                None => Client::builder(),
+            };
+            builder
                 .user_agent(concat!("icbd/", env!("CARGO_PKG_VERSION")))
                 .http1_only()
                 .tcp_nodelay(true)

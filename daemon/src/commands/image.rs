@@ -4,6 +4,7 @@ use anyhow::Result;
 use http::Method;
 use icbd_image::{ImageName, ImageRef};
 
+use super::tunnel::Tunnel;
 use super::{edits, follow, interrupted, moves, publish};
 use crate::args::ImageCommand;
 use crate::control::Client;
@@ -39,8 +40,8 @@ pub(crate) async fn run(settings: &Settings, command: ImageCommand) -> Result<()
             pin(settings, PinSpec { version, until: None, remove: true, why: message }).await
         }
         ImageCommand::Seal { version, message } => seal(settings, SealSpec { version, why: message }).await,
-        ImageCommand::Replicate { version, from, stream, compress } => {
-            replicate(settings, ReplicateSpec { version, from, stream, compress }).await
+        ImageCommand::Replicate { version, from, stream, compress, via } => {
+            replicate(settings, ReplicateSpec { version, from, stream, compress, via, socket: None }).await
         }
         ImageCommand::Restore { version, made } => {
             moves::make(settings, Verb::Restore { version }, made, moves::name).await
@@ -62,14 +63,23 @@ async fn seal(settings: &Settings, spec: SealSpec) -> Result<()> {
     settings.talk().result(&sealed, SealResult::words)
 }
 
-async fn replicate(settings: &Settings, spec: ReplicateSpec) -> Result<()> {
+async fn replicate(settings: &Settings, mut spec: ReplicateSpec) -> Result<()> {
     spec.check()?;
     let mut client = Client::connect(&settings.sockets(Role::Master)).await?;
+    let tunnel = match &spec.via {
+        Some(via) => Some(Tunnel::open(via, &spec.target()?).await?),
+        None => None,
+    };
+    spec.socket = tunnel.as_ref().map(|tunnel| tunnel.socket.clone());
     let kept = match spec.stream {
         StreamKind::Blocks => "what came so far is kept: the same command goes on with it",
         StreamKind::Btrfs => "nothing of what came is kept",
     };
-    let done: Option<ReplicateResult> = follow(&mut client, "/v1/replicate", &spec, settings.talk()).await?;
+    let done = follow(&mut client, "/v1/replicate", &spec, settings.talk()).await;
+    if let Some(tunnel) = tunnel {
+        tunnel.close().await;
+    }
+    let done: Option<ReplicateResult> = done?;
     let done = done.ok_or_else(|| interrupted(kept))?;
     settings.talk().result(&done, ReplicateResult::words)
 }

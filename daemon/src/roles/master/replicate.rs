@@ -57,7 +57,10 @@ struct Announced {
 impl Announced {
     async fn ask(master: &Arc<Master>, spec: &ReplicateSpec) -> anyhow::Result<Announced> {
         let started = Instant::now();
-        let source = HttpSource::new(&spec.from, TimeOuts::default());
+        let source = match (&spec.socket, &spec.via) {
+            (Some(socket), Some(via)) => HttpSource::through(&spec.from, TimeOuts::default(), socket, &via.to_string()),
+            _ => HttpSource::new(&spec.from, TimeOuts::default()),
+        };
         let source = source.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
         let source = Arc::new(match (spec.stream, spec.compress) {
             (StreamKind::Blocks, Some(Compress::By(codec))) => source.with_codec(codec),
