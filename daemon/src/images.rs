@@ -68,8 +68,8 @@ impl ImageSummary {
         let state = if version.damage.is_some() { format!("{state}, damaged") } else { state };
         let state = if version.withheld.is_some() { format!("{state}, withheld") } else { state };
         match self.plan.as_ref().filter(|plan| plan.version.number == number) {
-            Some(PlanReport { at, failed: None, .. }) => format!("{state}, deployed at {at}"),
-            Some(PlanReport { at, .. }) => format!("{state}, was not deployed at {at}"),
+            Some(plan @ PlanReport { failed: None, .. }) => format!("{state}, deployed {}", plan.when()),
+            Some(plan) => format!("{state}, was not deployed {}", plan.when()),
             None => state,
         }
     }

@@ -12,7 +12,7 @@ use crate::control::Peer;
 use crate::failure::Failure;
 use crate::images::{self, ImageSummary, VersionSummary};
 pub(crate) use local::{LocalResult, LocalSpec};
-pub(crate) use plan::{PlanReport, PlanResult, PlanSpec};
+pub(crate) use plan::{PlanReport, PlanResult, PlanSpec, waits_for};
 
 /// What is to be done, and why.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -25,6 +25,6 @@ pub(crate) use cache::cache_router;
 pub(crate) use count::Sent;
 pub(crate) use metrics::metrics_router;
 pub(crate) use offers::Offers;
-pub(crate) use reports::Reports;
+pub(crate) use reports::{Reports, Told};
 pub(crate) use routes::router;
 pub(crate) use tcp::{listen, serve};

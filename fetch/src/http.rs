@@ -18,7 +18,7 @@ use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, ETAG, IF_NONE_MATCH};
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, Listing, PAGE_BLOCKS, Profile, Root, Run};
 use icbd_wire::{
     Base, Codec, FrameDecoder, FrameError, HEADER_BYTES, LISTING_BYTES_MAX, NODE_HEADER, NodeReport, OFFER_HEADER,
-    Offer, Resource, StreamBase, coding, listing,
+    Offer, READY_HEADER, ReadyReport, Resource, StreamBase, coding, listing,
 };
 use reqwest::{Client, RequestBuilder, Url, redirect};
 
@@ -49,7 +49,7 @@ pub struct HttpSource {
     refuses_base: Arc<AtomicBool>,
     /// Told with each request for the listing.
     offer: Mutex<Option<Offer>>,
-    report: Mutex<Option<NodeReport>>,
+    report: Mutex<Option<(NodeReport, ReadyReport)>>,
     /// Shared with the streams, which outlive a borrow of the source.
     received_bytes: Arc<AtomicU64>,
 }
@@ -148,8 +148,9 @@ impl HttpSource {
         *self.offer.lock().expect("no panic under this lock") = offer;
     }
 
-    /// Tells the source with each request for its listing who asks and what is used here, until that is something else.
-    pub fn report(&self, report: Option<NodeReport>) {
+    /// Tells the source with each request for its listing who asks, what is used here and what is ready, until that is
+    /// something else.
+    pub fn report(&self, report: Option<(NodeReport, ReadyReport)>) {
         *self.report.lock().expect("no panic under this lock") = report;
     }
 
@@ -170,8 +171,10 @@ impl HttpSource {
         if let (Resource::Images, Some(offer)) = (resource, &*self.offer.lock().expect("no panic under this lock")) {
             request = request.header(OFFER_HEADER, offer.to_string());
         }
-        if let (Resource::Images, Some(report)) = (resource, &*self.report.lock().expect("no panic under this lock")) {
-            request = request.header(NODE_HEADER, report.to_string());
+        if let (Resource::Images, Some((report, ready))) =
+            (resource, &*self.report.lock().expect("no panic under this lock"))
+        {
+            request = request.header(NODE_HEADER, report.to_string()).header(READY_HEADER, ready.to_string());
         }
         self.send(request, content_type).await
     }

@@ -40,5 +40,5 @@ pub use receive::Receiving;
 pub use repository::{Clock, Repository, Settings};
 pub use serve::{BlockReader, FileRead};
 pub use stream::{Incoming, Outgoing};
-pub use users::{Hold, NodeRecord};
+pub use users::{Hold, Lacking, NodeRecord};
 pub use verify::{Fault, FaultKind, VerifyProgress, VerifyReport};

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use icbd_image::{NodeUuid, Root, Serial, Timestamp, VersionId, VersionState};
-use icbd_wire::NodeReport;
+use icbd_wire::{NodeReport, Readiness, ReadyReport};
 
 use crate::repository::guard;
 use crate::{MasterError, Repository};
@@ -34,6 +34,15 @@ pub struct NodeRecord {
     pub uses: BTreeMap<Serial, u32>,
 }
 
+/// A node that does not have as much of a version as is needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lacking {
+    pub name: String,
+    pub has: Option<Readiness>,
+    /// It was last seen then, and may be anywhere.
+    pub silent_since: Option<Timestamp>,
+}
+
 /// What is known of users.
 #[derive(Debug, Default)]
 pub(crate) struct Users {
@@ -44,6 +53,8 @@ pub(crate) struct Users {
 #[derive(Debug, Clone)]
 struct Heard {
     record: NodeRecord,
+    /// How much of which versions it has; nothing until it was heard since the start.
+    ready: BTreeMap<Serial, Readiness>,
     /// As it is in the catalogue.
     kept_seconds: i64,
 }
@@ -67,7 +78,9 @@ pub struct Hold {
 
 impl Users {
     pub(crate) fn new(nodes: BTreeMap<NodeUuid, NodeRecord>) -> Users {
-        let heard = |(id, record): (NodeUuid, NodeRecord)| (id, Heard { kept_seconds: record.seen.seconds, record });
+        let heard = |(id, record): (NodeUuid, NodeRecord)| {
+            (id, Heard { kept_seconds: record.seen.seconds, record, ready: BTreeMap::new() })
+        };
         Users { nodes: Mutex::new(nodes.into_iter().map(heard).collect()), sent: Arc::default() }
     }
 }
@@ -80,14 +93,15 @@ impl NodeRecord {
 }
 
 impl Repository {
-    /// Takes note of what a node says of itself. What changes for versions is durable when this returns.
-    pub fn heard(&self, report: &NodeReport, address: IpAddr) -> Result<(), MasterError> {
+    /// Takes note of what a node says of itself; whether it has more or less of some version than before. What changes
+    /// for the uses of versions is durable when this returns.
+    pub fn heard(&self, report: &NodeReport, ready: &ReadyReport, address: IpAddr) -> Result<bool, MasterError> {
         let (now, address) = (self.now(), address.to_string());
         let mut nodes = guard(&self.users.nodes);
         let known = nodes.get(&report.node);
         if known.is_none() && nodes.len() >= NODES_MAX {
             tracing::warn!(node = report.name, "there are too many nodes; this one is not remembered");
-            return Ok(());
+            return Ok(false);
         }
         let mut uses: BTreeMap<Serial, u32> = report.uses.iter().copied().collect();
         if !report.is_whole {
@@ -109,8 +123,27 @@ impl Repository {
                 now.seconds
             }
         };
-        nodes.insert(report.node, Heard { record, kept_seconds });
-        Ok(())
+        let ready: BTreeMap<Serial, Readiness> = ready.versions.iter().copied().collect();
+        let is_other = known.is_none_or(|known| known.ready != ready || known.record.is_unknown(now));
+        nodes.insert(report.node, Heard { record, ready, kept_seconds });
+        Ok(is_other)
+    }
+
+    /// The nodes that do not have so much of a version, or of which nobody knows, by name.
+    pub fn lacking(&self, version: &VersionId, needs: Readiness) -> Result<Vec<Lacking>, MasterError> {
+        let (serial, now) = (self.version(version)?.serial(), self.now());
+        let nodes = guard(&self.users.nodes);
+        let mut lacking: Vec<Lacking> = nodes
+            .values()
+            .map(|heard| Lacking {
+                name: heard.record.name.clone(),
+                has: heard.ready.get(&serial).copied(),
+                silent_since: heard.record.is_unknown(now).then_some(heard.record.seen),
+            })
+            .filter(|node| node.silent_since.is_some() || node.has.is_none_or(|has| has < needs))
+            .collect();
+        lacking.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(lacking)
     }
 
     /// All nodes that were ever heard, by name.

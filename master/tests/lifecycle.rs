@@ -210,6 +210,7 @@ fn what_is_not_what_was_published_is_not_deployed() {
         by: "alice".to_owned(),
         why: String::new(),
         failed: None,
+        needs: None,
     };
     assert!(matches!(repository.plan(&plan(1)), Err(MasterError::Unsound { .. })));
     assert!(matches!(repository.plan(&plan(3)), Err(MasterError::DeployedAlready(_))));
@@ -229,6 +230,7 @@ fn a_plan_is_kept_until_it_is_carried_out_or_given_up() {
         by: "alice".to_owned(),
         why: "exams are over".to_owned(),
         failed: None,
+        needs: None,
     };
     assert_eq!(repository.plan(&plan(1, 10)).unwrap(), None);
     assert_eq!(repository.plan(&plan(2, 20)).unwrap(), Some(plan(1, 10)));

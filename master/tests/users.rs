@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use common::{Area, image, publish, run};
 use icbd_image::{Force, NodeUuid, Serial, VersionId, VersionState};
 use icbd_master::{Fate, MasterError, Repository, Retention, Settings};
-use icbd_wire::NodeReport;
+use icbd_wire::{NodeReport, Readiness, ReadyReport};
 
 const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 /// Nothing is kept for its age or number.
@@ -41,11 +41,21 @@ fn serial(repository: &Repository, version: u32) -> Serial {
 }
 
 fn say(repository: &Repository, name: &str, uses: &[(Serial, u32)], is_whole: bool) {
+    say_ready(repository, name, uses, is_whole, &[]);
+}
+
+fn say_ready(
+    repository: &Repository,
+    name: &str,
+    uses: &[(Serial, u32)],
+    is_whole: bool,
+    ready: &[(Serial, Readiness)],
+) -> bool {
     let mut id = [0; 16];
     id[..name.len()].copy_from_slice(name.as_bytes());
     let node = NodeUuid::from_random(id);
     let report = NodeReport { node, name: name.to_owned(), uses: uses.to_vec(), is_whole };
-    repository.heard(&report, HERE).unwrap();
+    repository.heard(&report, &ReadyReport::new(ready.iter().copied()), HERE).unwrap()
 }
 
 fn published(area: &Area, count: u32) -> Repository {
@@ -221,4 +231,31 @@ fn pruning_frees_what_it_said() {
     let freed = before - taken(&versions);
     let off = freed.abs_diff(said.freed_bytes);
     assert!(off * 20 <= said.freed_bytes, "{freed} bytes were freed, {} were promised", said.freed_bytes);
+}
+
+/// Who is silent is not ready, whatever it said before, and neither is anybody whom the master did not hear since its start.
+#[test]
+fn a_silent_node_is_not_ready() {
+    let area = Area::new();
+    let repository = published(&area, 2);
+    let two = serial(&repository, 2);
+    let lacking = |repository: &Repository, needs| {
+        let lacking = repository.lacking(&lab(2), needs).unwrap();
+        lacking.into_iter().map(|node| (node.name, node.has, node.silent_since.is_some())).collect::<Vec<_>>()
+    };
+    assert_eq!(lacking(&repository, Readiness::Sealed), [], "nobody is waited for");
+    assert!(say_ready(&repository, "a", &[], true, &[(two, Readiness::Complete)]));
+    assert!(!say_ready(&repository, "a", &[], true, &[(two, Readiness::Complete)]), "nothing is new");
+    assert!(say_ready(&repository, "b", &[], true, &[]));
+    assert_eq!(lacking(&repository, Readiness::Boot), [("b".to_owned(), None, false)]);
+    let all = [("a".to_owned(), Some(Readiness::Complete), false), ("b".to_owned(), None, false)];
+    assert_eq!(lacking(&repository, Readiness::Sealed), all);
+    say_ready(&repository, "b", &[], true, &[(two, Readiness::Sealed)]);
+    assert_eq!(lacking(&repository, Readiness::Complete), []);
+    pass(61);
+    say_ready(&repository, "a", &[], true, &[(two, Readiness::Complete)]);
+    assert_eq!(lacking(&repository, Readiness::Boot), [("b".to_owned(), Some(Readiness::Sealed), true)]);
+    drop(repository);
+    let repository = open(&area.repository());
+    assert_eq!(lacking(&repository, Readiness::Boot).len(), 2);
 }

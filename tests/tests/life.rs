@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use icbd_tests::{CacheServer, Lab, MIB, Master, fill, icbd, run_bounded, wait_for};
+use icbd_tests::{CacheServer, CacheSettings, FileSystem, Lab, MIB, Master, Volume, fill, icbd, run_bounded, wait_for};
 
 const USAGE: i32 = 2;
 const ABSENT: i32 = 3;
@@ -119,4 +119,54 @@ fn a_restored_master_changes_no_version_that_a_cache_has() -> Result<()> {
     ensure!(fs::read(cache.path("lab/current/disk"))? == fs::read(tree.join("disk"))?, "wrong bytes");
     ensure!(fs::read(cache.path("lab/2/disk"))? == served, "another lab@2 is served now");
     Ok(())
+}
+
+/// A deployment that needs caches to be ready is made when the last of them is, says which ones it waits for, and can be called off.
+#[test]
+fn a_deployment_waits_until_caches_are_ready() -> Result<()> {
+    let lab = Lab::new()?;
+    let (tree, repo) = (lab.folder("tree")?, lab.path("repo"));
+    for seed in 1..=3 {
+        fill(&tree.join("disk"), seed, 2 * MIB)?;
+        Master::publish_offline(&repo, "lab", &tree, if seed == 1 { &["--deploy"] } else { &[] })?;
+    }
+    let master = Master::start(&lab, &repo)?;
+    let store = Volume::new(&lab, FileSystem::Btrfs, 512 * MIB)?.path().join("store");
+    let config = "[store]\nseal_when = \"never\"\n".to_owned();
+    let settings = CacheSettings { store: Some(store), config, ..CacheSettings::default() };
+    let cache = CacheServer::start_with(&lab, &[&master.url()], &settings)?;
+    wait_current(&cache, "1")?;
+    wait_for("the master to know its cache", || {
+        let nodes = icbd(["node", "list", "--json", "--socket", master.socket()])?.ok()?;
+        Ok((nodes.trim() != "[]").then_some(()))
+    })?;
+
+    let deploy = |args: &[&str]| icbd([&["image", "deploy", "--socket", master.socket()], args].concat());
+    let plan = deploy(&["lab@2", "--needs", "complete"])?;
+    plan.prints(&[
+        "lab@2 will be deployed when every cache server has all of it",
+        "waits for",
+        "(it has too little of it)",
+    ])?;
+    icbd(["status", "--socket", master.socket()])?.prints(&["lab@2 will be deployed when every cache server"])?;
+    deploy(&["lab@2", "--needs", "ready"])?.failed_with(USAGE)?.says(&["boot, complete or sealed"])?;
+    deploy(&["lab@9", "--needs", "boot"])?.failed_with(ABSENT)?.says(&["lab@9"])?;
+    ensure!(current(&cache)? == "1", "deployed to caches that are not ready");
+    cache.prefetch_all("lab@2")?;
+    wait_current(&cache, "2")?;
+
+    deploy(&["lab@3", "--needs", "sealed"])?.prints(&["has it sealed"])?;
+    cache.prefetch_all("lab@3")?;
+    wait_for("that it is complete is heard", || {
+        let status = icbd(["status", "--socket", master.socket()])?.ok()?;
+        Ok(status.contains("(it has all of it)").then_some(()))
+    })?;
+    cache.command(&["image", "seal", "lab@3"])?.ok()?;
+    wait_current(&cache, "3")?;
+
+    deploy(&["lab@1", "--needs", "boot"])?.prints(&["has what boots read of it"])?;
+    deploy(&["lab@1", "--cancel"])?.prints(&["lab@1 is no longer to be deployed when"])?;
+    // What is there already is not waited for.
+    ensure!(deploy(&["lab@2", "--needs", "complete"])?.ok()?.trim() == "lab@2");
+    wait_current(&cache, "2")
 }

@@ -13,6 +13,7 @@ mod frame;
 pub mod listing;
 mod node;
 mod offer;
+mod ready;
 mod similar;
 mod stream;
 mod url;
@@ -26,6 +27,7 @@ pub use frame::{
 pub use listing::{LISTING_BYTES_MAX, ListingError};
 pub use node::{NODE_HEADER, NodeReport, NodeReportError};
 pub use offer::{OFFER_HEADER, Offer, OfferError};
+pub use ready::{READY_HEADER, Readiness, ReadinessError, ReadyReport, ReadyReportError};
 pub use similar::{BlockPlace, Similar, SimilarBuilder};
 pub use stream::{STREAM_FRAME_BYTES, StreamDecoder, StreamEncoder, StreamError};
 pub use url::{RUN_BLOCKS_MAX, Resource, StreamBase, UrlError};

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use icbd_image::{ImageName, Timestamp, VersionId, VersionNumber};
+use icbd_wire::Readiness;
 
 use super::RepoArgs;
 use crate::moves::WHY_BYTES_MAX;
@@ -26,8 +27,11 @@ pub(crate) struct DeployArgs {
     /// Not now but then: HH:MM, or 2026-03-01T02:00 with or without an offset
     #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "repo")]
     pub at: Option<String>,
+    /// Not before every cache server has so much of it: what boots read, all, or all as a verified snapshot
+    #[arg(long, value_name = "boot|complete|sealed", conflicts_with = "repo")]
+    pub needs: Option<Readiness>,
     /// Not at the time that it was to be deployed at
-    #[arg(long, conflicts_with_all = ["at", "repo"])]
+    #[arg(long, conflicts_with_all = ["at", "needs", "repo"])]
     pub cancel: bool,
     #[command(flatten)]
     pub made: MadeArgs,

@@ -10,12 +10,12 @@ use crate::moves::{LocalResult, LocalSpec, MoveResult, MoveSpec, PlanResult, Pla
 use crate::settings::{Role, Settings};
 
 pub(super) async fn deploy(settings: &Settings, args: DeployArgs) -> Result<()> {
-    let DeployArgs { version, at, cancel, made } = args;
+    let DeployArgs { version, at, needs, cancel, made } = args;
     let why = made.message.clone();
-    let plan = match at {
-        Some(at) => PlanSpec::Plan { version, at, why },
-        None if cancel => PlanSpec::Cancel { version, why },
-        None => return make(settings, Verb::Deploy { version }, made, name).await,
+    let plan = match (&at, needs) {
+        (None, None) if cancel => PlanSpec::Cancel { version, why },
+        (Some(_), _) | (_, Some(_)) => PlanSpec::Plan { version, at, needs, why },
+        (None, None) => return make(settings, Verb::Deploy { version }, made, name).await,
     };
     let mut client = Client::connect(&settings.sockets(Role::Master)).await?;
     let done: PlanResult = client.call(Method::POST, "/v1/plan", &plan).await?;

@@ -65,7 +65,7 @@ async fn serve(settings: MasterSettings, config: RunningConfig<MasterArgs>) -> a
     let (offers, offered) = Offers::channel();
     servers.spawn(learn::run(master.repository.clone(), offered, stop.clone()));
     let (reports, reported) = Reports::channel();
-    servers.spawn(hear::run(master.repository.clone(), reported, stop.clone()));
+    servers.spawn(hear::run(master.clone(), reported, stop.clone()));
     servers.spawn(plans::run(master.clone(), stop.clone()));
     servers.spawn(look::run(master.repository.clone(), stop.clone()));
     for (listener, _) in listeners {

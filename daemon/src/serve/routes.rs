@@ -12,7 +12,7 @@ use http::header::{CONTENT_ENCODING, VARY};
 use http::{HeaderValue, Method, StatusCode};
 use icbd_image::VersionId;
 use icbd_master::{MasterError, Repository};
-use icbd_wire::{NODE_HEADER, OFFER_HEADER, Resource, coding};
+use icbd_wire::{NODE_HEADER, OFFER_HEADER, READY_HEADER, Resource, coding};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -84,7 +84,8 @@ fn hear(shared: &Shared, request: &Request) {
         shared.offers.heard(client.address(), offer);
     }
     if let Some(report) = header(NODE_HEADER).and_then(|report| report.parse().ok()) {
-        shared.reports.heard(client.address(), report);
+        let ready = header(READY_HEADER).and_then(|ready| ready.parse().ok()).unwrap_or_default();
+        shared.reports.heard(client.address(), report, ready);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Deployments that are to be made at a time to come: one an image at most.
 
 use icbd_image::{ImageName, Move, Timestamp, VersionId, VersionNumber};
+use icbd_wire::Readiness;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::{Catalogue, invalid, states};
@@ -17,9 +18,11 @@ pub struct Plan {
     pub why: String,
     /// Why it was not deployed when its time had come; it is not tried again.
     pub failed: Option<String>,
+    /// Not before every node has so much of it.
+    pub needs: Option<Readiness>,
 }
 
-const COLUMNS: &str = "SELECT image, number, at_seconds, who, why, failed FROM plans";
+const COLUMNS: &str = "SELECT image, number, at_seconds, who, why, failed, needs FROM plans";
 
 impl Catalogue {
     /// All plans, the next one first.
@@ -80,14 +83,15 @@ fn planned(tx: &Transaction<'_>, image: &ImageName) -> rusqlite::Result<Option<P
 }
 
 fn put(tx: &Transaction<'_>, new: &Plan) -> rusqlite::Result<()> {
-    let sql =
-        "INSERT OR REPLACE INTO plans (image, number, at_seconds, who, why, failed) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let sql = "INSERT OR REPLACE INTO plans (image, number, at_seconds, who, why, failed, needs) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
     let (image, number) = (new.version.image.as_str(), new.version.number.get());
-    tx.execute(sql, params![image, number, new.at.seconds, new.by, new.why, new.failed]).map(|_| ())
+    let needs = new.needs.map(Readiness::as_str);
+    tx.execute(sql, params![image, number, new.at.seconds, new.by, new.why, new.failed, needs]).map(|_| ())
 }
 
 fn plan(row: &Row<'_>) -> rusqlite::Result<Plan> {
     let image: String = row.get(0)?;
+    let needs: Option<String> = row.get(6)?;
     let number = VersionNumber::new(row.get(1)?).ok_or_else(|| invalid(1, "a version has the number 0"))?;
     Ok(Plan {
         version: VersionId { image: image.parse().map_err(|error| invalid(0, error))?, number },
@@ -95,5 +99,6 @@ fn plan(row: &Row<'_>) -> rusqlite::Result<Plan> {
         by: row.get(3)?,
         why: row.get(4)?,
         failed: row.get(5)?,
+        needs: needs.map(|needs| needs.parse().map_err(|error| invalid(6, error))).transpose()?,
     })
 }

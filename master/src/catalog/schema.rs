@@ -7,7 +7,7 @@ use rusqlite::Connection;
 pub(super) const OURS: u32 = MIGRATIONS.len() as u32;
 
 /// One step for each format; `PRAGMA user_version` counts the steps taken.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE repository (
         only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -66,6 +66,8 @@ const MIGRATIONS: [&str; 2] = [
         PRIMARY KEY (node, serial)
     ) STRICT;
 ",
+    // Deployments that wait for caches.
+    "ALTER TABLE plans ADD COLUMN needs TEXT;",
 ];
 
 /// Settings and migrations; the format that was found, which may be newer than ours.

@@ -10,7 +10,7 @@ use icbd_cache::{Cache, CacheError, CacheStatus, LocalRollback, StoreState, Vers
 use icbd_fetch::{HttpSource, SourceHealth, SourceState, Sources};
 use icbd_fs::Mounted;
 use icbd_image::{BLOCK_BYTES, ImageRef, Serial, Timestamp, Trust, VersionId, VersionRecord};
-use icbd_wire::{NodeReport, Offer};
+use icbd_wire::{NodeReport, Offer, Readiness, ReadyReport};
 
 use super::ready::Ready;
 use super::space::Space;
@@ -146,7 +146,19 @@ impl CacheServer {
         let name = NodeReport::name_of(&Process::this(self.started).name);
         let report =
             NodeReport { node: self.cache.node(), name, uses: uses.into_iter().collect(), is_whole: is_mounted };
-        self.masters.iter().for_each(|master| master.report(Some(report.clone())));
+        let ready = self.ready_report();
+        self.masters.iter().for_each(|master| master.report(Some((report.clone(), ready.clone()))));
+    }
+
+    /// How much of which versions is here.
+    fn ready_report(&self) -> ReadyReport {
+        let readiness = |version: &VersionStatus| match version {
+            version if version.sealed_since.is_some() => Some(Readiness::Sealed),
+            version if version.complete => Some(Readiness::Complete),
+            version => self.ready.since(version.serial).map(|_| Readiness::Boot),
+        };
+        let versions = self.cache.status().versions;
+        ReadyReport::new(versions.iter().filter_map(|version| Some((version.serial, readiness(version)?))))
     }
 
     /// Has the mount show what is new.

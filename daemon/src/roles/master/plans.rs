@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::state::Master;
 use crate::control::Peer;
-use crate::moves::{MoveSpec, Verb};
+use crate::moves::{MoveSpec, Verb, waits_for};
 use crate::output;
 
 /// A clock that is set meanwhile is noticed so soon.
@@ -42,7 +42,12 @@ fn carry_out(master: &Master) -> Duration {
             Ok(seconds) if seconds > 0 => {
                 wait = wait.min(Duration::from_secs(seconds) - Duration::from_nanos(now.nanoseconds.into()));
             }
-            _ => deploy(master, plan),
+            _ => match waits_for(&plan, &master.repository) {
+                Ok(lacking) if lacking.is_empty() => deploy(master, plan),
+                // Whatever they report wakes us.
+                Ok(_) => {}
+                Err(error) => tracing::error!(version = %plan.version, %error, "cannot see which nodes are ready"),
+            },
         }
     }
     wait

@@ -108,7 +108,8 @@ impl Master {
 
     fn plans(&self) -> Vec<PlanReport> {
         // What cannot be read now is not shown, and is no reason to show nothing.
-        self.repository.plans().unwrap_or_default().into_iter().map(PlanReport::from).collect()
+        let plans = self.repository.plans().unwrap_or_default();
+        plans.into_iter().map(|plan| PlanReport::of(plan, &self.repository)).collect()
     }
 
     pub(super) fn report(&self) -> Report {
