@@ -406,3 +406,52 @@ fn a_master_is_mended_from_its_caches() -> Result<()> {
     icbd(["log", "--socket", master.socket()])?.prints(&[&format!("store scrub --from {url}")])?;
     Ok(())
 }
+
+/// Two nodes that receive retired versions get them whole, while the source prunes: what is being sent stays until it was.
+#[test]
+fn two_nodes_replicate_while_the_source_prunes() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut from = first(&lab)?;
+    from.daemon.stop()?;
+    let config = lab.path("prune.toml");
+    fs::write(&config, "[retain]\nlast = 1\nyounger_than = \"1s\"\n")?;
+    let config = config.to_str().context("a path of text")?;
+    let from = Master::start_at(&lab, from.repo(), from.address(), &["--config", config])?;
+    let order = |args: &[&str]| icbd([&["image"], args, &["--socket", from.socket()]].concat());
+    for number in [3, 4] {
+        fs::write(lab.path("tree/usr/small"), number.to_string())?;
+        from.publish("lab", &lab.path("tree"), &["--deploy"])?;
+    }
+    for version in ["lab@1", "lab@2"] {
+        order(&["retire", version])?.ok()?;
+    }
+    let nodes = [("lab@1", FileSystem::Btrfs), ("lab@2", FileSystem::Ext4)];
+    let nodes = nodes.map(|(version, file_system)| {
+        let proxy = Proxy::start(from.address())?;
+        proxy.set(Fault::StallInBody, "/blocks/");
+        Ok((version, second(&lab, file_system)?, proxy))
+    });
+    let nodes = nodes.into_iter().collect::<Result<Vec<_>>>()?;
+    std::thread::scope(|scope| -> Result<()> {
+        let running: Vec<_> =
+            nodes.iter().map(|(version, to, proxy)| scope.spawn(|| replicate(to, version, &proxy.url()))).collect();
+        nodes.iter().for_each(|(_, _, proxy)| proxy.wait_stalled(1));
+        let pruned = order(&["prune", "--yes"])?;
+        ensure!(pruned.stdout.matches("somebody to whom it is being sent").count() == 2, "{}", pruned.stdout);
+        nodes.iter().for_each(|(_, _, proxy)| proxy.set(Fault::None, ""));
+        running.into_iter().try_for_each(|node| node.join().expect("no panic")?.ok().map(drop))
+    })?;
+    for (version, to, _) in &nodes {
+        icbd(["image", "verify", version, "--socket", to.socket()])?.ok()?;
+    }
+    // Nobody is sent anything any more.
+    wait_for("both to be removed", || {
+        order(&["prune", "--yes"])?;
+        Ok((!tree(&from, 1).exists() && !tree(&from, 2).exists()).then_some(()))
+    })?;
+    // What is gone is said, and what was received stays.
+    let (_, to, _) = &nodes[1];
+    to.daemon.allow_log("image replicate");
+    replicate(to, "lab@1", &from.url())?.failed_with(ABSENT)?.says(&["lab@1"])?;
+    icbd(["image", "verify", "lab@2", "--socket", to.socket()])?.ok().map(drop)
+}
