@@ -15,6 +15,7 @@ mod program;
 mod content;
 mod kernel;
 mod random;
+mod ssh;
 mod tree;
 mod volume;
 
@@ -37,6 +38,7 @@ pub use metrics::Metrics;
 pub use program::{Output, icbd, icbd_path, run_bounded};
 pub use proxy::{Fault, Proxy};
 pub use random::Random;
+pub use ssh::Ssh;
 pub use tree::{compare_trees, files_below, sample_tree};
 pub use vm::{Vm, disk_argument};
 pub use volume::{FileSystem, Volume};

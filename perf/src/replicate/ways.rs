@@ -4,10 +4,12 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use icbd_tests::{FileSystem, Lab, Master, Volume};
+use icbd_tests::{FileSystem, Lab, Master, Ssh, Volume, icbd_path, run_bounded};
 
+use super::STEPS;
 use super::images::{IMAGE, Sender, btrfs, sync};
 use crate::network::{MASTER, Network, SITE, Side};
 use crate::process::{Process, run};
@@ -15,6 +17,8 @@ use crate::process::{Process, run};
 const VOLUME_BYTES: u64 = 6 << 30;
 const MASTER_PORT: u16 = 7070;
 const RSYNC_PORT: u16 = 8873;
+/// No version takes longer.
+const DEADLINE: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
@@ -22,23 +26,36 @@ pub(super) enum Way {
     Icbd,
     /// With `--compress`.
     IcbdWith(&'static str),
+    /// By a codec, for another site before: what was packed then is kept.
+    IcbdAgain(&'static str),
     /// With `--stream btrfs --compress`.
     IcbdStream(&'static str),
+    /// The same, packed by Zstandard, with `--via ssh:`.
+    IcbdBySsh,
     Rsync,
     RsyncZstd,
     /// `btrfs send` by protocol 1 or 2, through a program that packs, and its counterpart.
     Stream(u32, Option<(&'static str, &'static str)>),
     /// What lies packed on the disk goes as it lies there.
     StreamAsStored,
+    /// A stream of protocol 2, packed by Zstandard, through SSH.
+    StreamBySsh,
 }
 
-pub(super) const WAYS: [Way; 14] = [
+pub(super) const WAYS: [Way; 22] = [
     Way::Icbd,
     Way::IcbdWith("none"),
     Way::IcbdWith("lz4"),
     Way::IcbdWith("zstd"),
+    Way::IcbdAgain("lz4"),
+    Way::IcbdAgain("zstd"),
+    Way::IcbdStream("none"),
+    Way::IcbdStream("lz4"),
+    Way::IcbdStream("zlib"),
+    Way::IcbdStream("snappy"),
     Way::IcbdStream("zstd"),
     Way::IcbdStream("stored"),
+    Way::IcbdBySsh,
     Way::Rsync,
     Way::RsyncZstd,
     Way::Stream(1, None),
@@ -47,6 +64,7 @@ pub(super) const WAYS: [Way; 14] = [
     Way::Stream(2, Some(("pigz -1", "pigz -d"))),
     Way::Stream(2, Some(("zstd -q -3 -T0", "zstd -q -d"))),
     Way::StreamAsStored,
+    Way::StreamBySsh,
 ];
 
 /// The other end of a way.
@@ -62,6 +80,9 @@ impl Way {
         match self {
             Way::Icbd => "icbd".to_owned(),
             Way::IcbdWith(codec) => format!("icbd, {codec}"),
+            Way::IcbdAgain(codec) => format!("icbd, {codec}, for a second site"),
+            Way::IcbdBySsh => "icbd, btrfs stream, zstd, SSH".to_owned(),
+            Way::StreamBySsh => "btrfs stream, protocol 2, zstd, SSH".to_owned(),
             Way::IcbdStream("stored") => "icbd, btrfs stream, as stored".to_owned(),
             Way::IcbdStream(codec) => format!("icbd, btrfs stream, {codec}"),
             Way::Rsync => "rsync".to_owned(),
@@ -77,12 +98,12 @@ impl Way {
     }
 
     pub(super) fn is_ours(self) -> bool {
-        matches!(self, Way::Icbd | Way::IcbdWith(_) | Way::IcbdStream(_))
+        matches!(self, Way::Icbd | Way::IcbdWith(_) | Way::IcbdAgain(_) | Way::IcbdStream(_) | Way::IcbdBySsh)
     }
 
     /// Whether it is a stream of btrfs, whoever carries it.
     pub(super) fn is_stream(self) -> bool {
-        matches!(self, Way::IcbdStream(_) | Way::Stream(..) | Way::StreamAsStored)
+        matches!(self, Way::IcbdStream(_) | Way::IcbdBySsh | Way::Stream(..) | Way::StreamAsStored | Way::StreamBySsh)
     }
 
     /// Whether both ends lie on file systems that pack.
@@ -107,6 +128,18 @@ impl Way {
                 let how = vec!["--stream", "btrfs", "--compress", codec];
                 Box::new(Replica::start(lab, sender.repository(self.is_stored()), network, volume, how)?)
             }
+            Way::IcbdAgain(codec) => {
+                let how = vec!["--compress", codec];
+                let mut replica = Replica::start(lab, sender.repository(false), network, volume, how)?;
+                replica.serve_another(lab, network)?;
+                Box::new(replica)
+            }
+            Way::IcbdBySsh => {
+                let how = vec!["--stream", "btrfs", "--compress", "zstd"];
+                let mut replica = Replica::start(lab, sender.repository(false), network, volume, how)?;
+                replica.ssh = Some(ssh(lab, network)?);
+                Box::new(replica)
+            }
             Way::Rsync => Box::new(Rsynced::start(lab, sender, network, volume, false)?),
             Way::RsyncZstd => Box::new(Rsynced::start(lab, sender, network, volume, true)?),
             Way::Stream(protocol, packers) => Box::new(Piped {
@@ -115,6 +148,15 @@ impl Way {
                 send: format!("--proto {protocol}"),
                 packers: packers.unwrap_or(("cat", "cat")),
                 as_stored: false,
+                ssh: None,
+            }),
+            Way::StreamBySsh => Box::new(Piped {
+                sender,
+                volume,
+                send: "--proto 2".to_owned(),
+                packers: ("zstd -q -3 -T0", "zstd -q -d"),
+                as_stored: false,
+                ssh: Some(ssh(lab, network)?),
             }),
             Way::StreamAsStored => Box::new(Piped {
                 sender,
@@ -122,9 +164,15 @@ impl Way {
                 send: "--proto 2 --compressed-data".to_owned(),
                 packers: ("cat", "cat"),
                 as_stored: true,
+                ssh: None,
             }),
         })
     }
+}
+
+/// A server at the master's end.
+fn ssh(lab: &Lab, network: &Network) -> Result<Ssh> {
+    network.inside(Side::Master, || Ssh::start(lab, MASTER.into(), "any"))
 }
 
 /// A second master.
@@ -132,6 +180,8 @@ struct Replica {
     from: Master,
     to: Master,
     how: Vec<&'static str>,
+    /// A way that it goes.
+    ssh: Option<Ssh>,
 }
 
 impl Replica {
@@ -152,21 +202,41 @@ impl Replica {
         };
         let from = master(Side::Master, repository, MASTER)?;
         let to = master(Side::Site, &volume.path().join("repository"), SITE)?;
-        Ok(Replica { from, to, how })
+        Ok(Replica { from, to, how, ssh: None })
+    }
+
+    /// Has the master give all of it to another one first, beside the line.
+    fn serve_another(&mut self, lab: &Lab, network: &Network) -> Result<()> {
+        let volume = Volume::new(lab, FileSystem::Btrfs, VOLUME_BYTES)?;
+        let repository = volume.path().join("repository");
+        let another = network.inside(Side::Master, || {
+            let master = Master::start_at(lab, &repository, (MASTER, MASTER_PORT + 1).into(), &[])?;
+            master.daemon.allow_log("");
+            Ok(master)
+        })?;
+        (0..STEPS.len()).try_for_each(|step| replicate(&another, &self.from, step, &self.how, None))
     }
 }
 
 impl Receiver for Replica {
-    fn take(&mut self, _network: &Network, step: usize) -> Result<()> {
-        let (version, url) = (format!("{IMAGE}@{}", step + 1), self.from.url());
-        let mut args = vec!["image", "replicate", &version, "--from", &url, "--quiet", "--socket", self.to.socket()];
-        args.extend(&self.how);
-        icbd_tests::icbd(args)?.ok().map(drop)
+    fn take(&mut self, network: &Network, step: usize) -> Result<()> {
+        network.inside(Side::Site, || replicate(&self.to, &self.from, step, &self.how, self.ssh.as_ref()))
     }
 
     fn disk(&self, step: usize) -> PathBuf {
         self.to.repo().join(format!("versions/{IMAGE}/{}/disk.raw", step + 1))
     }
+}
+
+/// Has `to` take the version of a step from `from`.
+fn replicate(to: &Master, from: &Master, step: usize, how: &[&str], ssh: Option<&Ssh>) -> Result<()> {
+    let (version, url) = (format!("{IMAGE}@{}", step + 1), from.url());
+    let mut command = Command::new(icbd_path()?);
+    command.args(["image", "replicate", &version, "--from", &url, "--quiet", "--socket", to.socket()]).args(how);
+    if let Some(ssh) = ssh {
+        command.args(["--via", &ssh.via()]).env("PATH", ssh.path()?);
+    }
+    run_bounded(command, DEADLINE)?.ok().map(drop)
 }
 
 /// A daemon of rsync's, and a folder in which each version begins as the one before.
@@ -224,6 +294,7 @@ struct Piped<'a> {
     send: String,
     packers: (&'static str, &'static str),
     as_stored: bool,
+    ssh: Option<Ssh>,
 }
 
 impl Receiver for Piped<'_> {
@@ -232,6 +303,11 @@ impl Receiver for Piped<'_> {
         let parent = step.checked_sub(1).map(|before| format!("-p {} ", snapshot(before))).unwrap_or_default();
         let send = format!("btrfs -q send {} {parent}{} | {}", self.send, snapshot(step), self.packers.0);
         let receive = format!("{} | btrfs -q receive {}", self.packers.1, self.volume.path().display());
+        if let Some(ssh) = &self.ssh {
+            let pipe = format!("{} | {receive}", ssh.shell(&send));
+            network.inside(Side::Site, || run(shell(&pipe)))?;
+            return sync(self.volume.path());
+        }
         let listener = network.inside(Side::Site, || Ok(TcpListener::bind((SITE, 0))?))?;
         let address = listener.local_addr()?;
         let connected = network.inside(Side::Master, || Ok(TcpStream::connect(address)?))?;
