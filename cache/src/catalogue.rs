@@ -39,6 +39,12 @@ impl Catalogue {
         }
     }
 
+    /// As a full disk would.
+    #[cfg(test)]
+    pub(crate) fn refuse_writes(&self, is_refused: bool) {
+        self.lock().pragma_update(None, "query_only", is_refused).expect("a pragma that SQLite knows");
+    }
+
     /// What was known at the last refresh, and what was chosen here.
     pub(crate) fn known(&self) -> Result<(View, Choices), CacheError> {
         let db = self.lock();

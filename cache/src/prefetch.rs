@@ -113,6 +113,10 @@ impl Orders {
         let now = self.clock.now();
         self.alter(id, |entry| {
             let is_another_time = change.deadline.is_some() || change.zone.is_some();
+            if change.limit.is_some() {
+                // By what it was limited to nothing is reckoned any more.
+                entry.running = None;
+            }
             entry.order.change(change);
             entry.bucket.set(entry.order.limit);
             if is_another_time {
@@ -135,8 +139,13 @@ impl Orders {
     pub(crate) async fn resume(&self, id: OrderId) -> Result<OrderStatus, CacheError> {
         let now = self.clock.now();
         self.alter(id, |entry| {
-            if entry.state == OrderState::Paused {
-                (entry.state, entry.promise.settled, entry.promise.missed) = (OrderState::Active, now, None);
+            if entry.state != OrderState::Paused {
+                return;
+            }
+            entry.state = OrderState::Active;
+            // Of many deadlines those that passed meanwhile were taken back; of one it is missed.
+            if !matches!(entry.order.deadline, Some(Deadline::Once(_))) {
+                (entry.promise.settled, entry.promise.missed) = (now, None);
             }
         })
         .await
@@ -152,16 +161,25 @@ impl Orders {
 
     /// Changes an order that has not ended, and has the runner look at it.
     async fn alter(&self, id: OrderId, change: impl FnOnce(&mut Entry)) -> Result<OrderStatus, CacheError> {
+        let before;
         {
             let mut book = self.lock();
             let entry = book.get_mut(&id).ok_or(CacheError::UnknownOrder(id))?;
             if entry.state.is_ended() {
                 return Err(CacheError::OrderEnded { id, state: entry.state.as_text() });
             }
+            before = (entry.order.clone(), entry.state, entry.promise);
             change(entry);
             (entry.stuck, entry.is_dirty) = (None, true);
         }
-        self.note().await?;
+        if let Err(error) = self.note().await {
+            // What is not remembered has not happened.
+            if let Some(entry) = self.lock().get_mut(&id) {
+                (entry.order, entry.state, entry.promise) = before;
+                entry.bucket.set(entry.order.limit);
+            }
+            return Err(error);
+        }
         self.changed();
         self.status(id)
     }

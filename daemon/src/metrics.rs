@@ -17,11 +17,12 @@ use icbd_image::VersionState;
 const VERSIONS_MAX: usize = 100;
 
 /// Every way in which an order that has not ended can stand: a verdict that none has is 0, not absent.
-const VERDICTS: [(Verdict, &str); 9] = [
+const VERDICTS: [(Verdict, &str); 10] = [
     (Verdict::Kept, "kept"),
     (Verdict::Missed, "missed"),
     (Verdict::Late, "late"),
     (Verdict::Runs, "runs"),
+    (Verdict::Stuck, "stuck"),
     (Verdict::Looks, "looks"),
     (Verdict::Queued, "queued"),
     (Verdict::Waits, "waits"),

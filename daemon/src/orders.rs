@@ -84,6 +84,7 @@ pub(crate) enum Verdict {
     Missed,
     Late,
     Runs,
+    Stuck,
     Looks,
     Queued,
     Waits,

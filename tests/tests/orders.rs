@@ -240,3 +240,33 @@ fn a_disk_that_fills_stops_prefetch_before_demand() -> Result<()> {
     })?;
     Ok(())
 }
+
+/// Prefetch stops at the reserve however fast it comes, and what was ordered can be changed then.
+#[test]
+fn prefetch_never_takes_the_reserve() -> Result<()> {
+    for file_system in [FileSystem::Ext4, FileSystem::Btrfs] {
+        let lab = Lab::new()?;
+        let (tree, repo) = (lab.folder("tree")?, lab.path("repo"));
+        fill(&tree.join("disk.raw"), 5, 300 * MIB)?;
+        Master::publish_offline(&repo, "win11-lab", &tree, &[])?;
+        let master = Master::start(&lab, &repo)?;
+        let volume = Volume::new(&lab, file_system, 256 * MIB)?;
+        let config = "[store]\nmin_free = \"24MiB\"\n".to_owned();
+        let settings = CacheSettings { store: Some(volume.path().join("store")), config, ..CacheSettings::default() };
+        let cache = CacheServer::start_with(&lab, &[&master.url()], &settings)?;
+        ["prefetch", "min_free"].iter().for_each(|words| cache.daemon.allow_log(words));
+        let id = add(&cache, &["win11-lab@1", "--all"])?;
+        let stuck =
+            wait_for("the order stops", || Ok(Some(order(&cache, id)?).filter(|order| !order["trouble"].is_null())))?;
+        let disk = nix::sys::statvfs::statvfs(volume.path())?;
+        let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
+        ensure!(free >= 23 * MIB, "{file_system:?}: {} MiB are left; {stuck}", free / MIB);
+        ensure!(
+            stuck["verdict"] == "stuck" && stuck["done_bytes"].as_u64() > Some(32 * MIB),
+            "{file_system:?}: {stuck}"
+        );
+        cache.command(&["prefetch", "set", "1", "--priority", "low"])?.ok()?;
+        cache.command(&["prefetch", "cancel", "1"])?.ok()?;
+    }
+    Ok(())
+}

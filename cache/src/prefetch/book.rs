@@ -37,6 +37,8 @@ pub(crate) struct Entry {
     pub(crate) start: Option<Timestamp>,
     /// When it would be done, if all goes on as it does.
     pub(crate) end: Option<Timestamp>,
+    /// When it will be done at the earliest: the same, but for a line that nobody measured, which may be any.
+    pub(crate) earliest: Option<Timestamp>,
     /// Whether the catalogue does not know all of this yet.
     pub(crate) is_dirty: bool,
     /// What was said last of an order that has ended.
@@ -124,6 +126,7 @@ impl Entry {
             running: None,
             start: None,
             end: None,
+            earliest: None,
             is_dirty: false,
             last: Residency::default(),
         }
@@ -161,10 +164,10 @@ impl Entry {
         for leg in &mut self.legs {
             let open = core.versions.get(leg.serial).filter(|version| version.filling().is_some());
             match (&leg.plan, open) {
-                (Some(plan), Some(version)) => leg.held = plan.residency(&version),
+                (Some(plan), Some(version)) => leg.held = plan.held(&version),
                 (_, None) if self.order.what == What::All => {
                     let held = core.held.lock().expect("no panic under this lock").get(&leg.serial).copied();
-                    leg.held = held.unwrap_or(leg.held);
+                    leg.held = held.map_or(leg.held, |held| held.of(leg.held.total_bytes));
                 }
                 _ => {}
             }
@@ -261,6 +264,11 @@ impl Entry {
         let is_again = |leg: &Leg| leg.failed.is_none_or(|failed| now.duration_since(failed) > LOOK_AGAIN);
         let is_old = |leg: &Leg| self.order.what == What::Boot && leg.learned != learned && is_again(leg);
         self.legs.iter().find(|leg| leg.plan.is_none() || is_old(leg))
+    }
+
+    /// Whether its own speed is known.
+    pub(crate) fn has_pace(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.pace.bytes_per_second().is_some())
     }
 
     /// Whether what it waits for is damaged at its source.

@@ -23,8 +23,6 @@ use crate::version::Version;
 const RUNS_AT_ONCE: usize = 16;
 /// After so many runs with damage in them nothing more is asked for: each costs the source several reads in vain.
 const DAMAGED_RUNS_MAX: u32 = 64;
-/// After so much the disk's free space is looked at again.
-const ROOM_BYTES: u64 = 64 << 20;
 
 /// Runs under way. They go on when whoever started them is interrupted, or gives up because one of them failed.
 #[derive(Debug, Default)]
@@ -66,13 +64,13 @@ impl Filler<'_> {
     ) -> Result<(), CacheError> {
         let mut flying = self.flying.lock().await;
         (flying.earlier, flying.damage) = (flying.flights.len(), None);
-        let mut unlooked_bytes = ROOM_BYTES;
+        let mut allowed_bytes = 0;
         for piece in pieces {
             let file = version.file(piece.file)?;
             let mut block = piece.blocks.start;
             while block < piece.blocks.end {
                 let end = ((block / PAGE_BLOCKS + 1) * PAGE_BLOCKS).min(piece.blocks.end);
-                self.fill_page(&file, block..end, &mut flying, &mut unlooked_bytes).await?;
+                self.fill_page(&file, block..end, &mut flying, &mut allowed_bytes).await?;
                 block = end;
             }
         }
@@ -87,7 +85,7 @@ impl Filler<'_> {
         file: &Arc<File>,
         blocks: Range<u64>,
         flying: &mut Flying,
-        unlooked_bytes: &mut u64,
+        allowed_bytes: &mut u64,
     ) -> Result<(), CacheError> {
         if file.is_readable(blocks.clone()) {
             return Ok(());
@@ -95,9 +93,9 @@ impl Filler<'_> {
         let hashes = file.hashes(blocks.clone()).await?;
         let mut start = blocks.start;
         while start < blocks.end && !file.is_readable(start..blocks.end) {
-            if *unlooked_bytes >= ROOM_BYTES {
-                room::check(self.core).await?;
-                *unlooked_bytes = 0;
+            if *allowed_bytes == 0 {
+                flying.land(0).await?;
+                *allowed_bytes = room::allowance(self.core).await?;
             }
             flying.land(RUNS_AT_ONCE - 1).await?;
             let most = self.toll.as_ref().map_or(RUN_BLOCKS_MAX, Toll::run_blocks_max);
@@ -107,7 +105,7 @@ impl Filler<'_> {
             let Some(flight) = file.fetch(start..blocks.end, known, leave) else { break };
             start = flight.blocks().end;
             let bytes = (flight.blocks().end - flight.blocks().start) * BLOCK_BYTES;
-            *unlooked_bytes += bytes;
+            *allowed_bytes = allowed_bytes.saturating_sub(bytes);
             flying.flights.push_back(flight.start());
             if let Some(toll) = &self.toll {
                 toll.pay(bytes).await;

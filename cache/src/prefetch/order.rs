@@ -84,6 +84,8 @@ pub enum Verdict {
     Runs {
         end: Option<Timestamp>,
     },
+    /// It gets nothing; why, the order's trouble says.
+    Stuck,
     /// It is looked at how much is missing.
     Looks,
     /// Others go first: this one, if that is known.

@@ -104,6 +104,22 @@ impl Plan {
         version.core().blocking(look).await?
     }
 
+    /// How much of it is here, in bytes of its files.
+    pub(crate) fn held(&self, version: &Version) -> Residency {
+        let head = version.head();
+        let bytes = match self {
+            Plan::Whole => head.data_bytes(),
+            Plan::Pieces { pieces, .. } => pieces
+                .iter()
+                .map(|Piece { file, blocks }| {
+                    let size = head.node(*file).map_or(0, |node| node.size());
+                    (blocks.end * BLOCK_BYTES).min(size).saturating_sub(blocks.start * BLOCK_BYTES)
+                })
+                .sum(),
+        };
+        self.residency(version).of(bytes)
+    }
+
     /// How much of it is here, in bytes of whole blocks.
     pub(crate) fn residency(&self, version: &Version) -> Residency {
         let Plan::Pieces { pieces, .. } = self else { return version.residency() };

@@ -93,6 +93,7 @@ impl Orders {
         for (at, start) in promised.into_iter().zip(latest_starts(&jobs)) {
             entries[at].start = Some(start);
         }
+        let is_measured = self.line.rate(&self.core).is_measured;
         // When the whole line is free, and when what the window leaves is.
         let (mut free, mut background_free) = (Some(now), Some(now));
         for (entry, takes) in entries.into_iter().zip(takes) {
@@ -100,6 +101,10 @@ impl Orders {
             let turn = if share == Share::Background { free.zip(background_free).map(|(a, b)| a.max(b)) } else { free };
             let begin = if is_due { turn } else { turn.max(entry.start) };
             entry.end = begin.and_then(|begin| after(begin, takes)).filter(|_| !entry.is_damaged());
+            entry.earliest = match is_measured || entry.has_pace() {
+                true => entry.end,
+                false => after(now, self.speed_on(entry, u64::MAX).time_for(entry.left_bytes(), now)),
+            };
             match share {
                 _ if !is_due || entry.stuck.is_some() => {}
                 Share::All => free = entry.end,
@@ -119,10 +124,15 @@ impl Orders {
     }
 
     pub(super) fn speed(&self, entry: &Entry) -> Speed<'_> {
+        self.speed_on(entry, self.line.rate(&self.core).bytes_per_second)
+    }
+
+    /// On a line that gives so many bytes a second.
+    fn speed_on(&self, entry: &Entry, line: u64) -> Speed<'_> {
         let window = self.core.window.as_ref().filter(|_| entry.order.is_background());
         let limit = entry.order.limit.map(|limit| self.line.block_bytes(limit.get()).max(1));
         Speed {
-            line: self.line.rate(&self.core).bytes_per_second,
+            line,
             limit: limit.and_then(std::num::NonZeroU64::new),
             window: window.map(|window| (window, &self.zone)),
         }

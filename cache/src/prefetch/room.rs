@@ -5,12 +5,41 @@ use std::sync::Arc;
 use crate::core::Core;
 use crate::{CacheError, Room};
 
+/// After so much the disk's free space is looked at again.
+const LOOK_BYTES: u64 = 64 << 20;
+/// With less to spare than this, what was asked for is made durable before each look: until then no file system knows
+/// how much it takes.
+const NEAR_BYTES: u64 = 4 * LOOK_BYTES;
+/// Less than this is not worth a look.
+const LEAST_BYTES: u64 = 1 << 20;
+
 /// Whether there is more free space than the reserve. A disk that does not tell is tried.
 pub(crate) async fn check(core: &Arc<Core>) -> Result<(), CacheError> {
+    spare(core).await.map(drop)
+}
+
+/// How many bytes may be asked for before the next look; for who has nothing under way. Half of what is to spare at most:
+/// others ask as well, and a block takes more than its bytes.
+pub(crate) async fn allowance(core: &Arc<Core>) -> Result<u64, CacheError> {
+    if spare(core).await?.is_none_or(|(bytes, _)| bytes >= NEAR_BYTES) {
+        return Ok(LOOK_BYTES);
+    }
+    core.writeback.flush().await;
+    match spare(core).await? {
+        Some((bytes, Room { free_bytes, reserve_bytes })) if bytes / 2 < LEAST_BYTES => {
+            Err(CacheError::Reserve { free_bytes, reserve_bytes })
+        }
+        spare => Ok(spare.map_or(LOOK_BYTES, |(bytes, _)| (bytes / 2).min(LOOK_BYTES))),
+    }
+}
+
+/// The bytes that are free beyond the reserve; `None` where the disk does not tell.
+async fn spare(core: &Arc<Core>) -> Result<Option<(u64, Room)>, CacheError> {
     match core.room().await? {
         Some(Room { free_bytes, reserve_bytes }) if free_bytes < reserve_bytes => {
             Err(CacheError::Reserve { free_bytes, reserve_bytes })
         }
-        _ => Ok(()),
+        Some(room) => Ok(Some((room.free_bytes - room.reserve_bytes, room))),
+        None => Ok(None),
     }
 }

@@ -68,11 +68,16 @@ impl Orders {
         }
     }
 
-    /// Those whose turn it is not have no pace.
+    /// Those whose turn it is not have no pace, and no trouble but that they wait.
     fn stand_still(&self, tasks: &[Task]) {
         let mut book = self.lock();
         let others = book.iter_mut().filter(|(id, _)| !tasks.iter().any(|task| task.id == **id));
-        others.for_each(|(_, entry)| entry.running = None);
+        for (_, entry) in others {
+            entry.running = None;
+            if entry.stuck.is_none() && entry.state == OrderState::Active {
+                entry.trouble = None;
+            }
+        }
     }
 
     /// The sources are worth another try.
@@ -170,7 +175,7 @@ impl Orders {
         if let Some(entry) = self.lock().get_mut(&task.id)
             && let Some(leg) = entry.legs.iter_mut().find(|leg| leg.serial == task.serial)
         {
-            leg.held = plan.residency(version);
+            leg.held = plan.held(version);
             (leg.plan, leg.learned, leg.failed) = (Some(plan), learned, None);
         }
         Ok(())

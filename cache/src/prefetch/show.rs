@@ -102,6 +102,10 @@ pub(super) fn verdict(entry: &Entry, now: Timestamp) -> Verdict {
     match (entry.state, entry.promise.since, entry.promise.missed) {
         (OrderState::Cancelled, ..) => return Verdict::Cancelled,
         (OrderState::Paused, ..) => return Verdict::Paused,
+        // What was here is of no version that is meant.
+        (OrderState::Active, ..) if entry.legs.is_empty() && entry.order.of.number.is_none() => {
+            return Verdict::NoVersion;
+        }
         (_, Some(since), Some(by)) => return Verdict::Missed { by, since },
         (_, Some(since), None) => return Verdict::Kept { since },
         _ => {}
@@ -112,9 +116,12 @@ pub(super) fn verdict(entry: &Entry, now: Timestamp) -> Verdict {
     let is_looked_at = entry.legs.iter().all(|leg| leg.plan.is_some());
     match (entry.deadline(), entry.end) {
         (Some(by), end) if by <= now => Verdict::Late { by, end },
-        (Some(by), end) if is_looked_at && end.is_none_or(|end| end > by) => Verdict::Late { by, end },
+        (Some(by), end) if is_looked_at && entry.earliest.is_none_or(|earliest| earliest > by) => {
+            Verdict::Late { by, end }
+        }
         _ if !is_looked_at && entry.here() == Here::Unknown => Verdict::Looks,
-        (_, end) if entry.running.is_some() || entry.stuck.is_some() => Verdict::Runs { end },
+        _ if entry.stuck.is_some() => Verdict::Stuck,
+        (_, end) if entry.running.is_some() => Verdict::Runs { end },
         (Some(_), _) if !entry.is_due(now) => match entry.start {
             Some(until) => Verdict::Waits { until },
             None => Verdict::Queued { behind: None },

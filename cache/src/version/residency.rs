@@ -23,6 +23,16 @@ impl Residency {
     pub fn is_complete(&self) -> bool {
         self.durable_bytes == self.total_bytes
     }
+
+    /// The same shares of so many bytes: the last block of a file has fewer than others, and a small file has no other.
+    pub(crate) fn of(self, bytes: u64) -> Residency {
+        let share = |part: u64| match self.total_bytes {
+            0 => 0,
+            total => (u128::from(part) * u128::from(bytes) / u128::from(total)) as u64,
+        };
+        let (resident_bytes, durable_bytes) = (share(self.resident_bytes), share(self.durable_bytes));
+        Residency { total_bytes: bytes, resident_bytes, durable_bytes }
+    }
 }
 
 impl Version {

@@ -61,6 +61,7 @@ fn say(status: &OrderStatus, now: Timestamp) -> (Verdict, String) {
         }
         icbd_cache::Verdict::Late { end: at, .. } => (Verdict::Late, format!("LATE{}", end(at, ", "))),
         icbd_cache::Verdict::Runs { end: at } => (Verdict::Runs, format!("runs{}", end(at, ", done about "))),
+        icbd_cache::Verdict::Stuck => (Verdict::Stuck, "stands still".to_owned()),
         icbd_cache::Verdict::Looks => (Verdict::Looks, "looks what is missing".to_owned()),
         icbd_cache::Verdict::Queued { behind: Some(id) } => (Verdict::Queued, format!("waits for order {id}")),
         icbd_cache::Verdict::Queued { behind: None } => (Verdict::Queued, "waits for its turn".to_owned()),

@@ -24,6 +24,8 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) struct ProgressBar {
     shown: Shown,
     started: Instant,
+    /// What was done before it was looked at.
+    before: Option<u64>,
 }
 
 enum Shown {
@@ -40,13 +42,18 @@ impl ProgressBar {
             (false, true) => Shown::Bar(bar()),
             (false, false) => Shown::Lines { last: started },
         };
-        ProgressBar { shown, started }
+        ProgressBar { shown, started, before: None }
     }
 
     pub(crate) fn show(&mut self, progress: &Progress) {
+        let before = *self.before.get_or_insert(progress.done_bytes);
         match &mut self.shown {
             Shown::Nothing => {}
             Shown::Bar(bar) => {
+                if bar.position() == 0 {
+                    bar.set_position(before);
+                    bar.reset_eta();
+                }
                 bar.set_message(plain(&progress.what));
                 bar.set_length(progress.total_bytes.max(progress.done_bytes));
                 bar.set_position(progress.done_bytes);
@@ -54,7 +61,7 @@ impl ProgressBar {
             Shown::Lines { last } => {
                 if last.elapsed() >= LINE_INTERVAL {
                     *last = Instant::now();
-                    complain(&line(progress, self.started.elapsed()));
+                    complain(&line(progress, before, self.started.elapsed()));
                 }
             }
         }
@@ -76,9 +83,9 @@ fn bar() -> indicatif::ProgressBar {
 }
 
 /// `hashing: 18 GiB of 31 GiB (58 %), 512 MiB/s, 26 s left`.
-fn line(progress: &Progress, elapsed: Duration) -> String {
+fn line(progress: &Progress, before: u64, elapsed: Duration) -> String {
     let Progress { what, done_bytes, total_bytes } = progress;
-    let rate = (*done_bytes as f64 / elapsed.as_secs_f64().max(0.001)) as u64;
+    let rate = (done_bytes.saturating_sub(before) as f64 / elapsed.as_secs_f64().max(0.001)) as u64;
     let rate_text = format!("{}/s", bytes(rate));
     if *total_bytes == 0 {
         return format!("{what}: {}, {rate_text}", bytes(*done_bytes));
@@ -97,10 +104,12 @@ mod tests {
         let progress = |done_bytes, total_bytes| Progress { what: "hashing".into(), done_bytes, total_bytes };
         let second = Duration::from_secs(1);
         assert_eq!(
-            line(&progress(1 << 20, 11 << 20), second),
+            line(&progress(1 << 20, 11 << 20), 0, second),
             "hashing: 1.0 MiB of 11.0 MiB (9 %), 1.0 MiB/s, 10 s left"
         );
-        assert_eq!(line(&progress(5, 0), second), "hashing: 5 B, 5 B/s");
-        assert_eq!(line(&progress(0, 9), Duration::ZERO), "hashing: 0 B of 9 B (0 %), 0 B/s, ? left");
+        assert_eq!(line(&progress(5, 0), 0, second), "hashing: 5 B, 5 B/s");
+        assert_eq!(line(&progress(0, 9), 0, Duration::ZERO), "hashing: 0 B of 9 B (0 %), 0 B/s, ? left");
+        // What was there before says nothing of how fast it is.
+        assert_eq!(line(&progress(5, 9), 5, second), "hashing: 5 B of 9 B (55 %), 0 B/s, ? left");
     }
 }

@@ -79,7 +79,7 @@ impl From<CacheError> for Failure {
             | CacheError::OrderEnded { .. }
             | CacheError::Refused(_)
             | CacheError::CannotShare(_) => Exit::Refused,
-            CacheError::Unavailable { .. } | CacheError::Fetch(_) => Exit::Unreachable,
+            CacheError::Unavailable { .. } | CacheError::Fetch(_) | CacheError::Closed => Exit::Unreachable,
             // One that is newer than this icbd is as good as any; what is damaged is not.
             CacheError::Unusable { why: HeadError::Format(_), .. } => Exit::Refused,
             CacheError::Unusable { .. } | CacheError::Untrusted { .. } | CacheError::Damaged { .. } => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use icbd_cache::{CacheError, Explanation, Order, OrderId, OrderStatus};
-use icbd_image::VersionId;
+use icbd_image::{Entry, Kind, VersionId};
 use jiff::Timestamp;
 
 use super::state::CacheServer;
@@ -67,8 +67,10 @@ fn near_names(server: &CacheServer, id: &VersionId, path: &str) -> Option<String
     let version = server.cache.opened(serial)?;
     let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
     let folder = version.head().resolve(folder.as_bytes())?;
-    let names: Vec<&str> =
-        version.head().entries(folder, 0).filter_map(|entry| str::from_utf8(entry.name).ok()).collect();
+    let head = version.head();
+    let is_file = |entry: &Entry<'_>| head.node(entry.node).is_some_and(|node| node.kind() == Kind::File);
+    let files = head.entries(folder, 0).filter(is_file);
+    let names: Vec<&str> = files.filter_map(|entry| str::from_utf8(entry.name).ok()).collect();
     Some(near::hint(name, names))
 }
 
