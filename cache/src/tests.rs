@@ -1,5 +1,6 @@
 //! The cache as a whole, on disks and sources that misbehave.
 
+mod boot_orders;
 mod boots;
 mod checked;
 mod crash;
