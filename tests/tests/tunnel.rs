@@ -28,7 +28,7 @@ fn replicate(ssh: &Ssh, to: &Master, args: &[&str]) -> Result<Output> {
 }
 
 fn master(lab: &Lab, name: &str, seed: u64) -> Result<Master> {
-    let (tree, volume) = (lab.folder(&format!("{name}.tree"))?, Volume::new(lab, FileSystem::Btrfs, 512 * MIB)?);
+    let (tree, volume) = (lab.folder(format!("{name}.tree"))?, Volume::new(lab, FileSystem::Btrfs, 512 * MIB)?);
     fs::write(tree.join("disk.raw"), solid(seed, 8 * MIB))?;
     Master::publish_offline(&volume.path().join(name), "lab", &tree, &[])?;
     Master::start(lab, &volume.path().join(name))

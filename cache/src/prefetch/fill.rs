@@ -94,8 +94,13 @@ impl Filler<'_> {
         let mut start = blocks.start;
         while start < blocks.end && !file.is_readable(start..blocks.end) {
             if *allowed_bytes == 0 {
-                flying.land(0).await?;
-                *allowed_bytes = room::allowance(self.core).await?;
+                *allowed_bytes = match room::plenty(self.core).await? {
+                    Some(bytes) => bytes,
+                    None => {
+                        flying.land(0).await?;
+                        room::rest(self.core).await?
+                    }
+                };
             }
             flying.land(RUNS_AT_ONCE - 1).await?;
             let most = self.toll.as_ref().map_or(RUN_BLOCKS_MAX, Toll::run_blocks_max);

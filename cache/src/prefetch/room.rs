@@ -18,12 +18,14 @@ pub(crate) async fn check(core: &Arc<Core>) -> Result<(), CacheError> {
     spare(core).await.map(drop)
 }
 
-/// How many bytes may be asked for before the next look; for who has nothing under way. Half of what is to spare at most:
-/// others ask as well, and a block takes more than its bytes.
-pub(crate) async fn allowance(core: &Arc<Core>) -> Result<u64, CacheError> {
-    if spare(core).await?.is_none_or(|(bytes, _)| bytes >= NEAR_BYTES) {
-        return Ok(LOOK_BYTES);
-    }
+/// How many bytes may be asked for before the next look, where there is plenty of room.
+pub(crate) async fn plenty(core: &Arc<Core>) -> Result<Option<u64>, CacheError> {
+    Ok(spare(core).await?.is_none_or(|(bytes, _)| bytes >= NEAR_BYTES).then_some(LOOK_BYTES))
+}
+
+/// The same where there is not, for who has nothing under way. Half of what is to spare at most: others ask as well, and a
+/// block takes more than its bytes.
+pub(crate) async fn rest(core: &Arc<Core>) -> Result<u64, CacheError> {
     core.writeback.flush().await;
     match spare(core).await? {
         Some((bytes, Room { free_bytes, reserve_bytes })) if bytes / 2 < LEAST_BYTES => {

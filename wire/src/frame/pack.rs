@@ -70,7 +70,12 @@ impl Packer {
         let zlib = self.zlib.get_or_insert_with(|| Compress::new(Compression::new(ZLIB_LEVEL), true));
         zlib.reset();
         let status = zlib.compress(plain, &mut self.packed[..plain.len()], FlushCompress::Finish).ok()?;
-        (status == Status::StreamEnd).then_some(zlib.total_out() as usize)
+        if status != Status::StreamEnd {
+            // One that is reset half-way begins with bits that it had left.
+            self.zlib = None;
+            return None;
+        }
+        Some(zlib.total_out() as usize)
     }
 
     fn snappy(&mut self, plain: &[u8]) -> Option<usize> {

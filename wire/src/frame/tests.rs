@@ -4,6 +4,7 @@ use bytes::Bytes;
 use icbd_image::{BLOCK_BYTES, FileIndex, Root, Run, block_count, block_len, is_zero};
 use proptest::prelude::*;
 
+use super::pack::{Packer, Unpacker};
 use super::*;
 use crate::{BlockPlace, Codec, Likeness, Similar, encode_matched_run, encode_run, raw_frames};
 
@@ -444,6 +445,25 @@ proptest! {
         answer[at] ^= xor;
         if let Ok(decoded) = old.decode(file_bytes, &answer) {
             prop_assert!((0..).zip(decoded).all(|(at, bytes)| bytes.len() == block_len(file_bytes, at)));
+        }
+    }
+}
+
+/// What was given up half-way leaves nothing behind in the packer: the frame after it was none of zlib's.
+#[test]
+fn a_frame_that_was_given_up_spoils_none_after_it() {
+    let (mut packer, mut unpacker) = (Packer::default(), Unpacker::default());
+    let text: Vec<u8> = (0..2 << 20).map(|at: u32| (at % 251) as u8).collect();
+    // Noise, but for a little where samples are taken: zlib begins, and gives up.
+    let mut noise: Vec<u8> = block(Content::Noise, 2 << 20, 7).to_vec();
+    noise.chunks_mut(64 << 10).for_each(|part| part[32 << 10..(32 << 10) + 1000].fill(b'a'));
+    for codec in Codec::ALL {
+        for _ in 0..3 {
+            assert!(packer.pack(codec, &noise).is_none() || codec != Codec::Zlib, "zlib shrinks noise");
+            let Some(packed) = packer.pack(codec, &text) else { continue };
+            let mut unpacked = vec![0; text.len()];
+            assert!(unpacker.unpack(Packing::of(codec), packed, &mut unpacked), "{codec}");
+            assert!(unpacked == text, "{codec}: other bytes");
         }
     }
 }
