@@ -44,6 +44,7 @@ pub(crate) use fill::Flying;
 use line::Line;
 pub use line::Rate;
 pub use order::{Order, OrderChange, OrderId, OrderState, OrderStatus, Priority, Verdict, What};
+use pace::Pace;
 pub(crate) use plan::Piece;
 pub use schedule::{Deadline, Weekdays, WeekdaysError, Zone, ZoneError};
 pub use window::Window;
@@ -113,15 +114,15 @@ impl Orders {
         let now = self.clock.now();
         self.alter(id, |entry| {
             let is_another_time = change.deadline.is_some() || change.zone.is_some();
-            if change.limit.is_some() {
+            if let (Some(_), Some(running)) = (change.limit, &mut entry.running) {
                 // By what it was limited to nothing is reckoned any more.
-                entry.running = None;
+                running.pace = Pace::default();
             }
             entry.order.change(change);
             entry.bucket.set(entry.order.limit);
             if is_another_time {
                 (entry.promise.settled, entry.promise.missed) = (now, None);
-                (entry.has_begun, entry.running) = (false, None);
+                entry.has_begun = false;
             }
         })
         .await
@@ -249,8 +250,13 @@ impl Orders {
         if rows.is_empty() {
             return Ok(());
         }
-        let core = self.core.clone();
-        self.core.blocking(move || core.catalogue.set_orders(&rows)).await?
+        let (core, ids) = (self.core.clone(), rows.iter().map(|row| row.id).collect::<Vec<_>>());
+        let noted = self.core.blocking(move || core.catalogue.set_orders(&rows)).await.and_then(|noted| noted);
+        if noted.is_err() {
+            // The next time all of them are tried again.
+            self.lock().iter_mut().filter(|(id, _)| ids.contains(id)).for_each(|(_, entry)| entry.is_dirty = true);
+        }
+        noted
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<OrderId, Entry>> {

@@ -181,6 +181,10 @@ async fn a_limit_holds_until_it_is_lifted() {
     // A second or two at 2 MiB, and the run that is owed.
     assert!(running.done_bytes <= 6 << 20, "{running:?}");
     assert!(rig.asked().iter().all(|(_, count)| *count <= 8));
+    // One that goes on under another limit is said to, at the rate of that one.
+    let less = OrderChange { limit: Some(NonZeroU64::new(1 << 20)), ..OrderChange::default() };
+    assert!(matches!(rig.cache.prefetch_set(id, less).await.unwrap().verdict, Verdict::Runs { .. }));
+    rig.until(id, |status| (1..1_500_000).contains(&status.bytes_per_second)).await;
     rig.cache.prefetch_set(id, OrderChange { limit: Some(None), ..OrderChange::default() }).await.unwrap();
     let lifted = std::time::Instant::now();
     assert_eq!(rig.waited(id).await.state, OrderState::Done);
