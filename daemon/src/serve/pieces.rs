@@ -59,11 +59,14 @@ pub(super) async fn answer<P: Pack>(
     Ok(answer::ok(Body::from_stream(stream::unfold(pieces, Pieces::next)), tag, OCTETS))
 }
 
+/// Frames that are being made.
+type Making<E> = JoinHandle<Result<Bytes, E>>;
+
 /// The pieces of an answer.
 struct Pieces<P: Pack> {
     packer: P,
     ready: Option<Bytes>,
-    under_way: Option<(Run, JoinHandle<Result<Bytes, P::Error>>)>,
+    under_way: Option<(Run, Making<P::Error>)>,
     rest: Option<Run>,
 }
 
