@@ -49,12 +49,17 @@ const SHORT: Scale =
 type Benchmark = fn(&Scale) -> Result<String>;
 
 /// The parts of `files`, each of which can be run alone.
-const FILES: [(&str, Benchmark); 4] =
-    [("complete", complete::run), ("cold", cold::run), ("miss", miss::run), ("memory", memory::run)];
+const FILES: [(&str, Benchmark); 5] = [
+    ("complete", complete::run),
+    ("sealed", complete::sealed),
+    ("cold", cold::run),
+    ("miss", miss::run),
+    ("memory", memory::run),
+];
 
 /// Rounds of each storm.
 const STORM_ROUNDS: usize = 3;
-const USAGE: &str = "usage: icbd-perf [--short] [files | complete | cold | miss | memory]… [storms] [duties] [replicate] \
+const USAGE: &str = "usage: icbd-perf [--short] [files | complete | sealed | cold | miss | memory]… [storms] [duties] [replicate] \
     [record] [report] [--rounds N] [--link NAME]… [--tool NAME]… [--case NAME]… [--way NAME]…";
 
 fn main() -> Result<()> {

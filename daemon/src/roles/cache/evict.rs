@@ -89,17 +89,7 @@ pub(super) async fn evict(server: Arc<CacheServer>, peer: Peer, spec: EvictSpec)
     }
     let what = spec.to_string();
     let change = Change { what: &what, why: &spec.why };
-    if let Err(error) = server.audit.begin(&peer, change) {
-        let is_full =
-            error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::StorageFull);
-        // A full disk is why this is done, and what it gives is room for the other end of it in the log.
-        if !is_full {
-            return Err(error);
-        }
-    }
-    let done = act(&server, &named).await;
-    server.audit.record(&peer, change, &done);
-    done
+    server.audit.both_ends(&peer, change, act(&server, &named)).await
 }
 
 async fn act(server: &CacheServer, named: &[Holding]) -> anyhow::Result<EvictReport> {
