@@ -28,12 +28,23 @@ const RESERVE_BYTES_MAX: u64 = 20 << 30;
 /// A larger file may have bytes that no bit speaks of, from a time when the power went.
 const SMALL_BYTES: u64 = 1 << 20;
 
+/// So little above the reserve is not worth fetching for.
+const SHORT_BYTES: u64 = 2 << 20;
+
 /// Room on the store's file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
     pub free_bytes: u64,
     /// How much of it shall stay free for what is read.
     pub reserve_bytes: u64,
+}
+
+impl Room {
+    /// Whether prefetch finds none: a little above the reserve already, which is what is left when it stops, so that
+    /// room is made before there is less than the reserve.
+    pub fn is_short(&self) -> bool {
+        self.free_bytes < self.reserve_bytes + SHORT_BYTES
+    }
 }
 
 /// Why what is held of a version stays.

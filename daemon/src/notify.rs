@@ -1,7 +1,7 @@
 //! What systemd is told: readiness, stopping, and that the daemon's own loop still turns.
 
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Says that the daemon serves.
 pub(crate) fn ready(status: &str) {
@@ -24,26 +24,45 @@ pub(crate) enum Told {
     Restart,
 }
 
-/// Waits for a signal, and feeds the watchdog meanwhile, if there is one.
-pub(crate) async fn run_until_told() -> std::io::Result<Told> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let (mut hang_up, mut leave) = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined2())?);
-    // Twice in each interval: one late turn of the loop is no reason to be killed.
-    let period = sd_notify::watchdog_enabled().map(|interval| interval / 2);
-    let mut ticks = period.map(tokio::time::interval);
-    loop {
-        let tick = async {
-            match &mut ticks {
-                Some(ticks) => ticks.tick().await,
-                None => std::future::pending().await,
+/// The signals that a daemon is told things by. Made before anybody is told that it serves: none of them ends it
+/// unheard from then on.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+    leave: Signal,
+}
+
+impl Signals {
+    pub(crate) fn listen() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+            leave: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// Waits for one, and feeds the watchdog meanwhile, if there is one.
+    pub(crate) async fn told(&mut self) -> Told {
+        // Twice in each interval: one late turn of the loop is no reason to be killed.
+        let period = sd_notify::watchdog_enabled().map(|interval| interval / 2);
+        let mut ticks = period.map(tokio::time::interval);
+        loop {
+            let tick = async {
+                match &mut ticks {
+                    Some(ticks) => ticks.tick().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = self.terminate.recv() => return Told::Stop,
+                _ = self.interrupt.recv() => return Told::Stop,
+                _ = self.hang_up.recv() => return Told::Reload,
+                _ = self.leave.recv() => return Told::Restart,
+                _ = tick => tell(&[NotifyState::Watchdog]),
             }
-        };
-        tokio::select! {
-            _ = terminate.recv() => return Ok(Told::Stop),
-            _ = interrupt.recv() => return Ok(Told::Stop),
-            _ = hang_up.recv() => return Ok(Told::Reload),
-            _ = leave.recv() => return Ok(Told::Restart),
-            _ = tick => tell(&[NotifyState::Watchdog]),
         }
     }
 }

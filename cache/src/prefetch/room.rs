@@ -10,38 +10,31 @@ const LOOK_BYTES: u64 = 64 << 20;
 /// With less to spare than this, what was asked for is made durable before each look: until then no file system knows
 /// how much it takes.
 const NEAR_BYTES: u64 = 4 * LOOK_BYTES;
-/// Less than this is not worth a look.
-const LEAST_BYTES: u64 = 1 << 20;
 
-/// Whether there is more free space than the reserve. A disk that does not tell is tried.
+/// Whether there is some more free space than the reserve. A disk that does not tell is tried.
 pub(crate) async fn check(core: &Arc<Core>) -> Result<(), CacheError> {
     spare(core).await.map(drop)
 }
 
 /// How many bytes may be asked for before the next look, where there is plenty of room.
 pub(crate) async fn plenty(core: &Arc<Core>) -> Result<Option<u64>, CacheError> {
-    Ok(spare(core).await?.is_none_or(|(bytes, _)| bytes >= NEAR_BYTES).then_some(LOOK_BYTES))
+    Ok(spare(core).await?.is_none_or(|bytes| bytes >= NEAR_BYTES).then_some(LOOK_BYTES))
 }
 
 /// The same where there is not, for who has nothing under way. Half of what is to spare at most: others ask as well, and a
 /// block takes more than its bytes.
 pub(crate) async fn rest(core: &Arc<Core>) -> Result<u64, CacheError> {
     core.writeback.flush().await;
-    match spare(core).await? {
-        Some((bytes, Room { free_bytes, reserve_bytes })) if bytes / 2 < LEAST_BYTES => {
-            Err(CacheError::Reserve { free_bytes, reserve_bytes })
-        }
-        spare => Ok(spare.map_or(LOOK_BYTES, |(bytes, _)| (bytes / 2).min(LOOK_BYTES))),
-    }
+    Ok(spare(core).await?.map_or(LOOK_BYTES, |bytes| (bytes / 2).min(LOOK_BYTES)))
 }
 
 /// The bytes that are free beyond the reserve; `None` where the disk does not tell.
-async fn spare(core: &Arc<Core>) -> Result<Option<(u64, Room)>, CacheError> {
+async fn spare(core: &Arc<Core>) -> Result<Option<u64>, CacheError> {
     match core.room().await? {
-        Some(Room { free_bytes, reserve_bytes }) if free_bytes < reserve_bytes => {
+        Some(room) if room.is_short() => {
+            let Room { free_bytes, reserve_bytes } = room;
             Err(CacheError::Reserve { free_bytes, reserve_bytes })
         }
-        Some(room) => Ok(Some((room.free_bytes - room.reserve_bytes, room))),
-        None => Ok(None),
+        room => Ok(room.map(|room| room.free_bytes - room.reserve_bytes)),
     }
 }

@@ -31,7 +31,7 @@ use crate::control::ControlServer;
 use crate::failure::{Exit, Failure};
 use crate::logging;
 use crate::metrics;
-use crate::notify::{self, Told};
+use crate::notify::{self, Signals, Told};
 use crate::serve::{self, Allow, Offers, Reports};
 use crate::settings::{MasterSettings, Role, Settings};
 pub(crate) use publish::{PublishResult, PublishSpec, publish, read_secret_key};
@@ -50,6 +50,7 @@ pub(crate) fn run(settings: &Settings, args: &MasterArgs) -> anyhow::Result<()> 
 }
 
 async fn serve(settings: MasterSettings, config: RunningConfig<MasterArgs>) -> anyhow::Result<()> {
+    let mut signals = Signals::listen()?;
     // First: who cannot listen leaves no new repository behind.
     let allow = Allow::new(&settings.allow);
     let listeners = serve::listen(&settings.listen, &allow).await?;
@@ -76,7 +77,7 @@ async fn serve(settings: MasterSettings, config: RunningConfig<MasterArgs>) -> a
     }
     notify::ready(&format!("serving {} on {}", settings.repo.display(), join(&listen)));
     loop {
-        match notify::run_until_told().await? {
+        match signals.told().await {
             Told::Stop => break,
             Told::Reload => {
                 let master = master.clone();

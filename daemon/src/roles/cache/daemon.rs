@@ -23,7 +23,7 @@ use crate::args::CacheArgs;
 use crate::audit::Audit;
 use crate::control::ControlServer;
 use crate::failure::{Exit, Failure};
-use crate::notify::{self, Told};
+use crate::notify::{self, Signals, Told};
 use crate::roles::config::{self, RunningConfig};
 use crate::serve::{self, Allow};
 use crate::settings::{CacheSettings, SourceSettings};
@@ -40,6 +40,7 @@ pub(super) async fn serve(
     demand: &Handle,
 ) -> anyhow::Result<ExitCode> {
     let is_by_systemd = keeping.is_by_systemd();
+    let signals = Signals::listen()?;
     let allow = Allow::new(&settings.allow);
     let listeners = serve::listen(&settings.listen, &allow).await?;
     let plane = Plane { listen: listeners.iter().map(|(_, address)| *address).collect(), allow };
@@ -59,7 +60,7 @@ pub(super) async fn serve(
     tasks.spawn(ready::watch(server.clone(), stop.clone()));
     first_listing(&server, has_asked).await;
     let outcome = match mount(&server, &settings, keeping).await {
-        Ok(mounted) => run(&server, mounted).await,
+        Ok(mounted) => run(&server, mounted, signals).await,
         Err(error) => Err(error),
     };
     stop.cancel();
@@ -151,7 +152,7 @@ async fn mount(server: &CacheServer, settings: &CacheSettings, keeping: Keeping)
 }
 
 /// From the mount to its end.
-async fn run(server: &Arc<CacheServer>, mounted: Mounted) -> Result<Told, FsError> {
+async fn run(server: &Arc<CacheServer>, mounted: Mounted, mut signals: Signals) -> Result<Told, FsError> {
     let mounted = Arc::new(mounted);
     *server.mounted.lock().unwrap_or_else(PoisonError::into_inner) = Some(mounted.clone());
     // What came while it was being mounted.
@@ -159,7 +160,7 @@ async fn run(server: &Arc<CacheServer>, mounted: Mounted) -> Result<Told, FsErro
     notify::ready(&format!("serving {}", server.mount.display()));
     let told = loop {
         let told = tokio::select! {
-            told = notify::run_until_told() => told.unwrap_or(Told::Stop),
+            told = signals.told() => told,
             () = mounted.wait() => {
                 tracing::warn!(path = %server.mount.display(), "somebody unmounted the images: stopping");
                 Told::Stop

@@ -20,6 +20,7 @@ use crate::roles::every::Every;
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Once room is made, a quarter more than must be: the next block must not begin it anew.
 const MORE_SHARE: u64 = 4;
+const MORE_MIN: u64 = 4 << 20;
 
 /// Looks again and again until `stop`.
 pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
@@ -42,11 +43,9 @@ pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
 
 /// Lets versions go until there is room; whether there is.
 async fn make_room(server: &CacheServer) -> Result<bool, CacheError> {
-    let Some(Room { free_bytes, reserve_bytes }) = server.cache.room().await? else { return Ok(true) };
-    if free_bytes >= reserve_bytes {
-        return Ok(true);
-    }
-    let wanted = reserve_bytes + reserve_bytes / MORE_SHARE;
+    let Some(room) = server.cache.room().await?.filter(Room::is_short) else { return Ok(true) };
+    let Room { free_bytes, reserve_bytes } = room;
+    let wanted = reserve_bytes + (reserve_bytes / MORE_SHARE).max(MORE_MIN);
     // As long as nobody knows what is open, nothing is let go of.
     let Some(in_use) = server.in_use() else { return Ok(true) };
     for holding in server.cache.holdings(&in_use).into_iter().filter(|holding| holding.stays.is_none()) {
@@ -67,7 +66,7 @@ async fn make_room(server: &CacheServer) -> Result<bool, CacheError> {
             tracing::info!(freed, "let go of what no boot reads of versions that are needed, but not complete");
         }
     }
-    Ok(server.cache.room().await?.is_none_or(|room| room.free_bytes >= room.reserve_bytes))
+    Ok(server.cache.room().await?.is_none_or(|room| !room.is_short()))
 }
 
 /// Says what would go, or has it go, with both ends of it in the audit log.
