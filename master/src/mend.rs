@@ -4,7 +4,6 @@
 //! Nothing is changed in place: who reads the damaged version goes on reading that. Between the one's removal and the
 //! other's taking its place a kill leaves the new one under `receiving/`, whole, and the next mending finds it there.
 
-use std::collections::HashSet;
 use std::fs::OpenOptions;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -12,10 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use icbd_image::{Hash, Head, PAGE_BLOCKS, VersionId};
-use icbd_snapshot::{Tree, furnish, lay_out};
+use icbd_snapshot::{Tree, furnish};
 
 use crate::layout::{Layout, sync_directory};
-use crate::receive::{Known, Place, Receiving, forget, receiving};
+use crate::receive::{Known, Place, Receiving, Taken, forget};
 use crate::serve::OpenVersion;
 use crate::{MasterError, Repository, trees};
 
@@ -26,31 +25,10 @@ impl Repository {
         let listing = self.listing();
         let image = listing.image(&version.image).ok_or_else(|| MasterError::NoImage(version.image.clone()))?;
         let place = Place::again(self, version)?;
-        let (tree, goes_on) = self.tree_to_receive(version, &head)?;
-        let files = lay_out(&tree, &head)?;
-        let hashes = self.path().join(receiving(version)).with_extension("hashes");
-        let known = Known::nothing(&hashes, head.clone()).map_err(MasterError::io("create", hashes))?;
         // Each block of what is damaged is compared with its hash.
         let base = OpenVersion::open_as(self, head.clone(), version.clone()).ok().map(Arc::new);
-        let mut mending = Receiving {
-            repository: self.clone(),
-            record,
-            image_serial: image.serial,
-            head,
-            tree,
-            files,
-            known,
-            is_common: false,
-            is_frozen: false,
-            base,
-            shared: HashSet::new(),
-            goes_on,
-            _place: place,
-        };
-        if !goes_on {
-            mending.shared = mending.take_from_base()?;
-        }
-        Ok(mending)
+        let taken = Taken { base, is_common: false, is_frozen: false };
+        Receiving::begin(place, record, image.serial, head, taken)
     }
 }
 

@@ -38,22 +38,31 @@ pub(crate) use known::Known;
 #[derive(Debug)]
 pub struct Receiving {
     pub(crate) repository: Arc<Repository>,
-    pub(crate) record: VersionRecord,
-    pub(crate) image_serial: Serial,
+    record: VersionRecord,
+    image_serial: Serial,
     pub(crate) head: Head,
     pub(crate) tree: Writable,
-    pub(crate) files: HashMap<FileIndex, Vec<u8>>,
+    files: HashMap<FileIndex, Vec<u8>>,
     pub(crate) known: Known,
     pub(crate) base: Option<Arc<OpenVersion>>,
     /// Whether the other repository lists the base, too.
-    pub(crate) is_common: bool,
+    is_common: bool,
     /// Whether nobody can write to the base: then it is what it was when it was verified.
-    pub(crate) is_frozen: bool,
+    is_frozen: bool,
     /// Files that share all with the base's until they are written.
-    pub(crate) shared: HashSet<FileIndex>,
+    shared: HashSet<FileIndex>,
     /// Whether it was begun before: then nothing is taken for granted.
-    pub(crate) goes_on: bool,
+    goes_on: bool,
     pub(crate) _place: Place,
+}
+
+/// The version here that blocks are taken from, if there is one.
+pub(crate) struct Taken {
+    pub(crate) base: Option<Arc<OpenVersion>>,
+    /// Whether the other repository lists it, too.
+    pub(crate) is_common: bool,
+    /// Whether nobody can write to it.
+    pub(crate) is_frozen: bool,
 }
 
 /// That nobody else receives the same version.
@@ -141,33 +150,11 @@ impl Repository {
         head: Head,
     ) -> Result<Receiving, MasterError> {
         let place = Place::take(self, image, record)?;
-        let version = place.version().clone();
-        let (tree, goes_on) = self.tree_to_receive(&version, &head)?;
-        let files = lay_out(&tree, &head)?;
-        let hashes = self.path().join(receiving(&version)).with_extension("hashes");
-        let known = Known::nothing(&hashes, head.clone()).map_err(MasterError::io("create", hashes))?;
         let base = self.newest_sound(image);
-        let is_listed =
-            |base: &Arc<OpenVersion>| image.versions.iter().any(|theirs| theirs.root() == base.head().root());
-        let mut receiving = Receiving {
-            repository: self.clone(),
-            record: record.clone(),
-            image_serial: image.serial,
-            head,
-            tree,
-            files,
-            known,
-            is_common: base.as_ref().is_some_and(is_listed),
-            is_frozen: base.as_ref().is_some_and(|base| base.is_frozen()),
-            base,
-            shared: HashSet::new(),
-            goes_on,
-            _place: place,
-        };
-        if !goes_on {
-            receiving.shared = receiving.take_from_base()?;
-        }
-        Ok(receiving)
+        let is_listed = |base: &OpenVersion| image.versions.iter().any(|theirs| theirs.root() == base.head().root());
+        let is_common = base.as_deref().is_some_and(is_listed);
+        let is_frozen = base.as_deref().is_some_and(OpenVersion::is_frozen);
+        Receiving::begin(place, record.clone(), image.serial, head, Taken { base, is_common, is_frozen })
     }
 
     /// Has a repository without a version, that receives none, go on as a copy of the one that the version is of.
@@ -214,7 +201,7 @@ impl Repository {
     }
 
     /// Where a version is put together, and whether that was begun before.
-    pub(crate) fn tree_to_receive(&self, version: &VersionId, head: &Head) -> Result<(Writable, bool), MasterError> {
+    fn tree_to_receive(&self, version: &VersionId, head: &Head) -> Result<(Writable, bool), MasterError> {
         let (at, wanted) = (receiving(version), head.root().to_string());
         let note = noted_root(&self.layout, version);
         if std::fs::read_to_string(&note).is_ok_and(|noted| noted == wanted) {
@@ -281,6 +268,40 @@ fn open(tree: &Writable) -> Result<Beneath, MasterError> {
 }
 
 impl Receiving {
+    /// Begins to put a version together, or goes on with that.
+    pub(crate) fn begin(
+        place: Place,
+        record: VersionRecord,
+        image_serial: Serial,
+        head: Head,
+        Taken { base, is_common, is_frozen }: Taken,
+    ) -> Result<Receiving, MasterError> {
+        let (repository, version) = (place.repository.clone(), place.version.clone());
+        let (tree, goes_on) = repository.tree_to_receive(&version, &head)?;
+        let files = lay_out(&tree, &head)?;
+        let hashes = repository.path().join(receiving(&version)).with_extension("hashes");
+        let known = Known::nothing(&hashes, head.clone()).map_err(MasterError::io("create", hashes))?;
+        let mut receiving = Receiving {
+            repository,
+            record,
+            image_serial,
+            head,
+            tree,
+            files,
+            known,
+            base,
+            is_common,
+            is_frozen,
+            shared: HashSet::new(),
+            goes_on,
+            _place: place,
+        };
+        if !goes_on {
+            receiving.shared = receiving.take_from_base()?;
+        }
+        Ok(receiving)
+    }
+
     pub fn version(&self) -> VersionId {
         self.record.statement.statement().version()
     }
@@ -297,7 +318,7 @@ impl Receiving {
     }
 
     /// Shares with the version that is here what files of the same names hold, where the file system can.
-    pub(crate) fn take_from_base(&self) -> Result<HashSet<FileIndex>, MasterError> {
+    fn take_from_base(&self) -> Result<HashSet<FileIndex>, MasterError> {
         let mut shared = HashSet::new();
         for (index, inside) in &self.files {
             let Some((_, from)) = self.counterpart(*index) else { continue };

@@ -270,7 +270,6 @@ fn alter_disk(tree: &Path, at: u64) {
     disk.set_modified(modified).unwrap();
 }
 
-/// Whoever is killed at mending a version, at any moment, leaves the damaged one or the mended one, and the next one mends it.
 fn killed_menders(area: &Area, is_btrfs: bool) {
     let (from, to) = (make_sender(area), area.path("receiver"));
     receive_all(By::Blocks, &open(&from), &open(&to));
@@ -316,11 +315,13 @@ fn killed_menders(area: &Area, is_btrfs: bool) {
     assert!(killed > 2, "only {killed} were killed in the middle");
 }
 
+/// Whoever is killed at mending a version, at any moment, leaves the damaged one or the mended one, and the next one mends it.
 #[test]
 fn a_killed_mender_loses_nothing() {
     killed_menders(&Area::new(), false);
 }
 
+/// Whoever is killed at mending a version, at any moment, leaves the damaged one or the mended one, and the next one mends it.
 #[test]
 fn so_does_a_mender_on_btrfs() {
     killed_menders(&Area::on(&["mkfs.btrfs", "-q"], 1 << 30), true);

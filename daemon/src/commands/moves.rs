@@ -14,8 +14,8 @@ pub(super) async fn deploy(settings: &Settings, args: DeployArgs) -> Result<()> 
     let why = made.message.clone();
     let plan = match (&at, needs) {
         (None, None) if cancel => PlanSpec::Cancel { version, why },
-        (Some(_), _) | (_, Some(_)) => PlanSpec::Plan { version, at, needs, why },
         (None, None) => return make(settings, Verb::Deploy { version }, made, name).await,
+        _ => PlanSpec::Plan { version, at, needs, why },
     };
     let mut client = Client::connect(&settings.sockets(Role::Master)).await?;
     let done: PlanResult = client.call(Method::POST, "/v1/plan", &plan).await?;

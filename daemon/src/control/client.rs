@@ -127,16 +127,11 @@ impl Client {
                 frame = response.frame() => frame,
                 _ = interrupt.recv() => return Ok(Heard::Interrupted),
             };
-            let Some(frame) = frame else {
+            let Some(Ok(frame)) = frame else {
                 let message =
                     "the daemon ended before the operation did; see its log, and `icbd status` once it is back";
                 return Err(Failure::new(Exit::Unreachable, message).into());
             };
-            let frame = frame.map_err(|_| {
-                let message =
-                    "the daemon ended before the operation did; see its log, and `icbd status` once it is back";
-                Failure::new(Exit::Unreachable, message)
-            })?;
             let Ok(bytes) = frame.into_data() else { continue };
             unread.extend_from_slice(&bytes);
             anyhow::ensure!(unread.len() <= LINE_BYTES_MAX, "the daemon sent an endless line");

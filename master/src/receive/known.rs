@@ -24,7 +24,7 @@ pub(crate) struct Known {
 
 impl Known {
     /// Nothing, so far. `at` is free for a file that is gone at once.
-    pub(crate) fn nothing(at: &Path, head: Head) -> io::Result<Known> {
+    pub(super) fn nothing(at: &Path, head: Head) -> io::Result<Known> {
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(at);
         let hashes = open.and_then(|file| std::fs::remove_file(at).map(|()| file))?;
         let (mut firsts, mut blocks) = (HashMap::new(), 0);
