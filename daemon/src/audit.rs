@@ -69,11 +69,18 @@ impl Entry {
     }
 }
 
+#[derive(Debug)]
+struct Tail {
+    file: File,
+    /// A line that did not fit may have left its beginning there.
+    is_cut: bool,
+}
+
 /// An open audit log.
 #[derive(Debug)]
 pub(crate) struct Audit {
     path: PathBuf,
-    file: Mutex<File>,
+    file: Mutex<Tail>,
 }
 
 impl Audit {
@@ -82,7 +89,7 @@ impl Audit {
         let path = folder.join(FILE_NAME);
         let file = OpenOptions::new().append(true).create(true).mode(0o640).open(&path);
         let file = file.with_context(|| format!("cannot open the audit log {}", path.display()))?;
-        Ok(Audit { path, file: Mutex::new(file) })
+        Ok(Audit { path, file: Mutex::new(Tail { file, is_cut: false }) })
     }
 
     /// Appends that `peer` begins a change: what a crash cuts short has a name, too. Nothing is changed without it.
@@ -114,13 +121,29 @@ impl Audit {
         made
     }
 
+    /// The same of a change that makes room: where there is none for this line, the one of its end tells.
+    pub(crate) fn begin_to_make_room(&self, peer: &Peer, change: Change<'_>) -> anyhow::Result<()> {
+        match self.begin(peer, change) {
+            Err(error) if is_full(&error) => {
+                tracing::warn!(user = %peer.user, what = change.what, "begun; the disk is too full for the audit log");
+                Ok(())
+            }
+            begun => begun,
+        }
+    }
+
     fn append(&self, entry: &Entry) -> anyhow::Result<()> {
-        let mut line = serde_json::to_vec(entry)?;
-        line.push(b'\n');
-        let mut file = self.file.lock().expect("nobody panics with this lock");
+        let mut line = serde_json::to_string(entry)?;
+        let mut tail = self.file.lock().expect("nobody panics with this lock");
+        if tail.is_cut {
+            line.insert(0, '\n');
+        }
+        line.push('\n');
         // One write: lines of two processes do not mix.
-        file.write_all(&line)?;
-        file.sync_data()?;
+        let written = tail.file.write_all(line.as_bytes());
+        tail.is_cut = written.is_err();
+        written?;
+        tail.file.sync_data()?;
         Ok(())
     }
 
@@ -133,6 +156,11 @@ impl Audit {
         entries.reverse();
         Ok(entries)
     }
+}
+
+fn is_full(error: &anyhow::Error) -> bool {
+    let full = |error: &std::io::Error| error.kind() == std::io::ErrorKind::StorageFull;
+    error.downcast_ref::<std::io::Error>().is_some_and(full)
 }
 
 #[cfg(test)]

@@ -10,6 +10,9 @@ use crate::failure::{Exit, Failure};
 use crate::moves::PlanReport;
 use crate::near;
 
+/// So many versions are named where one is not there.
+const VERSIONS_SHOWN: usize = 8;
+
 /// An image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ImageSummary {
@@ -115,8 +118,13 @@ pub(crate) fn find_version<'a>(images: &'a [ImageSummary], wanted: &ImageRef) ->
         return Err(Failure::new(Exit::Absent, message));
     };
     image.versions.iter().find(|version| version.version.number == number).ok_or_else(|| {
-        let have: Vec<String> = image.versions.iter().rev().take(3).map(|v| v.version.to_string()).collect();
-        let hint = if have.is_empty() { String::new() } else { format!("; there is {}", have.join(", ")) };
+        let newest = image.versions.iter().rev().take(VERSIONS_SHOWN);
+        let have: Vec<String> = newest.map(|version| version.version.to_string()).collect();
+        let older = match image.versions.len().saturating_sub(VERSIONS_SHOWN) {
+            0 => String::new(),
+            older => format!(" and {older} older; `icbd image list {}` shows them all", image.name),
+        };
+        let hint = if have.is_empty() { String::new() } else { format!("; there is {}{older}", have.join(", ")) };
         Failure::new(Exit::Absent, format!("there is no version {wanted}{hint}"))
     })
 }
@@ -125,8 +133,8 @@ pub(crate) fn find_version<'a>(images: &'a [ImageSummary], wanted: &ImageRef) ->
 mod tests {
     use super::*;
 
-    fn images() -> Vec<ImageSummary> {
-        let version = |number| VersionSummary {
+    fn version(number: u32) -> VersionSummary {
+        VersionSummary {
             version: VersionId { image: "debian-lab".parse().unwrap(), number: VersionNumber::new(number).unwrap() },
             state: VersionState::Ready,
             data_bytes: 0,
@@ -138,7 +146,10 @@ mod tests {
             note: String::new(),
             damage: None,
             withheld: None,
-        };
+        }
+    }
+
+    fn images() -> Vec<ImageSummary> {
         vec![ImageSummary {
             name: "debian-lab".parse().unwrap(),
             deployed: VersionNumber::new(1),
@@ -151,7 +162,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_answered_with_what_is() {
-        let images = images();
+        let mut images = images();
         let check = |wanted: &str, says: &str| {
             let failure = find_version(&images, &wanted.parse().unwrap()).unwrap_err();
             assert_eq!((failure.exit, failure.message.as_str()), (Exit::Absent, says));
@@ -159,6 +170,11 @@ mod tests {
         check("debain-lab", "there is no image debain-lab; did you mean \"debian-lab\"?");
         check("win", "there is no image win; `icbd image list` shows those there are");
         check("debian-lab@7", "there is no version debian-lab@7; there is debian-lab@2, debian-lab@1");
+        let many = (1..=10).map(version).collect();
+        images[0].versions = many;
+        let failure = find_version(&images, &"debian-lab@11".parse().unwrap()).unwrap_err();
+        assert!(failure.message.contains("debian-lab@10, "), "{}", failure.message);
+        assert!(failure.message.ends_with("debian-lab@3 and 2 older; `icbd image list debian-lab` shows them all"));
         let number = |wanted: &str| find_version(&images, &wanted.parse().unwrap()).unwrap().version.number.get();
         assert_eq!((number("debian-lab"), number("debian-lab@2")), (1, 2));
     }

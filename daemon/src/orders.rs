@@ -125,6 +125,11 @@ pub(crate) struct ExplainedVersion {
 }
 
 impl OrderReport {
+    /// Whether nothing more will happen to it.
+    pub(crate) fn has_ended(&self) -> bool {
+        !matches!(&*self.state, "active" | "paused")
+    }
+
     /// Whether what was promised is not kept, or will not be.
     pub(crate) fn is_broken(&self) -> bool {
         matches!(self.verdict, Verdict::Missed | Verdict::Late)

@@ -139,7 +139,8 @@ fn a_file_that_is_deleted_under_an_order() -> Result<()> {
     wait_for("a part is durable", || Ok((cache.residency("lab@1")?.durable_blocks >= 16).then_some(())))?;
     fs::remove_file(cache.store().join("filling/lab/1/disk"))?;
     wait_for("the order ends", || {
-        let orders: serde_json::Value = serde_json::from_str(&cache.command(&["prefetch", "list", "--json"])?.ok()?)?;
+        let orders: serde_json::Value =
+            serde_json::from_str(&cache.command(&["prefetch", "list", "--ended", "--json"])?.ok()?)?;
         Ok((orders[0]["state"] == "done").then_some(()))
     })?;
     ensure!(fs::read(cache.store().join("filling/lab/1/disk"))? == solid(1, FILE_BYTES), "wrong bytes in the store");

@@ -81,6 +81,27 @@ fn room_is_made_for_what_is_needed() -> Result<()> {
     Ok(())
 }
 
+/// On a full disk that writes in place room can be made by hand, with who did it in the log.
+#[test]
+fn a_full_disk_keeps_nobody_from_making_room() -> Result<()> {
+    for (file_system, bytes) in [(FileSystem::Ext4, 96 * MIB), (FileSystem::Xfs, 320 * MIB)] {
+        let lab = Lab::new()?;
+        let (_master, _proxy, cache) = site(&lab, file_system, bytes)?;
+        ["full", "No space", "min_free"].iter().for_each(|words| cache.daemon.allow_log(words));
+        cache.prefetch_all("lab@2")?;
+        // Until then what is open stays; who makes room of its own accord comes too late.
+        let open = File::open(cache.path("lab/2/disk"))?;
+        let other = cache.store().parent().context("a volume")?.join("other");
+        let mut file = File::create(&other)?;
+        while file.write_all(&solid(9, MIB / 16)).and_then(|()| file.sync_all()).is_ok() {}
+        drop(open);
+        cache.command(&["store", "evict", "--yes", "--json"])?.ok().with_context(|| format!("{file_system:?}"))?;
+        wait_for("lab@2 is gone", || Ok((resident(&cache, "lab@2")? == 0).then_some(())))?;
+        cache.command(&["log"])?.prints(&["store evict"])?;
+    }
+    Ok(())
+}
+
 /// Where no version may go, what no boot reads goes of the deployed one, and its room is really free; what boots read stays, and can be read with the master away.
 #[test]
 fn the_deployed_version_makes_room_for_its_boots() -> Result<()> {

@@ -25,7 +25,7 @@ fn site(lab: &Lab) -> Result<Master> {
 }
 
 fn order(cache: &CacheServer, id: u64) -> Result<Value> {
-    let orders: Vec<Value> = serde_json::from_str(&cache.command(&["prefetch", "list", "--json"])?.ok()?)?;
+    let orders: Vec<Value> = serde_json::from_str(&cache.command(&["prefetch", "list", "--ended", "--json"])?.ok()?)?;
     orders.into_iter().find(|order| order["id"] == id).with_context(|| format!("no order {id}"))
 }
 
@@ -111,7 +111,7 @@ fn what_cannot_be_ordered_is_refused_with_the_remedy() -> Result<()> {
     cache.command(&["prefetch", "cancel", "99"])?.failed_with(ABSENT)?.says(&["99", "prefetch list"])?;
     cache.command(&["prefetch", "set", "1"])?.failed_with(USAGE)?.says(&["--limit"])?;
     cache.command(&["prefetch", "explain", "win11-lap", "--all"])?.failed_with(ABSENT)?.says(&["win11-lab"])?;
-    ensure!(cache.command(&["prefetch", "list", "--json"])?.ok()?.trim() == "[]", "something was ordered");
+    ensure!(cache.command(&["prefetch", "list", "--ended", "--json"])?.ok()?.trim() == "[]", "something was ordered");
     Ok(())
 }
 

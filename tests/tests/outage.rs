@@ -13,7 +13,7 @@ const AWAY_SECONDS: u64 = 6;
 const SLOWER_MAX: f64 = 4.0;
 
 fn order(cache: &CacheServer) -> Result<Value> {
-    let orders: Value = serde_json::from_str(&cache.command(&["prefetch", "list", "--json"])?.ok()?)?;
+    let orders: Value = serde_json::from_str(&cache.command(&["prefetch", "list", "--ended", "--json"])?.ok()?)?;
     Ok(orders[0].clone())
 }
 

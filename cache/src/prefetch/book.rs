@@ -293,6 +293,11 @@ impl Leg {
     pub(crate) fn is_complete(&self) -> bool {
         self.plan.is_some() && self.held.is_complete()
     }
+
+    /// Bytes that are to be fetched still.
+    pub(crate) fn left_bytes(&self) -> u64 {
+        self.held.total_bytes.saturating_sub(self.held.resident_bytes)
+    }
 }
 
 impl Running {

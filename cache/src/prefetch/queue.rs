@@ -4,8 +4,8 @@ use icbd_image::Serial;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Orders;
-use super::book::{Entry, Here, after};
-use super::order::{OrderId, OrderState};
+use super::book::{Entry, Here, Leg, after};
+use super::order::{OrderId, OrderState, What};
 use super::outlook::{Speed, latest_starts};
 
 /// Orders with a limit that are fetched at once.
@@ -35,6 +35,34 @@ pub(super) enum Share {
     Limited,
     /// What the window leaves to all background fill together.
     Background,
+}
+
+/// What the orders that go first bring: of a version that two are for, no block comes twice.
+#[derive(Debug, Default)]
+struct Ahead(Vec<(Serial, What, u64)>);
+
+impl Ahead {
+    fn add(&mut self, entry: &Entry) {
+        for leg in &entry.legs {
+            if !self.0.iter().any(|(serial, what, _)| *serial == leg.serial && *what == entry.order.what) {
+                self.0.push((leg.serial, entry.order.what.clone(), leg.left_bytes()));
+            }
+        }
+    }
+
+    /// Bytes that are left for an order; what a boot reads of a file that another one is for counts for both.
+    fn left_for(&self, entry: &Entry) -> u64 {
+        let of_leg = |leg: &Leg| {
+            let ahead = self.0.iter().filter(|(serial, ..)| *serial == leg.serial);
+            ahead.fold(leg.left_bytes(), |left, (_, what, brings)| match (what, &entry.order.what) {
+                (What::All, _) => 0,
+                (what, own) if what == own => 0,
+                (_, What::All) => left.saturating_sub(*brings),
+                _ => left,
+            })
+        };
+        entry.legs.iter().map(of_leg).sum()
+    }
 }
 
 impl Orders {
@@ -84,7 +112,8 @@ impl Orders {
     pub(super) fn foresee(&self, now: Timestamp, mut entries: Vec<&mut Entry>) {
         entries.retain(|entry| entry.here() != Here::All);
         entries.sort_by_key(|entry| entry.rank());
-        let takes: Vec<Option<SignedDuration>> = entries.iter().map(|entry| self.time_for(entry, now)).collect();
+        let time = |entry: &&mut Entry| self.time_for(entry, entry.left_bytes(), now);
+        let takes: Vec<Option<SignedDuration>> = entries.iter().map(time).collect();
         let promised: Vec<usize> = (0..entries.len()).filter(|at| entries[*at].deadline().is_some()).collect();
         let jobs: Vec<(Timestamp, SignedDuration)> = promised
             .iter()
@@ -95,28 +124,32 @@ impl Orders {
         }
         let is_measured = self.line.rate(&self.core).is_measured;
         // When the whole line is free, and when what the window leaves is.
-        let (mut free, mut background_free) = (Some(now), Some(now));
-        for (entry, takes) in entries.into_iter().zip(takes) {
+        let (mut free, mut background_free, mut ahead) = (Some(now), Some(now), Ahead::default());
+        for entry in entries {
             let (is_due, share) = (entry.is_due(now), self.share(entry));
+            let left = ahead.left_for(entry);
+            let takes = self.time_for(entry, left, now);
             let turn = if share == Share::Background { free.zip(background_free).map(|(a, b)| a.max(b)) } else { free };
             let begin = if is_due { turn } else { turn.max(entry.start) };
             entry.end = begin.and_then(|begin| after(begin, takes)).filter(|_| !entry.is_damaged());
             entry.earliest = match is_measured || entry.has_pace() {
                 true => entry.end,
-                false => after(now, self.speed_on(entry, u64::MAX).time_for(entry.left_bytes(), now)),
+                false => after(now, self.speed_on(entry, u64::MAX).time_for(left, now)),
             };
             match share {
                 _ if !is_due || entry.stuck.is_some() => {}
-                Share::All => free = entry.end,
+                Share::All => {
+                    free = entry.end;
+                    ahead.add(entry);
+                }
                 Share::Background => background_free = entry.end,
                 Share::Limited => {}
             }
         }
     }
 
-    /// How long the rest takes, by its own pace where it has one.
-    fn time_for(&self, entry: &Entry, now: Timestamp) -> Option<SignedDuration> {
-        let left = entry.left_bytes();
+    /// How long an order takes for so many bytes, by its own pace where it has one.
+    fn time_for(&self, entry: &Entry, left: u64, now: Timestamp) -> Option<SignedDuration> {
         if let Some(pace) = entry.running.as_ref().and_then(|running| running.pace.bytes_per_second()) {
             return Speed { line: pace, limit: None, window: None }.time_for(left, now);
         }
@@ -136,5 +169,44 @@ impl Orders {
             limit: limit.and_then(std::num::NonZeroU64::new),
             window: window.map(|window| (window, &self.zone)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prefetch::book::Promise;
+    use crate::prefetch::order::Order;
+    use crate::version::Residency;
+
+    fn entry(what: What, left: &[(u64, u64)]) -> Entry {
+        let order = Order::new("lab".parse().unwrap(), what);
+        let mut entry = Entry::new(order, OrderState::Active, Promise::new(Timestamp::UNIX_EPOCH));
+        entry.legs.extend(left.iter().map(|(serial, bytes)| Leg {
+            serial: Serial::new(*serial).unwrap(),
+            id: format!("lab@{serial}").parse().unwrap(),
+            plan: None,
+            learned: 0,
+            failed: None,
+            held: Residency { total_bytes: bytes + 5, resident_bytes: 5, durable_bytes: 0 },
+        }));
+        entry
+    }
+
+    #[test]
+    fn what_two_orders_are_for_is_reckoned_once() {
+        let file = |name: &str| What::File(name.to_owned());
+        let mut ahead = Ahead::default();
+        assert_eq!(ahead.left_for(&entry(What::All, &[(1, 90), (2, 50)])), 140);
+        ahead.add(&entry(What::Boot, &[(1, 30)]));
+        assert_eq!(ahead.left_for(&entry(What::Boot, &[(1, 30), (2, 7)])), 7);
+        assert_eq!(ahead.left_for(&entry(What::All, &[(1, 90), (2, 50)])), 110);
+        assert_eq!(ahead.left_for(&entry(file("a"), &[(1, 40)])), 40, "nobody knows what of it is in the boot set");
+        ahead.add(&entry(file("a"), &[(1, 40)]));
+        ahead.add(&entry(file("a"), &[(1, 40)]));
+        assert_eq!(ahead.left_for(&entry(What::All, &[(1, 90)])), 20);
+        assert_eq!(ahead.left_for(&entry(file("b"), &[(1, 10)])), 10);
+        ahead.add(&entry(What::All, &[(1, 90)]));
+        assert_eq!(ahead.left_for(&entry(file("b"), &[(1, 10), (2, 8)])), 8);
     }
 }

@@ -25,7 +25,7 @@ impl Residency {
     }
 
     /// The same shares of so many bytes: the last block of a file has fewer than others, and a small file has no other.
-    pub(crate) fn of(self, bytes: u64) -> Residency {
+    pub fn of(self, bytes: u64) -> Residency {
         let share = |part: u64| match self.total_bytes {
             0 => 0,
             total => (u128::from(part) * u128::from(bytes) / u128::from(total)) as u64,

@@ -13,7 +13,11 @@ pub(crate) enum PrefetchCommand {
     /// Order something to be here before it is read
     Add(AddArgs),
     /// List the orders: how far they are, and whether they keep what was promised
-    List,
+    List {
+        /// Those that are done or cancelled, too
+        #[arg(long)]
+        ended: bool,
+    },
     /// Say what an order fetches, from where, how long that takes, and why it waits
     Explain {
         /// An order's number, or IMAGE[@N] for what an order would do

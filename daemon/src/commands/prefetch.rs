@@ -22,9 +22,12 @@ pub(crate) async fn run(settings: &Settings, command: PrefetchCommand) -> Result
     let mut client = Client::connect(&settings.sockets(Role::Cache)).await?;
     let (id, verb) = match command {
         PrefetchCommand::Add(args) => return add(settings, &mut client, args).await,
-        PrefetchCommand::List => {
-            let orders: Vec<OrderReport> = client.get("/v1/prefetch").await?;
-            return settings.talk().result(&orders, |orders| list(orders));
+        PrefetchCommand::List { ended } => {
+            let mut orders: Vec<OrderReport> = client.get("/v1/prefetch").await?;
+            let known = orders.len();
+            orders.retain(|order| ended || !order.has_ended());
+            let left_out = known - orders.len();
+            return settings.talk().result(&orders, |orders| list(orders, left_out));
         }
         PrefetchCommand::Explain { .. } => {
             let report: ExplanationReport = client.call(Method::POST, "/v1/explain", &subject).await?;

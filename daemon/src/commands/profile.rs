@@ -39,7 +39,9 @@ pub(crate) async fn run(settings: &Settings, command: ProfileCommand) -> Result<
             let result: ImportResult = imported.with_context(|| format!("cannot import {}", file.display()))?;
             settings.talk().result(&result, |result| {
                 let news = if result.is_new { "" } else { ", nothing of it new" };
-                format!("{}: {} boots{news}", result.version, result.boots)
+                let from = result.learned_on.as_ref().map_or_else(String::new, |of| format!(" of {of}"));
+                let set = bytes(result.boot_set_bytes);
+                format!("{}: {} boots{from}{news}; its boot set is {set}", result.version, result.boots)
             })
         }
     }

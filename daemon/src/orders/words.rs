@@ -103,8 +103,8 @@ pub(crate) fn one(order: &OrderReport) -> String {
     format!("{id}  {of} {what}  {terms}  {says}{trouble}{note}")
 }
 
-/// The table of orders.
-pub(crate) fn list(orders: &[OrderReport]) -> String {
+/// The table of orders, and how many that have ended are not in it.
+pub(crate) fn list(orders: &[OrderReport], left_out: usize) -> String {
     let row = |order: &OrderReport| {
         let rate = if order.bytes_per_second > 0 { bit_rate(order.bytes_per_second) } else { "-".to_owned() };
         let trouble = order.trouble.as_deref().map_or(String::new(), |why| format!(": {why}"));
@@ -113,9 +113,12 @@ pub(crate) fn list(orders: &[OrderReport]) -> String {
         vec![order.id.to_string(), what, order.order.clone(), done(order.done_bytes, order.total_bytes), rate, verdict]
     };
     let mut text = table(&["ID", "WHAT", "ORDER", "DONE", "RATE", "VERDICT"], orders.iter().map(row));
-    let noted = orders.iter().filter(|order| matches!(&*order.state, "active" | "paused"));
+    let noted = orders.iter().filter(|order| !order.has_ended());
     for (id, note) in noted.filter_map(|order| Some((order.id, order.note.as_ref()?))) {
         text.push_str(&format!("\n! {id}: {note}"));
+    }
+    if left_out > 0 {
+        text.push_str(&format!("\n{left_out} that have ended are shown by `icbd prefetch list --ended`"));
     }
     text
 }
@@ -238,6 +241,8 @@ ID  WHAT             ORDER                        DONE           RATE       VERD
 3   debian-lab boot  mon-fri by 08:45, 50 Mbit/s  70.0/70.0 MiB  -          kept 09:00
 7   win11-lab@9 all  at once                      18.0/31.0 GiB  41 Mbit/s  LATE, 02:37: the master is gone
 ! 7: no boot recorded";
-        assert_eq!(list(&[kept, late]), expected);
+        assert_eq!(list(&[kept.clone(), late], 0), expected);
+        let left_out = list(&[kept], 2);
+        assert!(left_out.ends_with("\n2 that have ended are shown by `icbd prefetch list --ended`"), "{left_out}");
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use icbd_image::{FileIndex, ImageRef, Profile, VersionId};
+use icbd_image::{BLOCK_BYTES, FileIndex, ImageRef, Profile, VersionId};
 
 use super::state::CacheServer;
 use crate::control::Peer;
@@ -29,7 +29,7 @@ impl CacheServer {
         let files = files.into_iter().map(|(file, (runs, blocks))| FileReport {
             path: version.path(file).display().to_string(),
             runs,
-            bytes: (blocks * icbd_image::BLOCK_BYTES).min(size(file)),
+            bytes: (blocks * BLOCK_BYTES).min(size(file)),
         });
         Ok(ProfileReport::new(summary.version, &profile, files.collect()))
     }
@@ -65,18 +65,21 @@ impl CacheServer {
                 self.find_version(&ImageRef { image: of.image, number: Some(of.number) })?
             }
         };
-        let profile = if version.root == profile.root() {
-            profile
+        let (profile, learned_on) = if version.root == profile.root() {
+            (profile, None)
         } else {
-            let of = of.ok_or_else(|| unknown(&profile))?.serial();
-            let from = self.cache.version(of).await.map_err(Failure::from)?;
+            let of = of.ok_or_else(|| unknown(&profile))?;
+            let from = self.cache.version(of.serial()).await.map_err(Failure::from)?;
             let to = self.cache.version(version.serial).await.map_err(Failure::from)?;
             let carry = move || profile.carry(from.head(), to.head());
-            tokio::task::spawn_blocking(carry).await.context("carrying a profile over panicked")?
+            let carried = tokio::task::spawn_blocking(carry).await.context("carrying a profile over panicked")?;
+            (carried, Some(of.statement.statement().version()))
         };
         let boots = profile.observations().count();
         let is_new = self.cache.import_profile(profile).await.map_err(Failure::from)?;
-        Ok(ImportResult { version: version.version, boots, is_new })
+        let runs = self.cache.boot_set(version.serial).await.map_err(Failure::from)?;
+        let boot_set_bytes = runs.iter().map(|run| u64::from(run.count) * BLOCK_BYTES).sum();
+        Ok(ImportResult { version: version.version, learned_on, boot_set_bytes, boots, is_new })
     }
 }
 

@@ -88,7 +88,10 @@ pub(super) async fn evict(server: Arc<CacheServer>, peer: Peer, spec: EvictSpec)
     }
     let what = spec.to_string();
     let change = Change { what: &what, why: &spec.why };
-    server.audit.both_ends(&peer, change, act(&server, &named)).await
+    server.audit.begin_to_make_room(&peer, change)?;
+    let done = act(&server, &named).await;
+    server.audit.record(&peer, change, &done);
+    done
 }
 
 async fn act(server: &CacheServer, named: &[Holding]) -> anyhow::Result<EvictReport> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use icbd_cache::{Cache, CacheError, CacheStatus, LocalRollback, StoreState, VersionStatus, Waiting};
+use icbd_cache::{Cache, CacheError, CacheStatus, LocalRollback, Residency, StoreState, VersionStatus, Waiting};
 use icbd_fetch::{HttpSource, SourceHealth, SourceState, Sources};
 use icbd_fs::Mounted;
 use icbd_image::{BLOCK_BYTES, ImageRef, Serial, Timestamp, Trust, VersionId, VersionRecord};
@@ -297,19 +297,20 @@ fn source(health: &SourceHealth) -> SourceReport {
 }
 
 fn version(record: &VersionRecord, held: Option<&VersionStatus>, open_handles: u64) -> VersionReport {
-    let residency = held.map(|held| held.residency).filter(|residency| residency.total_bytes > 0);
     // Of a version that was never looked at only the sum of its files is known.
-    let bytes = residency.map_or(record.data_bytes, |residency| residency.total_bytes);
-    let (resident_bytes, durable_bytes) = residency.map_or((0, 0), |r| (r.resident_bytes, r.durable_bytes));
+    let unknown = Residency { total_bytes: record.data_bytes, ..Residency::default() };
+    let blocks = held.map(|held| held.residency).filter(|blocks| blocks.total_bytes > 0).unwrap_or(unknown);
+    // Files end where they end, and not with their last block.
+    let bytes = blocks.of(record.data_bytes);
     VersionReport {
         version: record.statement.statement().version(),
         state: record.state,
-        blocks: bytes.div_ceil(BLOCK_BYTES),
-        resident_blocks: resident_bytes.div_ceil(BLOCK_BYTES),
-        durable_blocks: durable_bytes.div_ceil(BLOCK_BYTES),
-        bytes,
-        resident_bytes,
-        durable_bytes,
+        blocks: blocks.total_bytes.div_ceil(BLOCK_BYTES),
+        resident_blocks: blocks.resident_bytes.div_ceil(BLOCK_BYTES),
+        durable_blocks: blocks.durable_bytes.div_ceil(BLOCK_BYTES),
+        bytes: bytes.total_bytes,
+        resident_bytes: bytes.resident_bytes,
+        durable_bytes: bytes.durable_bytes,
         complete: held.is_some_and(|held| held.complete),
         complete_since: held.and_then(|held| held.complete_since).map(|since| Timestamp::from(since).seconds),
         boot_set_since: None,
