@@ -203,7 +203,7 @@ pub(crate) enum ImageCommand {
     /// Only what no version here has is fetched; what was interrupted goes on where it stopped. It is ready afterwards,
     /// with the statement and signatures of the other master. An empty repository becomes a copy of the other one.
     /// A stream of btrfs begins anew instead, and is obeyed while it comes: take one only from a master that you would
-    /// let write here.
+    /// let write here. A cache server has all of a version here, from one of its own sources.
     Replicate {
         /// Which: the name of an image alone means the version that is deployed there
         #[arg(value_name = "IMAGE[@N]")]

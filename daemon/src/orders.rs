@@ -130,6 +130,11 @@ impl OrderReport {
         !matches!(&*self.state, "active" | "paused")
     }
 
+    /// Whether all is here.
+    pub(crate) fn is_complete(&self) -> bool {
+        matches!(self.verdict, Verdict::Kept | Verdict::Missed)
+    }
+
     /// Whether what was promised is not kept, or will not be.
     pub(crate) fn is_broken(&self) -> bool {
         matches!(self.verdict, Verdict::Missed | Verdict::Late)

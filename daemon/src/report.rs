@@ -49,7 +49,19 @@ pub(crate) struct MasterReport {
     pub editing: Vec<EditReport>,
     pub operations: Vec<OperationReport>,
     pub sent: SentReport,
+    /// `None` where nothing is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<PackedReport>,
     pub warnings: Vec<String>,
+}
+
+/// What is packed before anybody fetches it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PackedReport {
+    pub bytes: u64,
+    pub bytes_max: u64,
+    /// Whether all that is published was looked at.
+    pub is_complete: bool,
 }
 
 /// Something long that runs now.

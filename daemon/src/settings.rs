@@ -51,6 +51,8 @@ pub(crate) struct MasterSettings {
     pub repo: PathBuf,
     pub listen: Vec<SocketAddr>,
     pub allow: Vec<IpNet>,
+    /// What may be kept of packed runs, in bytes; 0: nothing.
+    pub keep_packed_bytes: u64,
     pub sign_key: Option<PathBuf>,
     pub retention: Retention,
     pub trust: TrustSettings,
@@ -173,6 +175,7 @@ impl Settings {
             repo: absolute(&repo)?,
             listen: file.master.listen.unwrap_or_default(),
             allow: file.master.allow.unwrap_or_default(),
+            keep_packed_bytes: file.master.keep_packed.map_or(0, |bytes| bytes.0),
             sign_key: file.sign.key,
             retention,
             trust: self.trust(),

@@ -18,7 +18,7 @@ use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, ETAG, IF_NONE_MATCH};
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, Listing, PAGE_BLOCKS, Profile, Root, Run};
 use icbd_wire::{
     Base, Codec, FrameDecoder, FrameError, HEADER_BYTES, LISTING_BYTES_MAX, NODE_HEADER, NodeReport, OFFER_HEADER,
-    Offer, READY_HEADER, ReadyReport, Resource, StreamBase, coding, listing,
+    Offer, READY_HEADER, ReadyReport, Resource, StreamBase, coding, listing, priority,
 };
 use reqwest::{Client, RequestBuilder, Url, redirect};
 
@@ -284,6 +284,9 @@ impl Source for HttpSource {
         let mut request = client.get(self.url(&Resource::Blocks { run, codec }));
         if let Some(wanted) = check.cache_control() {
             request = request.header(CACHE_CONTROL, wanted);
+        }
+        if urgency.is_bulk() {
+            request = request.header(priority::HEADER, priority::BULK);
         }
         let answer = self.send(request, OCTETS).await?;
         let decoder = FrameDecoder::new(run.first, run.count, file_bytes);

@@ -119,6 +119,11 @@ impl Urgency {
     pub fn is_awaited(self) -> bool {
         self >= Urgency::Scan
     }
+
+    /// Whether nobody waits for a single block of it: it is one of many.
+    pub fn is_bulk(self) -> bool {
+        matches!(self, Urgency::Prefetch | Urgency::Stream)
+    }
 }
 
 /// A source's mark of one state of its listing (HTTP's ETag). Means nothing to another source.

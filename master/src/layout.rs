@@ -23,6 +23,8 @@ const EDITING: &str = "editing";
 const MAKING: &str = "making";
 /// Where versions are received.
 pub(crate) const RECEIVING: &str = "receiving";
+/// Runs that are packed already: made when there are any.
+const PACKED: &str = "packed";
 
 /// What a cache's store holds and a repository does not; FORMAT.md, "Cache store on disk".
 const STORE_FORMAT: &str = "format";
@@ -74,6 +76,10 @@ impl Layout {
         self.root.join(PUBLISHING)
     }
 
+    pub(crate) fn packed(&self) -> PathBuf {
+        self.root.join(PACKED)
+    }
+
     pub(crate) fn profiles(&self) -> PathBuf {
         self.root.join(PROFILES)
     }
@@ -121,7 +127,7 @@ impl Layout {
 
     fn check_names(&self) -> Result<(), MasterError> {
         let entries = std::fs::read_dir(&self.root).map_err(MasterError::io("list", &self.root))?;
-        let ours = [LOCK, VERSIONS, MANIFESTS, PUBLISHING, PROFILES, EDITING, MAKING, RECEIVING, "lost+found"];
+        let ours = [LOCK, VERSIONS, MANIFESTS, PUBLISHING, PROFILES, EDITING, MAKING, RECEIVING, PACKED, "lost+found"];
         for entry in entries {
             let name = entry.map_err(MasterError::io("list", &self.root))?.file_name();
             let name = name.to_string_lossy();

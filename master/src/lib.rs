@@ -18,6 +18,7 @@ mod layout;
 mod manifests;
 mod mend;
 mod moves;
+mod packed;
 mod profiles;
 mod prune;
 mod publish;

@@ -126,6 +126,7 @@ impl Repository {
         let users = self.users(version, ignored)?;
         self.advance(&version.image, &Move::Remove { number: version.number, users })?;
         self.serving.forget_all(&root);
+        self.packed.forget(&root);
         self.execute();
         self.forget_manifest(&root)
     }

@@ -19,6 +19,7 @@ use crate::catalog::Catalogue;
 use crate::edit;
 use crate::layout::{Layout, Lock};
 use crate::manifests;
+use crate::packed::PackedRuns;
 use crate::profiles::Learning;
 use crate::publish::Turns;
 use crate::receive;
@@ -54,6 +55,7 @@ pub struct Repository {
     pub(crate) trees: Trees,
     pub(crate) settings: Settings,
     pub(crate) serving: Serving,
+    pub(crate) packed: PackedRuns,
     pub(crate) catalogue: Mutex<Catalogue>,
     current: RwLock<Arc<Snapshot>>,
     pub(crate) users: Users,
@@ -109,6 +111,7 @@ impl Repository {
         }
         Ok(Repository {
             serving: Serving::new(&settings),
+            packed: PackedRuns::open(layout.packed()).map_err(MasterError::io("read", layout.packed()))?,
             layout,
             trees,
             settings,

@@ -27,6 +27,7 @@ pub(crate) use matched::OldVersion;
 use packers::Packers;
 pub(crate) use version::OpenVersion;
 
+use crate::packed::Found;
 use crate::users::Hold;
 use crate::{MasterError, Repository, Settings};
 
@@ -161,26 +162,44 @@ impl Repository {
     ///
     /// Without a codec they are compared with the manifest only if `check` says so.
     pub fn encoded_run(&self, run: Run, codec: Codec, check: Check) -> Result<Bytes, MasterError> {
-        let encode = || {
-            let reader = self.blocks(run)?;
-            let hashes = reader.hashes(run.blocks())?;
-            let hashes_from = |block: u64| &hashes[(block - run.first) as usize..];
-            let is_zero = |block| hashes_from(block)[0].is_zero();
-            let read = |first, bytes: &mut [u8]| {
-                let count = bytes.len().div_ceil(BLOCK_BYTES as usize);
-                reader.read_into(first, &hashes_from(first)[..count], bytes, Check::Both)
-            };
-            self.serving.packers.with(|encoder, body| {
-                encode_run(encoder, &run, reader.file_bytes(), codec, is_zero, read, body)?;
-                Ok(Bytes::copy_from_slice(body))
-            })
-        };
         // Without a codec there is nothing to save: the kernel already keeps these bytes.
         if codec == Codec::None {
-            self.raw_run(run, check)
-        } else {
-            self.serving.encoded.try_get_with((run, Packed::By(codec)), encode).map_err(shared)
+            return self.raw_run(run, check);
         }
+        let key = (run, Packed::By(codec));
+        if let Some(frames) = self.serving.encoded.get(&key) {
+            return Ok(frames);
+        }
+        let reader = self.blocks(run)?;
+        let hashes = reader.hashes(run.blocks())?;
+        match self.packed.get(&hashes) {
+            Some(Found::Frames(frames)) => Ok(frames),
+            Some(Found::AsItIs) => self.raw_run(run, check),
+            None => {
+                let encode = || self.encode(&reader, run, &hashes, codec);
+                self.serving.encoded.try_get_with(key, encode).map_err(shared)
+            }
+        }
+    }
+
+    /// All frames of `run`, whose hashes these are.
+    pub(crate) fn encode(
+        &self,
+        reader: &BlockReader<'_>,
+        run: Run,
+        hashes: &[Hash],
+        codec: Codec,
+    ) -> Result<Bytes, MasterError> {
+        let hashes_from = |block: u64| &hashes[(block - run.first) as usize..];
+        let is_zero = |block| hashes_from(block)[0].is_zero();
+        let read = |first, bytes: &mut [u8]| {
+            let count = bytes.len().div_ceil(BLOCK_BYTES as usize);
+            reader.read_into(first, &hashes_from(first)[..count], bytes, Check::Both)
+        };
+        self.serving.packers.with(|encoder, body| {
+            encode_run(encoder, &run, reader.file_bytes(), codec, is_zero, read, body)?;
+            Ok(Bytes::copy_from_slice(body))
+        })
     }
 
     /// The open version with this root.
@@ -200,7 +219,17 @@ pub struct BlockReader<'r> {
     _hold: Option<Arc<Hold>>,
 }
 
-impl BlockReader<'_> {
+impl<'r> BlockReader<'r> {
+    /// For the repository itself.
+    pub(crate) fn unheld(
+        repository: &'r Repository,
+        version: Arc<OpenVersion>,
+        file: FileIndex,
+        file_bytes: u64,
+    ) -> Self {
+        BlockReader { repository, version, file, file_bytes, _hold: None }
+    }
+
     /// The size of the file in bytes.
     pub fn file_bytes(&self) -> u64 {
         self.file_bytes
@@ -252,7 +281,7 @@ impl BlockReader<'_> {
         blocks.map(|block| self.hash(block)).collect()
     }
 
-    fn hash(&self, block: u64) -> Result<Hash, MasterError> {
+    pub(crate) fn hash(&self, block: u64) -> Result<Hash, MasterError> {
         let (head, root) = (self.version.head(), self.version.head().root());
         let absent = MasterError::NoBlocks { root, file: self.file, first: block, last: block };
         let Some(node) = head.node(self.file).filter(|node| block < node.blocks()) else { return Err(absent) };

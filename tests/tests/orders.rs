@@ -268,3 +268,21 @@ fn prefetch_never_takes_the_reserve() -> Result<()> {
     }
     Ok(())
 }
+
+/// `image replicate` at a cache server has all of a version here, from a source that it has, and from no other.
+#[test]
+fn a_cache_replicates_from_its_sources() -> Result<()> {
+    let lab = Lab::new()?;
+    let master = site(&lab)?;
+    let cache = CacheServer::start(&lab, &master.url())?;
+    let replicate = |args: &[&str]| cache.command(&[&["image", "replicate"], args].concat());
+    let (url, other) = (master.url(), "http://127.0.0.1:9");
+    replicate(&["win11-lab", "--from", other])?.failed_with(USAGE)?.says(&["no source", &url, "[[source]]"])?;
+    replicate(&["win11-lab", "--from", &url, "--stream", "btrfs"])?.failed_with(USAGE)?.says(&["--stream"])?;
+    replicate(&["win11-lab@9", "--from", &url])?.failed_with(ABSENT)?.says(&["win11-lab@1"])?;
+    replicate(&["win11-lab", "--from", &format!("{url}/")])?.prints(&["win11-lab@1: 25.0 MiB of 25.0 MiB"])?;
+    ensure!(cache.residency("win11-lab@1")?.is_complete, "not all is here");
+    replicate(&["win11-lab", "--from", &url])?.prints(&["is here already"])?;
+    cache.command(&["log"])?.prints(&["image replicate win11-lab --from"])?;
+    Ok(())
+}

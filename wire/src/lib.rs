@@ -13,6 +13,7 @@ mod frame;
 pub mod listing;
 mod node;
 mod offer;
+pub mod priority;
 mod ready;
 mod similar;
 mod stream;

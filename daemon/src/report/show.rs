@@ -29,6 +29,14 @@ fn show_master(master: &MasterReport) -> String {
             master.sent.blocks
         ),
     ];
+    if let Some(packed) = &master.packed {
+        let goes_on = if packed.is_complete { "" } else { ", and goes on" };
+        lines.push(format!(
+            "packed ahead of use: {} of at most {}{goes_on}",
+            bytes(packed.bytes),
+            bytes(packed.bytes_max)
+        ));
+    }
     let running =
         |op: &super::OperationReport| format!("running for {}: {} ({})", seconds(op.seconds), plain(&op.what), op.user);
     lines.extend(master.editing.iter().map(EditReport::words));

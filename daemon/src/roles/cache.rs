@@ -13,6 +13,7 @@ mod local;
 mod prefetch;
 mod ready;
 mod refresh;
+mod replicate;
 mod seal;
 mod space;
 mod state;

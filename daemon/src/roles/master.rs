@@ -8,6 +8,7 @@ mod learn;
 mod look;
 mod mend;
 mod operations;
+mod pack;
 mod plans;
 mod publish;
 mod replicate;
@@ -68,6 +69,7 @@ async fn serve(settings: MasterSettings, config: RunningConfig<MasterArgs>) -> a
     let (reports, reported) = Reports::channel();
     servers.spawn(hear::run(master.clone(), reported, stop.clone()));
     servers.spawn(plans::run(master.clone(), stop.clone()));
+    servers.spawn(pack::run(master.clone(), stop.clone()));
     servers.spawn(look::run(master.repository.clone(), stop.clone()));
     for (listener, _) in listeners {
         let told = master.clone();

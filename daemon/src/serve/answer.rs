@@ -6,7 +6,7 @@ use axum::response::Response;
 use http::header::{ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use icbd_image::{Hash, Profile};
-use icbd_wire::{Check, coding};
+use icbd_wire::{Check, coding, priority};
 
 /// For what a path names for ever. `no-transform`: a proxy that recompresses would break hashes and ranges.
 pub(super) const IMMUTABLE: &str = "public, max-age=31536000, immutable, no-transform";
@@ -38,6 +38,11 @@ impl Conditions {
     /// Who is to compare what is answered with its hashes.
     pub(super) fn check(&self) -> Check {
         Check::asked(self.headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok()))
+    }
+
+    /// Whether nobody waits for a single block of what is answered.
+    pub(super) fn is_bulk(&self) -> bool {
+        priority::is_bulk(self.headers.get_all(priority::HEADER).iter().filter_map(|value| value.to_str().ok()))
     }
 
     /// Whether its sender unpacks what is packed as a whole.

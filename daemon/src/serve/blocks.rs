@@ -34,7 +34,8 @@ pub(super) async fn answer(
     conditions: &Conditions,
 ) -> Result<Response, MasterError> {
     let stored = Stored { shared: shared.clone(), way: Way::By(codec, conditions.check()) };
-    pieces::answer(stored, run, split_first(run), tag, conditions.is_head).await
+    let parts = if conditions.is_bulk() { split_on_grid(run) } else { split_first(run) };
+    pieces::answer(stored, run, parts, tag, conditions.is_head).await
 }
 
 /// The same against a version that the receiver has; nobody waits for a block of it.

@@ -26,7 +26,7 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("window", &["hours", "outside"]),
     ("memory", &["in_flight"]),
     ("serve", &["listen", "allow"]),
-    ("master", &["repo", "listen", "allow"]),
+    ("master", &["repo", "listen", "allow", "keep_packed"]),
     ("sign", &["key"]),
     ("retain", &["last", "younger_than"]),
     ("log", &["level"]),

@@ -131,6 +131,8 @@ pub(crate) struct Master {
     pub repo: Option<PathBuf>,
     pub listen: Option<Vec<SocketAddr>>,
     pub allow: Option<Vec<IpNet>>,
+    /// What may be kept of what is packed ahead of its use.
+    pub keep_packed: Option<ByteCount>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -182,6 +184,7 @@ impl File {
         self.window.outside.get_or_insert(OUTSIDE);
         self.memory.in_flight.get_or_insert(ByteCount(IN_FLIGHT_BYTES));
         or(&mut self.master.repo, "/srv/icbd");
+        self.master.keep_packed.get_or_insert(ByteCount(0));
         self.serve.listen.get_or_insert_default();
         self.serve.allow.get_or_insert_default();
         self.master.listen.get_or_insert_with(|| vec![([127, 0, 0, 1], LISTEN_PORT).into()]);

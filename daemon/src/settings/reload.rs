@@ -15,7 +15,16 @@ const AT_ONCE: &[(Role, &[&str])] = &[
     ),
     (
         Role::Master,
-        &["trust.keys", "trust.require", "master.allow", "sign.key", "retain.last", "retain.younger_than", "log.level"],
+        &[
+            "trust.keys",
+            "trust.require",
+            "master.allow",
+            "master.keep_packed",
+            "sign.key",
+            "retain.last",
+            "retain.younger_than",
+            "log.level",
+        ],
     ),
 ];
 /// What each role reads.

@@ -80,6 +80,9 @@ struct State {
     harder: Option<bool>,
     /// Whether a line that looks slow is believed to be.
     may_jump: bool,
+    /// Whether it looked slow in the measurement before. Packing hard, or against another version, takes so much of the
+    /// processors that they look like a slow line from then on: one measurement is not enough for that.
+    seems_slow: bool,
     /// Requests under way with the codec that is in use, and with others.
     current: u32,
     others: u32,
@@ -125,6 +128,7 @@ impl Line {
             next_rest: 1,
             harder: None,
             may_jump: true,
+            seems_slow: false,
             current: 0,
             others: 0,
             since: Instant::now(),
@@ -199,14 +203,19 @@ impl State {
     fn judge(&mut self) {
         let is_slow_at_first = self.harder.is_none() && self.bytes >= CRAWLING_BYTES && self.rate() < CRAWLING;
         let is_crawling = self.bytes >= ENOUGH.bytes && self.is_crawling();
+        let may_jump = self.may_jump && matches!(self.trial, Trial::None);
         // Less may also be slow because everything has only begun.
-        let smallest = if is_crawling { self.ways - 1 } else { self.squeezed() };
-        let could_pack_more = self.may_jump && matches!(self.trial, Trial::None) && self.chosen < smallest;
-        if could_pack_more && (is_slow_at_first || is_crawling) {
+        let smallest = if is_crawling && self.seems_slow { self.ways - 1 } else { SHORT_WAYS - 1 };
+        if may_jump && (is_slow_at_first || is_crawling) && self.chosen < smallest {
+            self.seems_slow = is_crawling;
             (self.chosen, self.harder) = (smallest, Some(true));
             (self.rest, self.next_rest) = (SETTLED_REST, SETTLED_REST);
             self.turn();
             return;
+        }
+        if may_jump && is_crawling && !self.seems_slow && self.chosen + 1 < self.ways {
+            self.seems_slow = true;
+            return self.begin_anew();
         }
         let much = self.bytes >= self.enough.bytes && self.busy >= self.enough.time;
         let long = self.bytes >= FEW_BYTES && self.busy >= LONG;
@@ -214,6 +223,7 @@ impl State {
             return;
         }
         let (before, rate) = (self.codec(), self.rate());
+        self.seems_slow = false;
         self.step(rate);
         self.begin_anew();
         if self.codec() != before {
@@ -302,194 +312,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::VecDeque;
-
-    use super::*;
-
-    /// How fast each codec carries plain bytes over some line, in MB/s; other codecs are not used.
-    type Rates = [f64; 4];
-    /// On one processor lz4 packs 1,100 MB/s to 0.6 and zstd 780 MB/s to 0.55, harder 140 to 0.53.
-    fn line_of(megabytes: f64) -> Rates {
-        [megabytes, (megabytes / 0.6).min(1_100.0), (megabytes / 0.55).min(780.0), (megabytes / 0.53).min(140.0)]
-    }
-
-    /// What 2 MB travel as.
-    const PACKED: [u64; 4] = [2_000_000, 1_200_000, 1_100_000, 1_060_000];
-
-    /// Requests of 2 MiB one after the other until `bytes` came; the share that each codec carried.
-    async fn stream(line: &Line, rates: Rates, megabytes: u64) -> [f64; 4] {
-        let (mut shares, mut travelled) = ([0.0; 4], line.lock().travelled[1]);
-        for _ in 0..megabytes / 2 {
-            let codec = line.begin();
-            let place = WAYS.iter().position(|it| *it == codec).unwrap();
-            tokio::time::advance(Duration::from_secs_f64(2e6 / (rates[place] * 1e6))).await;
-            travelled += PACKED[place];
-            line.carried(codec, 2_000_000, travelled);
-            line.end(codec);
-            shares[place] += 2.0 / megabytes as f64;
-            // Nobody asks for anything: that says nothing of the line.
-            tokio::time::advance(Duration::from_secs(1)).await;
-        }
-        shares
-    }
-
-    /// The same by four requests at a time, which share the line.
-    async fn crowd(line: &Line, rates: Rates, megabytes: u64) -> [f64; 4] {
-        let (mut shares, mut travelled) = ([0.0; 4], line.lock().travelled[1]);
-        let mut under_way: VecDeque<Way> = (0..4).map(|_| line.begin()).collect();
-        for _ in 0..megabytes / 2 {
-            let way = under_way.pop_front().unwrap();
-            let place = WAYS.iter().position(|it| *it == way).unwrap();
-            tokio::time::advance(Duration::from_secs_f64(2e6 / (rates[place] * 1e6))).await;
-            travelled += PACKED[place];
-            line.carried(way, 2_000_000, travelled);
-            line.end(way);
-            shares[place] += 2.0 / megabytes as f64;
-            under_way.push_back(line.begin());
-        }
-        under_way.into_iter().for_each(|way| line.end(way));
-        shares
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_slow_line_that_is_full_is_squeezed_harder() {
-        let line = Line::new(false);
-        crowd(&line, line_of(12.5), 20).await;
-        let shares = crowd(&line, line_of(12.5), 1_000).await;
-        assert!(shares[3] > 0.9, "{shares:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_codec_that_carries_most_is_found_and_kept() {
-        for (megabytes, best) in [(5.0, 2), (12.5, 2), (118.0, 2), (1_000.0, 1), (3_000.0, 0)] {
-            let line = Line::new(false);
-            stream(&line, line_of(megabytes), 2_000).await;
-            let shares = stream(&line, line_of(megabytes), 4_000).await;
-            assert!(shares[best] > 0.9, "{megabytes} MB/s: {shares:?}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_slow_line_is_squeezed_within_the_first_megabytes() {
-        let shares = stream(&Line::new(false), line_of(12.5), 50).await;
-        assert!(shares[2] > 0.6, "{shares:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn on_a_slow_line_nothing_else_is_tried_any_more() {
-        let line = Line::new(false);
-        stream(&line, line_of(12.5), 50).await;
-        let shares = stream(&line, line_of(12.5), 2_000).await;
-        assert_eq!(shares[..2], [0.0; 2], "{shares:?}");
-    }
-
-    /// Where blocks can travel against a version that is here, a slow line has them do so, and only then.
-    #[tokio::test(start_paused = true)]
-    async fn a_slow_line_carries_differences_where_it_can() {
-        for (has_base, megabytes, best) in [(true, 12.5, Way::Matched), (false, 12.5, Way::By(Codec::Zstd6))] {
-            let line = Line::new(has_base);
-            let ways: Vec<Way> = (0..20).map(|_| line.begin()).collect();
-            for (request, way) in (1..).zip(ways) {
-                // Three times as much comes as travels: it is the line that is slow.
-                tokio::time::advance(Duration::from_secs_f64(2.0 / 3.0 / megabytes)).await;
-                line.carried(way, 2_000_000, request * 2_000_000 / 3);
-                line.end(way);
-            }
-            assert_eq!(line.begin(), best);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_line_that_changes_is_noticed() {
-        let line = Line::new(false);
-        stream(&line, line_of(3_000.0), 1_000).await;
-        assert_eq!(line.begin(), Way::By(Codec::None));
-        line.end(Way::By(Codec::None));
-        stream(&line, line_of(12.5), 4_000).await;
-        let shares = stream(&line, line_of(12.5), 2_000).await;
-        assert!(shares[2] + shares[3] > 0.8, "{shares:?}");
-    }
-
-    /// Packing that is slower than the line makes the line look slow: that must not lead to more packing.
-    #[tokio::test(start_paused = true)]
-    async fn busy_processors_are_not_taken_for_a_slow_line() {
-        let line = Line::new(false);
-        let busy = [120.0, 60.0, 30.0, 10.0];
-        stream(&line, busy, 1_000).await;
-        let shares = stream(&line, busy, 2_000).await;
-        assert!(shares[0] > 0.9, "{shares:?}");
-    }
-
-    /// A master that packs for many at a time.
-    #[tokio::test(start_paused = true)]
-    async fn who_has_no_time_to_pack_is_not_asked_to_pack_harder_for_ever() {
-        let line = Line::new(false);
-        let busy = [24.0, 22.0, 20.0, 9.0];
-        let early = crowd(&line, busy, 100).await;
-        assert!(early[3] > 0.5, "it looks like a slow line: {early:?}");
-        crowd(&line, busy, 1_000).await;
-        let shares = crowd(&line, busy, 2_000).await;
-        assert!(shares[3] < 0.05, "{shares:?}");
-    }
-
-    /// Misses one by one, of which every tenth also waits for a disk.
-    #[tokio::test(start_paused = true)]
-    async fn short_runs_settle_within_few_and_in_spite_of_others_waits() {
-        let line = Line::short();
-        let mut raw = 0;
-        for miss in 0..400u64 {
-            let codec = line.begin();
-            let us = if codec == Way::By(Codec::None) { 200 } else { 250 } + if miss % 10 == 3 { 2_000 } else { 0 };
-            tokio::time::advance(Duration::from_micros(us)).await;
-            line.carried(codec, 64 << 10, (miss + 1) * (64 << 10));
-            line.end(codec);
-            tokio::time::advance(Duration::from_millis(1)).await;
-            raw += u32::from(codec == Way::By(Codec::None));
-        }
-        assert!(raw > 300, "{raw} of 400");
-    }
-
-    /// Thirty clients at a time on a slow line: most ends follow each other closely, and the long gaps are the line's.
-    #[tokio::test(start_paused = true)]
-    async fn a_slow_line_that_many_share_is_squeezed() {
-        let line = Line::short();
-        let (mut packed, mut travelled) = (0, 0);
-        for _ in 0..40 {
-            let codecs: Vec<Way> = (0..30).map(|_| line.begin()).collect();
-            for (at, codec) in codecs.iter().enumerate() {
-                // They come in bursts of ten.
-                let ms = if at % 10 == 9 { 50 } else { 0 };
-                tokio::time::advance(Duration::from_millis(ms)).await;
-                travelled += 32 << 10;
-                line.carried(*codec, 64 << 10, travelled);
-                line.end(*codec);
-                packed += u32::from(*codec == Way::By(Codec::Zstd));
-            }
-        }
-        assert!(packed > 1_100, "{packed} of 1200");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_left_of_an_earlier_codec_is_not_counted() {
-        let line = Line::new(false);
-        let codec = line.begin();
-        let lasting = line.begin();
-        assert_eq!(codec, lasting);
-        tokio::time::advance(Duration::from_millis(100)).await;
-        line.carried(codec, 8 << 20, 8 << 20);
-        line.end(codec);
-        let tried = line.begin();
-        assert_ne!(tried, codec, "a trial begins");
-        tokio::time::advance(Duration::from_millis(100)).await;
-        line.carried(tried, 8 << 20, 16 << 20);
-        line.end(tried);
-        let still = line.begin();
-        assert_eq!(still, tried, "what was measured while the earlier request went on is worth nothing");
-        line.end(lasting);
-        tokio::time::advance(Duration::from_millis(100)).await;
-        line.carried(still, 8 << 20, 24 << 20);
-        line.end(still);
-        assert_eq!(line.begin(), codec, "the chosen one is measured again");
-    }
-}
+mod tests;

@@ -23,7 +23,7 @@ manifest, the others do not; both ends share one machine.
 
 /// The best of the others, and icbd, in a cell.
 struct Rivalry {
-    ours: f64,
+    ours: (String, f64),
     best: (String, f64),
 }
 
@@ -70,10 +70,11 @@ fn goals(trips: &Trips) -> String {
         for (step, what) in STEPS.into_iter().enumerate() {
             let Some(Rivalry { ours, best }) = rivalry(trips, link.name, step) else { continue };
             let most = if step == 2 && link.megabits == 100 { 0.80 } else { 1.05 };
+            let (our_name, ours) = ours;
             let (ratio, verdict) = (ours / best.1, if ours / best.1 <= most { "met" } else { "**missed**" });
             let (name, best) = (best.0, figures(best.1));
             let line = format!(
-                "| {}: {what} | {} | {name} {best} | {ratio:.2} | {most:.2} | {verdict} |",
+                "| {}: {what} | {our_name} {} | {name} {best} | {ratio:.2} | {most:.2} | {verdict} |",
                 link.name,
                 figures(ours)
             );
@@ -97,7 +98,9 @@ fn seconds(trips: &Trips, link: &str, step: usize, way: Way) -> Option<(String, 
 fn rivalry(trips: &Trips, link: &str, step: usize) -> Option<Rivalry> {
     let others = WAYS.into_iter().filter(|way| !way.is_ours());
     let best = others.filter_map(|way| seconds(trips, link, step, way)).min_by(|a, b| a.1.total_cmp(&b.1))?;
-    Some(Rivalry { ours: seconds(trips, link, step, Way::Icbd)?.1, best })
+    // From a master as it comes, or one that packs ahead: what it costs is in its table.
+    let ours = [Way::Icbd, Way::IcbdPacked].into_iter().filter_map(|way| seconds(trips, link, step, way));
+    Some(Rivalry { ours: ours.min_by(|a, b| a.1.total_cmp(&b.1))?, best })
 }
 
 /// The faster one of our streams, and of the others'.

@@ -7,9 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use icbd_tests::{FileSystem, Lab, Master, Ssh, Volume, icbd_path, run_bounded};
+use icbd_tests::{FileSystem, Lab, Master, Ssh, Volume, icbd_path, run_bounded, wait_for};
 
-use super::STEPS;
 use super::images::{IMAGE, Sender, btrfs, sync};
 use crate::network::{MASTER, Network, SITE, Side};
 use crate::process::{Process, run};
@@ -17,6 +16,8 @@ use crate::process::{Process, run};
 const VOLUME_BYTES: u64 = 6 << 30;
 const MASTER_PORT: u16 = 7070;
 const RSYNC_PORT: u16 = 8873;
+/// For all versions.
+const PACKED: &str = "2GiB";
 /// No version takes longer.
 const DEADLINE: Duration = Duration::from_secs(600);
 
@@ -26,8 +27,8 @@ pub(super) enum Way {
     Icbd,
     /// With `--compress`.
     IcbdWith(&'static str),
-    /// By a codec, for another site before: what was packed then is kept.
-    IcbdAgain(&'static str),
+    /// From a master that packed all of it when it was published (`master.keep_packed`).
+    IcbdPacked,
     /// With `--stream btrfs --compress`.
     IcbdStream(&'static str),
     /// The same, packed by Zstandard, with `--via ssh:`.
@@ -42,13 +43,12 @@ pub(super) enum Way {
     StreamBySsh,
 }
 
-pub(super) const WAYS: [Way; 22] = [
+pub(super) const WAYS: [Way; 21] = [
     Way::Icbd,
     Way::IcbdWith("none"),
     Way::IcbdWith("lz4"),
     Way::IcbdWith("zstd"),
-    Way::IcbdAgain("lz4"),
-    Way::IcbdAgain("zstd"),
+    Way::IcbdPacked,
     Way::IcbdStream("none"),
     Way::IcbdStream("lz4"),
     Way::IcbdStream("zlib"),
@@ -80,7 +80,7 @@ impl Way {
         match self {
             Way::Icbd => "icbd".to_owned(),
             Way::IcbdWith(codec) => format!("icbd, {codec}"),
-            Way::IcbdAgain(codec) => format!("icbd, {codec}, for a second site"),
+            Way::IcbdPacked => "icbd, packed when published".to_owned(),
             Way::IcbdBySsh => "icbd, btrfs stream, zstd, SSH".to_owned(),
             Way::StreamBySsh => "btrfs stream, protocol 2, zstd, SSH".to_owned(),
             Way::IcbdStream("stored") => "icbd, btrfs stream, as stored".to_owned(),
@@ -98,7 +98,7 @@ impl Way {
     }
 
     pub(super) fn is_ours(self) -> bool {
-        matches!(self, Way::Icbd | Way::IcbdWith(_) | Way::IcbdAgain(_) | Way::IcbdStream(_) | Way::IcbdBySsh)
+        matches!(self, Way::Icbd | Way::IcbdWith(_) | Way::IcbdPacked | Way::IcbdStream(_) | Way::IcbdBySsh)
     }
 
     /// Whether it is a stream of btrfs, whoever carries it.
@@ -128,10 +128,14 @@ impl Way {
                 let how = vec!["--stream", "btrfs", "--compress", codec];
                 Box::new(Replica::start(lab, sender.repository(self.is_stored()), network, volume, how)?)
             }
-            Way::IcbdAgain(codec) => {
-                let how = vec!["--compress", codec];
-                let mut replica = Replica::start(lab, sender.repository(false), network, volume, how)?;
-                replica.serve_another(lab, network)?;
+            Way::IcbdPacked => {
+                let config = lab.path("packed.toml");
+                std::fs::write(&config, format!("[master]\nkeep_packed = \"{PACKED}\"\n"))?;
+                let config = ["--config", config.to_str().context("a path of text")?];
+                let replica = Replica::start_with(lab, sender.repository(false), network, volume, vec![], &config)?;
+                wait_for("all is packed", || {
+                    Ok((replica.from.status()?["packed"]["is_complete"] == true).then_some(()))
+                })?;
                 Box::new(replica)
             }
             Way::IcbdBySsh => {
@@ -192,29 +196,29 @@ impl Replica {
         volume: Volume,
         how: Vec<&'static str>,
     ) -> Result<Replica> {
-        let master = |side, repository: &Path, address| {
+        Replica::start_with(lab, repository, network, volume, how, &[])
+    }
+
+    /// With these arguments for the master that gives.
+    fn start_with(
+        lab: &Lab,
+        repository: &Path,
+        network: &Network,
+        volume: Volume,
+        how: Vec<&'static str>,
+        args: &[&str],
+    ) -> Result<Replica> {
+        let master = |side, repository: &Path, address, args: &[&str]| {
             network.inside(side, || {
-                let allow = ["--allow", "10.77.0.0/24"];
-                let master = Master::start_at(lab, repository, (address, MASTER_PORT).into(), &allow)?;
+                let args = [&["--allow", "10.77.0.0/24"], args].concat();
+                let master = Master::start_at(lab, repository, (address, MASTER_PORT).into(), &args)?;
                 master.daemon.allow_log("");
                 Ok(master)
             })
         };
-        let from = master(Side::Master, repository, MASTER)?;
-        let to = master(Side::Site, &volume.path().join("repository"), SITE)?;
+        let from = master(Side::Master, repository, MASTER, args)?;
+        let to = master(Side::Site, &volume.path().join("repository"), SITE, &[])?;
         Ok(Replica { from, to, how, ssh: None })
-    }
-
-    /// Has the master give all of it to another one first, beside the line.
-    fn serve_another(&mut self, lab: &Lab, network: &Network) -> Result<()> {
-        let volume = Volume::new(lab, FileSystem::Btrfs, VOLUME_BYTES)?;
-        let repository = volume.path().join("repository");
-        let another = network.inside(Side::Master, || {
-            let master = Master::start_at(lab, &repository, (MASTER, MASTER_PORT + 1).into(), &[])?;
-            master.daemon.allow_log("");
-            Ok(master)
-        })?;
-        (0..STEPS.len()).try_for_each(|step| replicate(&another, &self.from, step, &self.how, None))
     }
 }
 

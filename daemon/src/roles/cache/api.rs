@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::prefetch::{self, Verb};
 use super::state::CacheServer;
-use super::{evict, local, seal};
+use super::{evict, local, replicate, seal};
 use crate::audit;
 use crate::control::events::{self, Teller};
 use crate::control::{Event, Peer, fail};
@@ -25,6 +25,7 @@ use crate::moves::LocalSpec;
 use crate::orders::{OrderBody, Subject, Terms};
 use crate::output::Progress;
 use crate::profiles::ImportBody;
+use crate::replicas::ReplicateSpec;
 use crate::report::Report;
 use crate::scrubs::{ScrubSpec, SealSpec};
 use crate::verify::{FAULTS_SHOWN_MAX, VerifyResult, VersionBody};
@@ -63,7 +64,7 @@ pub(super) fn router(server: Arc<CacheServer>, tasks: TaskTracker) -> Router {
         .route("/v1/scrub", post(start_scrub))
         .route("/v1/evict", post(evict))
         .route("/v1/pin", post(pin))
-        .route("/v1/replicate", any(fetches_itself))
+        .route("/v1/replicate", post(start_replicate))
         .route("/v1/move", any(not_here))
         .route("/v1/plan", any(not_here))
         .route("/v1/edit", any(not_here))
@@ -117,12 +118,6 @@ async fn evict(State(api): State<Api>, peer: Peer, Json(spec): Json<EvictSpec>) 
 
 async fn pin(State(api): State<Api>, peer: Peer, Json(spec): Json<PinSpec>) -> Response {
     on_daemon(&api, evict::pin(api.server.clone(), peer, spec)).await
-}
-
-async fn fetches_itself() -> Response {
-    let message = "a cache server fetches from its sources by itself: `icbd prefetch add IMAGE@N --all --wait` has a version \
-        here, and `icbd image seal` freezes it; replicate to a master, named with --socket";
-    Failure::new(Exit::Usage, message).into_response()
 }
 
 async fn not_here(State(api): State<Api>) -> Response {
@@ -195,6 +190,18 @@ async fn start_seal(State(api): State<Api>, peer: Peer, Json(spec): Json<SealSpe
     // Goes on when its client leaves, as an order does.
     let task = async move {
         let outcome = seal::seal(&server, &peer, spec, &teller).await;
+        teller.end(&outcome).await;
+    };
+    api.tasks.spawn_on(task, &api.runtime);
+    response
+}
+
+async fn start_replicate(State(api): State<Api>, peer: Peer, Json(spec): Json<ReplicateSpec>) -> Response {
+    let (teller, response) = events::answer();
+    let server = api.server.clone();
+    // Goes on when its client leaves, as an order does.
+    let task = async move {
+        let outcome = replicate::replicate(&server, &peer, spec, &teller).await;
         teller.end(&outcome).await;
     };
     api.tasks.spawn_on(task, &api.runtime);

@@ -109,7 +109,7 @@ pub(super) async fn alter(server: Arc<CacheServer>, peer: Peer, id: OrderId, ver
     Ok(report(&altered?, &Here::now()))
 }
 
-async fn look(server: &CacheServer, id: OrderId) -> Result<OrderReport> {
+pub(super) async fn look(server: &CacheServer, id: OrderId) -> Result<OrderReport> {
     let status = server.cache.prefetch_look(id, LOOK_MAX).await.map_err(Failure::from)?;
     Ok(report(&status, &Here::now()))
 }

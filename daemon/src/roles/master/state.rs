@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use tokio::sync::Notify;
 
 use super::operations::Operations;
+use super::pack::{self, Packing};
 use crate::args::MasterArgs;
 use crate::audit::Audit;
 use crate::images::ImageSummary;
@@ -29,6 +30,7 @@ pub(super) struct Master {
     pub(super) sent: Arc<Sent>,
     /// Told when what is planned changes.
     pub(super) planned: Notify,
+    pub(super) packing: Packing,
     believed: RwLock<Believed>,
     allow: Allow,
     config: RunningConfig<MasterArgs>,
@@ -43,13 +45,16 @@ pub(super) struct Believed {
     pub(super) sign_key: Option<PathBuf>,
     pub(super) trust: Trust,
     pub(super) retention: Retention,
+    /// What may be kept of packed runs; 0: nothing.
+    pub(super) keep_packed_bytes: u64,
 }
 
 impl Believed {
     /// What the settings say. Blocks.
     pub(super) fn of(settings: &MasterSettings) -> anyhow::Result<Believed> {
         let (trust, sign_key) = (settings.trust.load()?, settings.sign_key.clone());
-        Ok(Believed { trust, sign_key, retention: settings.retention })
+        let (retention, keep_packed_bytes) = (settings.retention, settings.keep_packed_bytes);
+        Ok(Believed { trust, sign_key, retention, keep_packed_bytes })
     }
 }
 
@@ -63,8 +68,8 @@ impl Master {
         config: RunningConfig<MasterArgs>,
     ) -> Master {
         let (operations, sent, believed) = (Operations::default(), Arc::default(), RwLock::new(believed));
-        let (planned, started) = (Notify::new(), Instant::now());
-        Master { repository, audit, operations, sent, planned, believed, allow, config, listen, started }
+        let (planned, packing, started) = (Notify::new(), Packing::default(), Instant::now());
+        Master { repository, audit, operations, sent, planned, packing, believed, allow, config, listen, started }
     }
 
     /// The keys that count now.
@@ -127,6 +132,7 @@ impl Master {
             plans: self.plans(),
             operations: self.operations.list(),
             sent: SentReport { requests, blocks, bytes },
+            packed: pack::report(self),
             warnings: damages.iter().map(|(version, what)| format!("{version} is damaged: {what}")).collect(),
         })
     }
