@@ -3,8 +3,8 @@
 //! It lies beside what it speaks of: in the repository, the store or the folder of trusted keys.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -76,6 +76,17 @@ struct Tail {
     is_cut: bool,
 }
 
+impl Tail {
+    fn of(file: File) -> std::io::Result<Tail> {
+        let end = file.metadata()?.len();
+        let mut last = [b'\n'];
+        if end > 0 {
+            file.read_exact_at(&mut last, end - 1)?;
+        }
+        Ok(Tail { file, is_cut: last != [b'\n'] })
+    }
+}
+
 /// An open audit log.
 #[derive(Debug)]
 pub(crate) struct Audit {
@@ -87,9 +98,10 @@ impl Audit {
     /// Opens the log in `folder`, which exists.
     pub(crate) fn open(folder: &Path) -> anyhow::Result<Audit> {
         let path = folder.join(FILE_NAME);
-        let file = OpenOptions::new().append(true).create(true).mode(0o640).open(&path);
-        let file = file.with_context(|| format!("cannot open the audit log {}", path.display()))?;
-        Ok(Audit { path, file: Mutex::new(Tail { file, is_cut: false }) })
+        let opened = OpenOptions::new().read(true).append(true).create(true).mode(0o640).open(&path);
+        let tail =
+            opened.and_then(Tail::of).with_context(|| format!("cannot open the audit log {}", path.display()))?;
+        Ok(Audit { path, file: Mutex::new(tail) })
     }
 
     /// Appends that `peer` begins a change: what a crash cuts short has a name, too. Nothing is changed without it.
@@ -149,8 +161,9 @@ impl Audit {
 
     /// The last changes, oldest first, at most `entries_max`.
     pub(crate) fn last(&self, entries_max: usize) -> anyhow::Result<Vec<Entry>> {
-        let text = std::fs::read_to_string(&self.path)
-            .with_context(|| format!("cannot read the audit log {}", self.path.display()))?;
+        let read = std::fs::read(&self.path);
+        let read = read.with_context(|| format!("cannot read the audit log {}", self.path.display()))?;
+        let text = String::from_utf8_lossy(&read);
         let mut entries: Vec<Entry> =
             text.lines().rev().take(entries_max).filter_map(|line| serde_json::from_str(line).ok()).collect();
         entries.reverse();
@@ -159,7 +172,7 @@ impl Audit {
 }
 
 fn is_full(error: &anyhow::Error) -> bool {
-    let full = |error: &std::io::Error| error.kind() == std::io::ErrorKind::StorageFull;
+    let full = |error: &std::io::Error| matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
     error.downcast_ref::<std::io::Error>().is_some_and(full)
 }
 
@@ -178,6 +191,12 @@ mod tests {
         let audit = Audit::open(dir.path()).unwrap();
         audit.record(&peer, "image deploy a@1", &Ok(()));
         let whats: Vec<_> = audit.last(2).unwrap().into_iter().map(|e| (e.what, e.result, e.user)).collect();
+        // A line that a full disk or a kill cut short takes no other one with it.
+        std::fs::OpenOptions::new().append(true).open(&audit.path).unwrap().write_all(b"{\"time\":\"\xc3").unwrap();
+        drop(audit);
+        let audit = Audit::open(dir.path()).unwrap();
+        audit.record(&peer, "image deploy a@2", &Ok(()));
+        assert_eq!(audit.last(1).unwrap()[0].what, "image deploy a@2");
         let line = |what: &str, result: &str| (what.to_owned(), result.to_owned(), "root".to_owned());
         assert_eq!(whats, [line("image deploy a@9", "no such version"), line("image deploy a@1", "done")]);
     }

@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
@@ -31,6 +32,7 @@ pub(crate) async fn serve<L, P>(
     router: Router,
     connections_max: usize,
     introduce: impl Fn(&L::Io, L::Addr) -> Option<P>,
+    tls: Option<TlsAcceptor>,
     stop: CancellationToken,
 ) where
     L: Listener,
@@ -49,9 +51,17 @@ pub(crate) async fn serve<L, P>(
             accepted = next => accepted,
         };
         let Some(peer) = introduce(&stream, address) else { continue };
-        let (router, stop) = (router.clone(), stop.clone());
+        let (router, tls, stop) = (router.clone(), tls.clone(), stop.clone());
         connections.spawn(async move {
-            connection(stream, router, peer, stop).await;
+            let Some(tls) = tls else {
+                connection(stream, router, peer, stop).await;
+                return drop(slot);
+            };
+            match tokio::time::timeout(HEADER_READ_MAX, tls.accept(stream)).await {
+                Ok(Ok(stream)) => connection(stream, router, peer, stop).await,
+                Ok(Err(error)) => tracing::debug!(%error, "no TLS with a client"),
+                Err(_) => tracing::debug!("a client began TLS and did not go on"),
+            }
             drop(slot);
         });
     }
@@ -104,7 +114,7 @@ mod tests {
         let (stop, is_known) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
         let known = is_known.clone();
         let admit = move |_: &TcpStream, _| known.load(Ordering::Relaxed).then_some(());
-        let server = tokio::spawn(serve(listener, Router::new(), 1, admit, stop.clone()));
+        let server = tokio::spawn(serve(listener, Router::new(), 1, admit, None, stop.clone()));
         for _ in 0..3 {
             let mut stranger = TcpStream::connect(address).await.unwrap();
             assert_eq!(stranger.read(&mut [0]).await.unwrap_or(0), 0, "the connection ends before anything was asked");

@@ -68,8 +68,8 @@ pub(crate) struct ImportResult {
     pub version: VersionId,
     /// The version whose boots were observed, where that is another one.
     pub learned_on: Option<VersionId>,
-    /// What a boot of the version reads, by all that is known now.
-    pub boot_set_bytes: u64,
+    /// What a boot of the version reads, by all that is known now; `None` while its manifest is out of reach.
+    pub boot_set_bytes: Option<u64>,
     /// Boots that were brought.
     pub boots: usize,
     /// Whether anything of it was not known yet.

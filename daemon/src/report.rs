@@ -39,6 +39,9 @@ pub(crate) struct MasterReport {
     pub repository: RepositoryId,
     pub path: PathBuf,
     pub listen: Vec<SocketAddr>,
+    /// Whether what is served there is encrypted.
+    #[serde(default)]
+    pub tls: bool,
     pub images: usize,
     pub versions: usize,
     /// What is to be deployed, the next one first; and what should have been.

@@ -19,6 +19,7 @@ mod reports;
 mod routes;
 mod streams;
 mod tcp;
+mod tls;
 
 pub(crate) use allow::Allow;
 pub(crate) use cache::cache_router;
@@ -28,3 +29,4 @@ pub(crate) use offers::Offers;
 pub(crate) use reports::{Reports, Told};
 pub(crate) use routes::router;
 pub(crate) use tcp::{listen, serve};
+pub(crate) use tls::{Certificate, Tls, TlsFiles};

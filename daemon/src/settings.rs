@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use icbd_cache::{Quota, Window};
+use icbd_fetch::Authorities;
 use icbd_image::Trust;
 use icbd_master::Retention;
 use icbd_wire::Codec;
@@ -21,10 +22,11 @@ use ipnet::IpNet;
 use crate::args::{CacheArgs, GlobalArgs, MasterArgs};
 use crate::failure::{Exit, Failure};
 use crate::output::Talk;
+use crate::serve::TlsFiles;
 use crate::trust;
 pub(crate) use file::{File, LogLevel, Role, SealWhen};
 pub(crate) use quantity::{BitRate, Span};
-pub(crate) use reload::{Reloaded, TRUST_KEYS};
+pub(crate) use reload::{Reloaded, TLS_CERT, TRUST_KEYS};
 
 /// Where the configuration is when `--config` names no other place.
 const CONFIG_PATH: &str = "/etc/icbd/icbd.toml";
@@ -51,6 +53,8 @@ pub(crate) struct MasterSettings {
     pub repo: PathBuf,
     pub listen: Vec<SocketAddr>,
     pub allow: Vec<IpNet>,
+    /// What is shown to whoever connects; without it nothing is encrypted.
+    pub tls: Option<TlsFiles>,
     /// What may be kept of packed runs, in bytes; 0: nothing.
     pub keep_packed_bytes: u64,
     pub sign_key: Option<PathBuf>,
@@ -95,6 +99,8 @@ pub(crate) struct TrustSettings {
     pub keys: Vec<PathBuf>,
     /// Refuse what none of them signed.
     pub require: bool,
+    /// Certificates of those who vouch for https sources.
+    pub ca: Option<PathBuf>,
 }
 
 impl TrustSettings {
@@ -102,6 +108,12 @@ impl TrustSettings {
     pub(crate) fn load(&self) -> anyhow::Result<Trust> {
         let keys = trust::load(&self.keys)?.into_iter().map(|trusted| trusted.key).collect();
         Ok(Trust { keys, require: self.require })
+    }
+
+    /// Reads the certificates.
+    pub(crate) fn authorities(&self) -> Result<Authorities, Failure> {
+        let named = self.ca.as_deref().map_or_else(|| Ok(Authorities::default()), Authorities::with_file);
+        named.map_err(|error| Failure::new(Exit::Usage, format!("trust.ca: {error}")))
     }
 }
 
@@ -158,7 +170,7 @@ impl Settings {
 
     pub(crate) fn trust(&self) -> TrustSettings {
         let trust = self.file.clone().with_defaults().trust;
-        TrustSettings { keys: trust.keys.unwrap_or_default(), require: trust.require.unwrap_or_default() }
+        TrustSettings { keys: trust.keys.unwrap_or_default(), require: trust.require.unwrap_or_default(), ca: trust.ca }
     }
 
     pub(crate) fn master(&self, args: &MasterArgs) -> Result<MasterSettings, Failure> {
@@ -169,12 +181,21 @@ impl Settings {
         file.master.allow = or_file(&args.allow, file.master.allow);
         let repo = require(file.master.repo, "--repo DIR", "master.repo")?;
         let file = File { master: file::Master { repo: Some(repo.clone()), ..file.master }, ..file }.with_defaults();
+        let tls = match (file.master.tls_cert.clone(), file.master.tls_key.clone()) {
+            (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
+            (None, None) => None,
+            _ => {
+                let message = "master.tls_cert and master.tls_key go together; name both files, or neither";
+                return Err(Failure::new(Exit::Usage, message));
+            }
+        };
         let younger_than = file.retain.younger_than.map_or(Duration::ZERO, |span| span.0);
         let retention = Retention { last: file.retain.last.unwrap_or_default(), younger_than };
         Ok(MasterSettings {
             repo: absolute(&repo)?,
             listen: file.master.listen.unwrap_or_default(),
             allow: file.master.allow.unwrap_or_default(),
+            tls,
             keep_packed_bytes: file.master.keep_packed.map_or(0, |bytes| bytes.0),
             sign_key: file.sign.key,
             retention,
@@ -289,7 +310,7 @@ fn read(path: &Path) -> Result<File, Failure> {
 /// Takes `url` as the address of a source: `http://HOST[:PORT]`.
 fn check_url(url: &str) -> Result<String, Failure> {
     let refuse = |why: &str| {
-        let message = format!("source {url:?} {why}; write http://HOST:PORT, for example http://img.example:7070");
+        let message = format!("source {url:?} {why}; write http://HOST:PORT or https://HOST:PORT");
         Err(Failure::new(Exit::Usage, message))
     };
     let Ok(uri) = url.parse::<http::Uri>() else { return refuse("is not a URL") };
@@ -303,10 +324,9 @@ fn check_url(url: &str) -> Result<String, Failure> {
         return refuse("has no port from 1 to 65535");
     }
     match (uri.scheme_str(), uri.authority(), uri.path(), uri.query()) {
-        (Some("http"), Some(_), "/", None) => Ok(url.trim_end_matches('/').to_owned()),
-        (Some("http"), Some(_), _, _) => refuse("has a path"),
-        (Some("https"), ..) => refuse("asks for https, which this version does not speak"),
-        _ => refuse("does not begin with http://"),
+        (Some("http" | "https"), Some(_), "/", None) => Ok(url.trim_end_matches('/').to_owned()),
+        (Some("http" | "https"), Some(_), _, _) => refuse("has a path"),
+        _ => refuse("does not begin with http:// or https://"),
     }
 }
 
@@ -345,7 +365,7 @@ mod tests {
         check(settings(""), CacheArgs::default(), "pass --master");
         check(settings("role = \"master\""), CacheArgs::default(), "run `icbd master`");
         let from = |url: &str| CacheArgs { master: vec![url.into()], ..CacheArgs::default() };
-        check(settings(""), from("https://a"), "does not speak");
+        check(settings(""), from("ftp://a"), "does not begin with http:// or https://");
         check(settings(""), from("img:7070"), "does not begin");
         check(settings(""), from("http://a/files"), "has a path");
         check(settings(""), from("http://a:99999"), "has no port");

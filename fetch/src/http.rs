@@ -1,9 +1,10 @@
 //! A master, mirror or peer that speaks HTTP.
 //!
-//! HTTP/1.1 with kept connections; no proxies from the environment, no redirects, no TLS yet. Bodies
+//! HTTP/1.1 with kept connections, with TLS where the URL says so; no proxies from the environment, no redirects. Bodies
 //! are bounded, and what does not look like an icbd answer is refused before it is read.
 
 mod answer;
+mod tls;
 mod version_stream;
 
 use std::path::Path;
@@ -26,6 +27,7 @@ use crate::error::SourceError;
 use crate::settings::TimeOuts;
 use crate::source::{BlockRequest, BlockStream, ListingTag, ProfileAnswer, Source, Way};
 use answer::{Answer, JSON, OCTETS};
+pub use tls::{Authorities, AuthoritiesError};
 pub use version_stream::VersionStream;
 
 /// Idle connections that are kept: as many as there are requests in flight by default.
@@ -57,12 +59,14 @@ pub struct HttpSource {
 /// Why a text cannot be a source's URL.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceUrlError {
-    #[error("source URL {0:?} is not a URL ({1}); write http://HOST:PORT")]
+    #[error("source URL {0:?} is not a URL ({1}); write http://HOST:PORT or https://HOST:PORT")]
     Malformed(String, String),
-    #[error("source URL {0:?} needs TLS, which icbd does not speak yet; use http:// on a network you trust")]
-    Tls(String),
-    #[error("source URL {0:?} must begin with http:// and have no user, query or fragment; write http://HOST:PORT")]
+    #[error(
+        "source URL {0:?} must begin with http:// or https:// and have no user, query or fragment; write http://HOST:PORT"
+    )]
     Shape(String),
+    #[error("no TLS can be spoken: {0}")]
+    Tls(#[from] rustls::Error),
     #[error("no HTTP client can be made: {0}")]
     Client(#[from] reqwest::Error),
 }
@@ -75,14 +79,24 @@ impl SourceUrlError {
 }
 
 impl HttpSource {
-    /// For a source at `url`; nothing is asked of it yet.
+    /// For a source at `url`; nothing is asked of it yet. One that speaks TLS is vouched for by the machine's authorities.
     pub fn new(url: &str, time_outs: TimeOuts) -> Result<HttpSource, SourceUrlError> {
-        HttpSource::made(url, time_outs, None)
+        HttpSource::known_by(url, time_outs, &Authorities::default())
+    }
+
+    /// The same, vouched for by these.
+    pub fn known_by(url: &str, time_outs: TimeOuts, authorities: &Authorities) -> Result<HttpSource, SourceUrlError> {
+        HttpSource::made(url, time_outs, authorities, None)
     }
 
     /// The same where a socket of this machine leads to it, whatever the URL's host is here; `way` is for people.
-    pub fn through(url: &str, time_outs: TimeOuts, socket: &Path, way: &str) -> Result<HttpSource, SourceUrlError> {
-        let source = HttpSource::made(url, time_outs, Some(socket))?;
+    pub fn through(
+        url: &str,
+        time_outs: TimeOuts,
+        authorities: &Authorities,
+        (socket, way): (&Path, &str),
+    ) -> Result<HttpSource, SourceUrlError> {
+        let source = HttpSource::made(url, time_outs, authorities, Some(socket))?;
         Ok(HttpSource { name: format!("{} via {way}", source.name), ..source })
     }
 
@@ -92,21 +106,30 @@ impl HttpSource {
         format!("{host}:{}", self.base.port_or_known_default().unwrap_or(80))
     }
 
-    fn made(url: &str, time_outs: TimeOuts, socket: Option<&Path>) -> Result<HttpSource, SourceUrlError> {
+    fn made(
+        url: &str,
+        time_outs: TimeOuts,
+        authorities: &Authorities,
+        socket: Option<&Path>,
+    ) -> Result<HttpSource, SourceUrlError> {
         let parsed = Url::parse(url).map_err(|error| SourceUrlError::Malformed(url.to_owned(), error.to_string()))?;
         let plain = parsed.query().is_none() && parsed.fragment().is_none();
         let nobody = parsed.username().is_empty() && parsed.password().is_none();
-        match parsed.scheme() {
-            "https" => return Err(SourceUrlError::Tls(url.to_owned())),
-            "http" if plain && nobody && parsed.has_host() => {}
-            _ => return Err(SourceUrlError::Shape(url.to_owned())),
+        if !matches!(parsed.scheme(), "http" | "https") || !plain || !nobody || !parsed.has_host() {
+            return Err(SourceUrlError::Shape(url.to_owned()));
         }
+        // Also where the URL does not ask for it: a client without would look for the machine's authorities itself.
+        let tls = match parsed.scheme() {
+            "https" => authorities.client()?,
+            _ => Authorities::none()?,
+        };
         let client = || {
             let builder = match socket {
                 Some(socket) => Client::builder().unix_socket(socket),
                 None => Client::builder(),
             };
             builder
+                .tls_backend_preconfigured(tls.clone())
                 .user_agent(concat!("icbd/", env!("CARGO_PKG_VERSION")))
                 .http1_only()
                 .tcp_nodelay(true)

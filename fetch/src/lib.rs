@@ -15,7 +15,7 @@ pub mod testing;
 
 pub use directory::DirectorySource;
 pub use error::{Failure, FetchError, SourceError, Wanted, WrongContent};
-pub use http::{HttpSource, SourceUrlError, VersionStream};
+pub use http::{Authorities, AuthoritiesError, HttpSource, SourceUrlError, VersionStream};
 pub use settings::{Settings, TimeOuts};
 pub use source::{BlockRequest, BlockStream, ListingTag, ProfileAnswer, RunRequest, Source, Urgency, Way};
 pub use sources::{Leave, SourceHealth, SourceState, SourcedListing, Sources};

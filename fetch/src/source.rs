@@ -122,7 +122,7 @@ impl Urgency {
 
     /// Whether nobody waits for a single block of it: it is one of many.
     pub fn is_bulk(self) -> bool {
-        matches!(self, Urgency::Prefetch | Urgency::Stream)
+        matches!(self, Urgency::Prefetch | Urgency::Readahead | Urgency::Stream)
     }
 }
 

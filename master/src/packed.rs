@@ -33,6 +33,10 @@ struct Inner {
     places: HashMap<Key, Place>,
     /// Versions of which all is packed.
     complete: HashSet<Root>,
+    /// Counts what went.
+    losses: u64,
+    /// Of the newest file there ever was.
+    last_number: u64,
 }
 
 /// The blocks of a run, by their hashes.
@@ -61,33 +65,51 @@ fn key(hashes: &[Hash]) -> Key {
 
 impl PackedRuns {
     /// With what is in the folder. What is cut short or damaged there is removed: it is packed anew.
-    pub(crate) fn open(folder: PathBuf) -> io::Result<PackedRuns> {
+    pub(crate) fn open(folder: PathBuf) -> PackedRuns {
         let packed = PackedRuns { folder, inner: RwLock::default() };
-        let entries = match std::fs::read_dir(&packed.folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(packed),
-            entries => entries?,
+        let mut opened = Vec::new();
+        let paths = match std::fs::read_dir(&packed.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return packed,
+            Err(error) => {
+                tracing::warn!(path = %packed.folder.display(), %error, "what was packed before is not used");
+                return packed;
+            }
+            Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())),
         };
-        for entry in entries {
-            let path = entry?.path();
+        for path in paths {
             match PackedFile::open(&path) {
-                Ok((file, entries)) => packed.add(file, entries),
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "what was packed before is packed anew");
-                    std::fs::remove_file(&path)?;
-                }
+                Ok(file) => opened.push(file),
+                Err(error) => packed.give_up(&path, &error),
             }
         }
-        Ok(packed)
+        // What was packed anew is in a later one.
+        opened.sort_by_key(|(file, _)| file.number());
+        opened.into_iter().for_each(|(file, entries)| packed.add(file, entries));
+        packed
+    }
+
+    /// Says that a file cannot be used, and removes what nobody ever will.
+    fn give_up(&self, path: &Path, error: &io::Error) {
+        tracing::warn!(path = %path.display(), %error, "what was packed before is packed anew");
+        if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            tracing::warn!(path = %path.display(), %error, "cannot remove what was packed");
+        }
     }
 
     /// What is kept of a run with these blocks.
     pub(crate) fn get(&self, hashes: &[Hash]) -> Option<Found> {
-        let (place, file) = {
+        let key = {
             let inner = self.read();
             if inner.places.is_empty() {
                 return None;
             }
-            let place = *inner.places.get(&key(hashes))?;
+            key(hashes)
+        };
+        let (place, file) = {
+            let inner = self.read();
+            let place = *inner.places.get(&key)?;
             (place, inner.files.get(&place.file)?.clone())
         };
         if place.entry.does_not_shrink() {
@@ -98,20 +120,24 @@ impl PackedRuns {
             Err(error) => {
                 tracing::warn!(path = %file.path().display(), %error, "what was packed before is packed anew");
                 let mut inner = self.write();
-                inner.places.remove(&key(hashes));
-                inner.complete.clear();
+                inner.places.remove(&key);
+                inner.lost();
                 None
             }
         }
     }
 
-    pub(crate) fn has(&self, hashes: &[Hash]) -> bool {
-        self.read().places.contains_key(&key(hashes))
+    fn has(&self, key: &Key) -> bool {
+        self.read().places.contains_key(key)
     }
 
     /// On the disk.
     pub(crate) fn bytes(&self) -> u64 {
         self.read().files.values().map(|file| file.bytes()).sum()
+    }
+
+    fn losses(&self) -> u64 {
+        self.read().losses
     }
 
     /// Removes what was packed for a version that is gone.
@@ -120,13 +146,20 @@ impl PackedRuns {
     }
 
     fn remove(&self, is_gone: impl Fn(&PackedFile) -> bool) {
-        let mut inner = self.write();
-        let gone: Vec<u64> = inner.files.iter().filter(|(_, file)| is_gone(file)).map(|(number, _)| *number).collect();
-        for number in gone {
-            let Some(file) = inner.files.remove(&number) else { continue };
-            // Others may have had it in common.
-            inner.complete.clear();
-            inner.places.retain(|_, place| place.file != number);
+        let gone: Vec<Arc<PackedFile>> = {
+            let mut inner = self.write();
+            let gone: Vec<_> = inner.files.values().filter(|file| is_gone(file)).cloned().collect();
+            if gone.is_empty() {
+                return;
+            }
+            gone.iter().for_each(|file| drop(inner.files.remove(&file.number())));
+            let Inner { files, places, .. } = &mut *inner;
+            places.retain(|_, place| files.contains_key(&place.file));
+            inner.lost();
+            gone
+        };
+        // Outside of the lock: long files take their time.
+        for file in gone {
             if let Err(error) = std::fs::remove_file(file.path()) {
                 tracing::warn!(path = %file.path().display(), %error, "cannot remove what was packed");
             }
@@ -136,6 +169,7 @@ impl PackedRuns {
     fn add(&self, file: PackedFile, entries: Vec<(Key, Entry)>) {
         let mut inner = self.write();
         let number = file.number();
+        inner.last_number = inner.last_number.max(number);
         inner.places.extend(entries.into_iter().map(|(key, entry)| (key, Place { file: number, entry })));
         inner.files.insert(number, Arc::new(file));
     }
@@ -144,13 +178,17 @@ impl PackedRuns {
         &self.folder
     }
 
-    /// Begins a file for a version; one at a time.
+    /// Begins a file for a version.
     fn begin(&self, root: &Root) -> io::Result<Writing> {
         match DirBuilder::new().mode(0o700).create(&self.folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let number = self.read().files.last_key_value().map_or(1, |(number, _)| number + 1);
+        let number = {
+            let mut inner = self.write();
+            inner.last_number += 1;
+            inner.last_number
+        };
         Writing::begin(&self.folder, number, root)
     }
 
@@ -168,5 +206,13 @@ impl PackedRuns {
 
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Something went that several versions may have had in common.
+    fn lost(&mut self) {
+        self.complete.clear();
+        self.losses += 1;
     }
 }

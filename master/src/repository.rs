@@ -111,7 +111,7 @@ impl Repository {
         }
         Ok(Repository {
             serving: Serving::new(&settings),
-            packed: PackedRuns::open(layout.packed()).map_err(MasterError::io("read", layout.packed()))?,
+            packed: PackedRuns::open(layout.packed()),
             layout,
             trees,
             settings,

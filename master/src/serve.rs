@@ -160,7 +160,8 @@ impl Repository {
 
     /// All frames of `run` in one piece of memory, encoded once however many ask at the same time.
     ///
-    /// Without a codec they are compared with the manifest only if `check` says so.
+    /// What is sent as it lies there is compared with the manifest only if `check` says so. Where it is packed already, it is
+    /// by Zstandard, also for who asked for LZ4.
     pub fn encoded_run(&self, run: Run, codec: Codec, check: Check) -> Result<Bytes, MasterError> {
         // Without a codec there is nothing to save: the kernel already keeps these bytes.
         if codec == Codec::None {
@@ -172,7 +173,9 @@ impl Repository {
         }
         let reader = self.blocks(run)?;
         let hashes = reader.hashes(run.blocks())?;
-        match self.packed.get(&hashes) {
+        // Who asks for another codec may know no other.
+        let takes_packed = matches!(codec, Codec::Lz4 | Codec::Zstd | Codec::Zstd6);
+        match takes_packed.then(|| self.packed.get(&hashes)).flatten() {
             Some(Found::Frames(frames)) => Ok(frames),
             Some(Found::AsItIs) => self.raw_run(run, check),
             None => {

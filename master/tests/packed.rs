@@ -161,12 +161,12 @@ fn what_was_packed_and_is_damaged_is_packed_anew() {
     for len in [0, 10, whole.len() / 2, whole.len() - 1] {
         std::fs::write(path, &whole[..len]).unwrap();
         let repository = area.open();
-        assert_eq!(files(&area), [PathBuf::new(); 0], "{len} bytes of it stayed");
+        assert!(files(&area).is_empty(), "{len} bytes of it stayed");
         all(&repository);
     }
     std::fs::write(path.with_extension("new"), &whole).unwrap();
     let repository = area.open();
-    assert_eq!(files(&area), [PathBuf::new(); 0]);
+    assert!(files(&area).is_empty());
     pack(&repository, ROOM);
     assert_eq!(packing(&repository, run(root, 16, 16)), ZSTD);
 }

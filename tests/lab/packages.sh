@@ -16,8 +16,8 @@ packages=(
     qemu-system-x86 qemu-utils qemu-block-extra seabios nbdkit
     # an iSCSI target
     tgt
-    # another end for tunnels
-    openssh-client openssh-server
+    # another end for tunnels, and certificates
+    openssh-client openssh-server openssl
 )
 if [ "${1:-}" = --rivals ]; then
     packages+=(nginx-light rsync rclone nfs-ganesha nfs-ganesha-vfs rpcbind iproute2 lz4 pigz)

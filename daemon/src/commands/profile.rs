@@ -40,8 +40,9 @@ pub(crate) async fn run(settings: &Settings, command: ProfileCommand) -> Result<
             settings.talk().result(&result, |result| {
                 let news = if result.is_new { "" } else { ", nothing of it new" };
                 let from = result.learned_on.as_ref().map_or_else(String::new, |of| format!(" of {of}"));
-                let set = bytes(result.boot_set_bytes);
-                format!("{}: {} boots{from}{news}; its boot set is {set}", result.version, result.boots)
+                let set =
+                    result.boot_set_bytes.map_or_else(String::new, |set| format!("; its boot set is {}", bytes(set)));
+                format!("{}: {} boots{from}{news}{set}", result.version, result.boots)
             })
         }
     }

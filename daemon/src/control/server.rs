@@ -39,7 +39,8 @@ impl ControlServer {
             runtime.block_on(async {
                 match tokio::net::UnixListener::from_std(listener) {
                     Ok(listener) => {
-                        connections::serve(listener, router, CONNECTIONS_MAX, |io, _| Some(Peer::of(io)), token).await;
+                        connections::serve(listener, router, CONNECTIONS_MAX, |io, _| Some(Peer::of(io)), None, token)
+                            .await;
                     }
                     Err(error) => tracing::error!(%error, "the control socket cannot be served"),
                 }

@@ -21,7 +21,7 @@ fn show_master(master: &MasterReport) -> String {
     let mut lines = vec![
         format!("{}  master of {}", up(&master.process), master.repository),
         format!("repository {}  {} images, {} versions", master.path.display(), master.images, master.versions),
-        format!("listens on {}", listen.join(", ")),
+        format!("listens on {}{}", listen.join(", "), if master.tls { ", by TLS" } else { "" }),
         format!(
             "sent {} in {} requests, {} blocks",
             bytes(master.sent.bytes),

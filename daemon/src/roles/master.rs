@@ -33,7 +33,7 @@ use crate::failure::{Exit, Failure};
 use crate::logging;
 use crate::metrics;
 use crate::notify::{self, Signals, Told};
-use crate::serve::{self, Allow, Offers, Reports};
+use crate::serve::{self, Allow, Certificate, Offers, Reports, Tls};
 use crate::settings::{MasterSettings, Role, Settings};
 pub(crate) use publish::{PublishResult, PublishSpec, publish, read_secret_key};
 use state::{Believed, Master};
@@ -53,13 +53,15 @@ pub(crate) fn run(settings: &Settings, args: &MasterArgs) -> anyhow::Result<()> 
 async fn serve(settings: MasterSettings, config: RunningConfig<MasterArgs>) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     // First: who cannot listen leaves no new repository behind.
+    let tls = settings.tls.as_ref().map(Certificate::load).transpose().map_err(unusable)?.map(Tls::new);
     let allow = Allow::new(&settings.allow);
     let listeners = serve::listen(&settings.listen, &allow).await?;
     let repository = open(&settings.repo).await?;
     let listen: Vec<SocketAddr> = listeners.iter().map(|(_, address)| *address).collect();
     let audit = Audit::open(&settings.repo)?;
     let believed = Believed::of(&settings)?;
-    let master = Arc::new(Master::new(repository, audit, listen.clone(), believed, allow.clone(), config));
+    let acceptor = tls.as_ref().map(Tls::acceptor).transpose()?;
+    let master = Arc::new(Master::new(repository, audit, listen.clone(), believed, allow.clone(), tls, config));
     let tasks = TaskTracker::new();
     let control = ControlServer::start(&settings.socket, api::router(master.clone(), tasks.clone()))?;
     let stop = CancellationToken::new();
@@ -75,7 +77,7 @@ async fn serve(settings: MasterSettings, config: RunningConfig<MasterArgs>) -> a
         let told = master.clone();
         let router = serve::router(master.repository.clone(), master.sent.clone(), offers.clone(), reports.clone())
             .merge(serve::metrics_router(move || metrics::text(&told.report(), &[])));
-        servers.spawn(serve::serve(listener, router, allow.clone(), stop.clone()));
+        servers.spawn(serve::serve(listener, router, allow.clone(), acceptor.clone(), stop.clone()));
     }
     notify::ready(&format!("serving {} on {}", settings.repo.display(), join(&listen)));
     loop {
@@ -96,6 +98,11 @@ async fn serve(settings: MasterSettings, config: RunningConfig<MasterArgs>) -> a
     tasks.close();
     control.stop_after(&tasks).await;
     Ok(())
+}
+
+/// A certificate that cannot be shown is an error of the configuration.
+fn unusable(error: anyhow::Error) -> Failure {
+    Failure::new(Exit::Usage, format!("{error:#}"))
 }
 
 /// Opens the repository; makes it in a directory that is missing or empty.

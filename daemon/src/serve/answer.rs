@@ -5,8 +5,10 @@ use axum::extract::Request;
 use axum::response::Response;
 use http::header::{ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use icbd_image::{Hash, Profile};
+use icbd_image::{Hash, Profile, Run};
 use icbd_wire::{Check, coding, priority};
+
+use super::pieces::{split_first, split_on_grid};
 
 /// For what a path names for ever. `no-transform`: a proxy that recompresses would break hashes and ranges.
 pub(super) const IMMUTABLE: &str = "public, max-age=31536000, immutable, no-transform";
@@ -40,9 +42,10 @@ impl Conditions {
         Check::asked(self.headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok()))
     }
 
-    /// Whether nobody waits for a single block of what is answered.
-    pub(super) fn is_bulk(&self) -> bool {
-        priority::is_bulk(self.headers.get_all(priority::HEADER).iter().filter_map(|value| value.to_str().ok()))
+    /// The first part of an answer of blocks, and the others: if nobody waits for a single block, as they are packed best.
+    pub(super) fn parts(&self, run: Run) -> (Run, Option<Run>) {
+        let priorities = self.headers.get_all(priority::HEADER).iter().filter_map(|value| value.to_str().ok());
+        if priority::is_bulk(priorities) { split_on_grid(run) } else { split_first(run) }
     }
 
     /// Whether its sender unpacks what is packed as a whole.

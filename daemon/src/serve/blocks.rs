@@ -8,7 +8,7 @@ use icbd_wire::{Check, Codec};
 use tokio::task::JoinError;
 
 use super::answer::Conditions;
-use super::pieces::{self, Pack, split_first, split_on_grid};
+use super::pieces::{self, Pack, split_on_grid};
 use super::routes::{Shared, died};
 
 /// The blocks of the repository, each packed in one way.
@@ -34,8 +34,7 @@ pub(super) async fn answer(
     conditions: &Conditions,
 ) -> Result<Response, MasterError> {
     let stored = Stored { shared: shared.clone(), way: Way::By(codec, conditions.check()) };
-    let parts = if conditions.is_bulk() { split_on_grid(run) } else { split_first(run) };
-    pieces::answer(stored, run, parts, tag, conditions.is_head).await
+    pieces::answer(stored, run, conditions.parts(run), tag, conditions.is_head).await
 }
 
 /// The same against a version that the receiver has; nobody waits for a block of it.

@@ -16,7 +16,7 @@ use icbd_wire::{Check, Codec, FrameEncoder, Resource, encode_run, listing};
 use tokio::task::JoinError;
 
 use super::answer::{self, Conditions, IMMUTABLE, Kind, OCTETS, REVALIDATE};
-use super::pieces::{self, Pack, split_first};
+use super::pieces::{self, Pack};
 
 /// Why something is not answered.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +66,7 @@ async fn answer(cache: &Arc<Cache>, resource: Resource, conditions: &Conditions)
         Resource::Blocks { .. } if conditions.matches(&tag) => Ok(answer::not_modified(&tag, IMMUTABLE)),
         Resource::Blocks { run, codec } => {
             let held = Held { version: held(cache, run.root).await?, codec, check: conditions.check() };
-            pieces::answer(held, run, split_first(run), &tag, conditions.is_head).await
+            pieces::answer(held, run, conditions.parts(run), &tag, conditions.is_head).await
         }
         Resource::Version(_) | Resource::File { .. } => Err(Refusal::NotServed("versions by their names")),
         Resource::Matched { .. } => Err(Refusal::NotServed("blocks against other versions")),

@@ -9,6 +9,7 @@ use axum::Router;
 use axum::serve::ListenerExt;
 use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::Allow;
@@ -59,7 +60,13 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 
 /// Serves `router` to those whom `allow` admits, until `stop`. Each request carries its client's [`Place`] as an
 /// extension.
-pub(crate) async fn serve(listener: TcpListener, router: Router, allow: Allow, stop: CancellationToken) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    allow: Allow,
+    tls: Option<TlsAcceptor>,
+    stop: CancellationToken,
+) {
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "listening");
     }
@@ -80,7 +87,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, allow: Allow, s
         }
         place.map(Arc::<Place>::new)
     };
-    connections::serve(listener, router, CONNECTIONS_MAX, admit, stop).await;
+    connections::serve(listener, router, CONNECTIONS_MAX, admit, tls, stop).await;
 }
 
 /// What those are told who hold so many connections that others would go without.

@@ -20,13 +20,13 @@ const KNOWN: &[(&str, &[&str])] = &[
         &["role", "source", "trust", "store", "mount", "window", "memory", "serve", "master", "sign", "retain", "log"],
     ),
     ("source", &["url", "codec"]),
-    ("trust", &["keys", "require"]),
+    ("trust", &["keys", "require", "ca"]),
     ("store", &["path", "min_free", "quota", "seal_when"]),
     ("mount", &["path", "offline_wait"]),
     ("window", &["hours", "outside"]),
     ("memory", &["in_flight"]),
     ("serve", &["listen", "allow"]),
-    ("master", &["repo", "listen", "allow", "keep_packed"]),
+    ("master", &["repo", "listen", "allow", "tls_cert", "tls_key", "keep_packed"]),
     ("sign", &["key"]),
     ("retain", &["last", "younger_than"]),
     ("log", &["level"]),
@@ -201,9 +201,9 @@ mod tests {
     fn values_that_are_of_no_use_are_named() {
         let check = |text: &str, says: &[&str]| assert_eq!(problems(text), says, "{text}");
         check(
-            "[[source]]\nurl = \"http://a:1\"\n[[source]]\ncodec = \"lz4\"\nurl = \"https://b\"\n",
-            &["5: source.url: source \"https://b\" asks for https, which this version does not speak; \
-                write http://HOST:PORT, for example http://img.example:7070"],
+            "[[source]]\nurl = \"http://a:1\"\n[[source]]\ncodec = \"lz4\"\nurl = \"ftp://b\"\n",
+            &["5: source.url: source \"ftp://b\" does not begin with http:// or https://; \
+                write http://HOST:PORT or https://HOST:PORT"],
         );
         check(
             "[trust]\nkeys = [\"/a/*.pub\", \"b.pub\"]\n[mount]\n# here\npath = \"icbd\"\n",

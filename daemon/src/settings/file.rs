@@ -71,6 +71,8 @@ pub(crate) struct Source {
 pub(crate) struct Trust {
     pub keys: Option<Vec<PathBuf>>,
     pub require: Option<bool>,
+    /// Who vouches for https sources, beside those whom the machine believes.
+    pub ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -131,6 +133,9 @@ pub(crate) struct Master {
     pub repo: Option<PathBuf>,
     pub listen: Option<Vec<SocketAddr>>,
     pub allow: Option<Vec<IpNet>>,
+    /// Both, or none: then whoever reads on the way reads what is in the images.
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
     /// What may be kept of what is packed ahead of its use.
     pub keep_packed: Option<ByteCount>,
 }

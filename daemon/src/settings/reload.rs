@@ -18,6 +18,7 @@ const AT_ONCE: &[(Role, &[&str])] = &[
         &[
             "trust.keys",
             "trust.require",
+            "trust.ca",
             "master.allow",
             "master.keep_packed",
             "sign.key",
@@ -35,6 +36,8 @@ const SECTIONS: &[(Role, &[&str])] = &[
 
 /// What is said when the content of trusted keys' files changed, and the configuration did not.
 pub(crate) const TRUST_KEYS: &str = "trust.keys";
+/// The same of a certificate that was renewed.
+pub(crate) const TLS_CERT: &str = "master.tls_cert";
 
 /// What came of a reload, by key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,7 +114,7 @@ mod tests {
 
     #[test]
     fn every_key_is_known_to_the_file() {
-        let known = values(&check::read("[sign]\nkey = \"/k\"\n").unwrap());
+        let known = values(&check::read("[sign]\nkey = \"/k\"\n[trust]\nca = \"/c\"\n").unwrap());
         for (role, keys) in AT_ONCE {
             for key in *keys {
                 assert!(

@@ -127,7 +127,32 @@ pub(super) fn refused(error: reqwest::Error, time_outs: &TimeOuts) -> SourceErro
     if error.is_timeout() {
         return SourceError::Timeout { what: "no connection was made", after: time_outs.connect };
     }
-    SourceError::Unreachable(cause(&error))
+    let says = tls_trouble(&error).unwrap_or_else(|| cause(&error));
+    SourceError::Unreachable(says)
+}
+
+/// Why no TLS came about, if that is it, and what to do.
+fn tls_trouble(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut inner = Some(error);
+    while let Some(error) = inner {
+        match error.downcast_ref() {
+            Some(rustls::Error::InvalidCertificate(why)) => {
+                let remedy = "trust.ca names the file of who vouches for it";
+                return Some(format!("its certificate is not believed ({why}); {remedy}"));
+            }
+            Some(rustls::Error::InvalidMessage(_)) => {
+                let reasons = "either it is to be asked by http://, or its `allow` does not name this network";
+                return Some(format!("what it says is not TLS: {reasons}"));
+            }
+            None | Some(_) => {}
+        }
+        // An I/O error hides what it is made of from `source`.
+        inner = match error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()) {
+            Some(made_of) => Some(made_of),
+            None => error.source(),
+        };
+    }
+    None
 }
 
 /// The innermost reason; those around it only say that a request failed.

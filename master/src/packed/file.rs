@@ -1,5 +1,6 @@
 //! One file of packed runs. FORMAT.md, "Packed runs".
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -50,6 +51,7 @@ pub(super) struct Writing {
     file: BufWriter<File>,
     offset: u64,
     entries: Vec<(Key, Entry)>,
+    keys: HashSet<Key>,
 }
 
 fn check(frames: &[u8]) -> [u8; 8] {
@@ -166,6 +168,7 @@ impl Writing {
             file: BufWriter::with_capacity(1 << 20, file),
             offset: HEADER_BYTES,
             entries: Vec::new(),
+            keys: HashSet::new(),
         };
         writing.file.write_all(MAGIC)?;
         writing.file.write_all(&FORMAT.to_le_bytes())?;
@@ -178,8 +181,13 @@ impl Writing {
         self.file.write_all(frames)?;
         let entry = Entry { offset: self.offset, bytes: frames.len() as u32, check: check(frames) };
         self.entries.push((key, entry));
+        self.keys.insert(key);
         self.offset += frames.len() as u64;
         Ok(())
+    }
+
+    pub(super) fn has(&self, key: &Key) -> bool {
+        self.keys.contains(key)
     }
 
     /// With its index, so far.
@@ -207,7 +215,7 @@ impl Writing {
         self.file.flush()?;
         // What a power cut leaves of it is found out when it is opened.
         std::fs::rename(&self.unfinished, &self.path)?;
-        PackedFile::open(&self.path).map(Some)
+        PackedFile::open(&self.path).map(Some).inspect_err(|_| drop(std::fs::remove_file(&self.path)))
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use icbd_image::{Hash, Listing, Node, Root, Run, VersionRecord, block_len};
 use icbd_wire::{Codec, FRAME_BLOCKS_MAX};
 
+use super::file::Writing;
 use super::{PackedRuns, key};
 use crate::serve::{BlockReader, OpenVersion};
 use crate::{MasterError, Repository};
@@ -20,29 +21,51 @@ const WORTH: u64 = 20;
 const FILE_BLOCKS_MIN: u64 = 4;
 /// What a run may add to a file.
 const RUN_BYTES: u64 = (1 << 20) + 4096;
+/// What was packed can be found once its file has ended: it is not to take long.
+const FILE_BYTES_MAX: u64 = 256 << 20;
+/// So much of the disk is left to versions.
+const RESERVE_SHARE: u64 = 20;
+const RESERVE_BYTES_MAX: u64 = 20 << 30;
 
 /// A version and the one before it.
 type WithBefore<'a> = (&'a VersionRecord, Option<&'a VersionRecord>);
 
+/// How packing a version ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Packed,
+    /// Nothing more fits.
+    NoRoom,
+    /// It, or the one before it, was removed meanwhile.
+    Gone,
+}
+
+/// How much may be kept, and what is worth how much.
+struct Room<'a> {
+    bytes_max: u64,
+    /// The lower the more.
+    rank: &'a dyn Fn(&Root) -> Option<usize>,
+}
+
 impl Repository {
     /// Packs what is served and is not packed yet, what is deployed and then what is new first, until all that is kept
-    /// takes `bytes_max`. Takes long; a version that cannot be read now is left out.
+    /// takes `bytes_max`, or the disk has no room to spare. Takes long; one at a time. A version that cannot be read now is
+    /// left out, and what is damaged is packed once it is mended.
     pub fn pack(&self, bytes_max: u64, cancel: &AtomicBool) -> Result<(), MasterError> {
         let listing = self.listing();
         let order = in_order(&listing);
         let rank = |root: &Root| order.iter().position(|(version, _)| version.root() == *root);
-        self.packed.remove(|file| rank(&file.root()).is_none());
+        self.packed.remove(|file| bytes_max == 0 || rank(&file.root()).is_none());
+        if bytes_max == 0 {
+            return Ok(());
+        }
+        let room = Room { bytes_max, rank: &rank };
         for (at, version) in order.iter().enumerate() {
             // Less may be given than was before.
-            self.packed.make_room(bytes_max, 0, |root| rank(root).filter(|rank| *rank >= at));
-            if bytes_max == 0 {
-                break;
-            }
-            // What is later in the order makes room.
-            let has_room =
-                |more: u64| self.packed.make_room(bytes_max, more, |root| rank(root).filter(|rank| *rank > at));
-            match self.pack_version(version, &has_room, cancel) {
-                Ok(()) => {}
+            self.packed.make_room(&room, 0, at);
+            match self.pack_version(version, |more| self.packed.make_room(&room, more, at + 1), cancel) {
+                Ok(End::Packed | End::Gone) => {}
+                Ok(End::NoRoom) => break,
                 Err(MasterError::Cancelled) => return Err(MasterError::Cancelled),
                 Err(error) => {
                     let of = version.0.statement.statement().version();
@@ -58,19 +81,46 @@ impl Repository {
         self.packed.bytes()
     }
 
+    /// Changes whenever something of it goes: then there may be something to pack.
+    pub fn packed_losses(&self) -> u64 {
+        self.packed.losses()
+    }
+
     fn pack_version(
         &self,
         (record, before): &WithBefore<'_>,
-        has_room: &dyn Fn(u64) -> bool,
+        has_room: impl Fn(u64) -> bool,
         cancel: &AtomicBool,
-    ) -> Result<(), MasterError> {
-        if self.packed.is_complete(&record.root()) {
-            return Ok(());
+    ) -> Result<End, MasterError> {
+        let (root, losses) = (record.root(), self.packed.losses());
+        if self.packed.is_complete(&root) {
+            return Ok(End::Packed);
         }
-        let version = self.open_version(record.root())?;
-        let old = before.and_then(|before| self.open_version(before.root()).ok());
         let failed = |error| MasterError::io("write to", self.packed.folder())(error);
-        let mut writing = self.packed.begin(&record.root()).map_err(failed)?;
+        let mut writing = self.packed.begin(&root).map_err(failed)?;
+        let packed = self.pack_files(record, *before, &mut writing, has_room, cancel);
+        // What came of it until then is as good.
+        self.packed.end(writing).map_err(failed)?;
+        let (end, is_all) = packed?;
+        if end == End::Packed && is_all {
+            self.packed.set_complete(root, losses);
+        }
+        Ok(end)
+    }
+
+    /// How it ended, and whether nothing had to be left out.
+    fn pack_files(
+        &self,
+        record: &VersionRecord,
+        before: Option<&VersionRecord>,
+        writing: &mut Writing,
+        has_room: impl Fn(u64) -> bool,
+        cancel: &AtomicBool,
+    ) -> Result<(End, bool), MasterError> {
+        let failed = |error| MasterError::io("write to", self.packed.folder())(error);
+        let (root, mut is_all) = (record.root(), true);
+        let version = self.open_version(root)?;
+        let old = before.and_then(|before| self.open_version(before.root()).ok());
         for node in version.head().files().filter(|node| node.blocks() >= FILE_BLOCKS_MIN) {
             let reader = self.reader(version.clone(), &node);
             let old = old.as_ref().and_then(|old| self.same_file(&version, old, &node));
@@ -78,37 +128,48 @@ impl Repository {
                 if cancel.load(Ordering::Relaxed) {
                     return Err(MasterError::Cancelled);
                 }
-                // Who prunes it frees its room.
-                if self.snapshot().version_of(&record.root()).is_none() {
-                    return Ok(());
+                if let Some(gone) =
+                    [Some(root), before.map(VersionRecord::root)].into_iter().flatten().find(|root| self.is_gone(root))
+                {
+                    // What is open of it would keep its room.
+                    drop((reader, old));
+                    self.serving.forget_all(&gone);
+                    return Ok((End::Gone, false));
                 }
                 let hashes = reader.hashes(blocks.clone())?;
-                let is_old = |block: u64| {
-                    old.as_ref()
-                        .is_some_and(|old| old.hash(block).ok() == Some(hashes[(block - blocks.start) as usize]))
-                };
+                let hash = |block: u64| &hashes[(block - blocks.start) as usize];
+                let is_old =
+                    |block: u64| old.as_ref().is_some_and(|old| old.hash(block).ok().as_ref() == Some(hash(block)));
                 for run in runs(&blocks, &hashes, is_old) {
                     let of_run = &hashes[(run.start - blocks.start) as usize..(run.end - blocks.start) as usize];
-                    if self.packed.has(of_run) {
+                    let key = key(of_run);
+                    if self.packed.has(&key) || writing.has(&key) {
                         continue;
                     }
                     if !has_room(writing.bytes() + RUN_BYTES) {
-                        return self.packed.end(writing).map_err(failed);
+                        return Ok((End::NoRoom, false));
                     }
-                    let of =
-                        Run { root: record.root(), file: node.index(), first: run.start, count: of_run.len() as u32 };
+                    let of = Run { root, file: node.index(), first: run.start, count: of_run.len() as u32 };
                     // What is damaged is noted, and packed for nobody.
-                    if let Ok(frames) = self.encode(&reader, of, of_run, CODEC) {
-                        let plain: u64 = run.map(|block| block_len(node.size(), block) as u64).sum();
-                        let shrinks = frames.len() as u64 <= plain - plain / WORTH;
-                        writing.add(key(of_run), if shrinks { &frames } else { &[] }).map_err(failed)?;
+                    let Ok(frames) = self.encode(&reader, of, of_run, CODEC) else {
+                        is_all = false;
+                        continue;
+                    };
+                    let plain: u64 = run.map(|block| block_len(node.size(), block) as u64).sum();
+                    let shrinks = frames.len() as u64 <= plain - plain / WORTH;
+                    writing.add(key, if shrinks { &frames } else { &[] }).map_err(failed)?;
+                    if writing.bytes() >= FILE_BYTES_MAX {
+                        let full = std::mem::replace(writing, self.packed.begin(&root).map_err(failed)?);
+                        self.packed.end(full).map_err(failed)?;
                     }
                 }
             }
         }
-        self.packed.end(writing).map_err(failed)?;
-        self.packed.set_complete(record.root());
-        Ok(())
+        Ok((End::Packed, is_all))
+    }
+
+    fn is_gone(&self, root: &Root) -> bool {
+        self.snapshot().version_of(root).is_none()
     }
 
     fn reader(&self, version: Arc<OpenVersion>, node: &Node<'_>) -> BlockReader<'_> {
@@ -127,20 +188,42 @@ impl PackedRuns {
         self.read().complete.contains(root)
     }
 
-    fn set_complete(&self, root: Root) {
-        self.write().complete.insert(root);
+    /// Unless something was lost since then, which it may have had in common with others.
+    fn set_complete(&self, root: Root, losses: u64) {
+        let mut inner = self.write();
+        if inner.losses == losses {
+            inner.complete.insert(root);
+        }
     }
 
-    /// Whether `more` bytes fit. What `rank` gives a number makes room for it, the highest first.
-    fn make_room(&self, bytes_max: u64, more: u64, rank: impl Fn(&Root) -> Option<usize>) -> bool {
-        while self.bytes() + more > bytes_max {
+    /// Whether `more` bytes fit. What has a rank from `worse` on makes room for it, the worst first.
+    fn make_room(&self, room: &Room<'_>, more: u64, worse: usize) -> bool {
+        let give_up = || {
             let roots: Vec<Root> = self.read().files.values().map(|file| file.root()).collect();
-            let Some(last) = roots.into_iter().filter(|root| rank(root).is_some()).max_by_key(|root| rank(root)) else {
+            let ranked = roots.into_iter().filter_map(|root| Some(((room.rank)(&root)?, root)));
+            let last = ranked.filter(|(rank, _)| *rank >= worse).max_by_key(|(rank, _)| *rank);
+            last.map(|(_, root)| self.forget(&root)).is_some()
+        };
+        while self.bytes() + more > room.bytes_max {
+            if !give_up() {
                 return false;
-            };
-            self.forget(&last);
+            }
         }
-        true
+        // Versions go first. What goes is free only after a while on some file systems: one after the other.
+        let is_tight = self.is_tight(more);
+        if is_tight {
+            give_up();
+        }
+        !is_tight
+    }
+
+    /// Whether the disk has too little room for `more`.
+    fn is_tight(&self, more: u64) -> bool {
+        let folder =
+            if self.folder().exists() { self.folder() } else { self.folder().parent().unwrap_or(self.folder()) };
+        let Ok(disk) = rustix::fs::statvfs(folder) else { return false };
+        let (free, size) = (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize);
+        free < (size / RESERVE_SHARE).min(RESERVE_BYTES_MAX) + more
     }
 }
 
@@ -192,6 +275,19 @@ fn stretches(blocks: Range<u64>, is: impl Fn(u64) -> bool) -> Vec<Range<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Somebody prunes a version, the runs of which another one has in common, while that one is looked through.
+    #[test]
+    fn what_is_lost_meanwhile_leaves_no_version_complete() {
+        let runs = PackedRuns::open("/nowhere".into());
+        let (root, before) = (Root::of(b""), runs.losses());
+        runs.set_complete(root, before);
+        assert!(runs.is_complete(&root));
+        runs.write().lost();
+        assert!(!runs.is_complete(&root));
+        runs.set_complete(root, before);
+        assert!(!runs.is_complete(&root));
+    }
 
     #[test]
     fn what_is_fetched_of_a_piece_is_packed() {

@@ -77,8 +77,8 @@ impl CacheServer {
         };
         let boots = profile.observations().count();
         let is_new = self.cache.import_profile(profile).await.map_err(Failure::from)?;
-        let runs = self.cache.boot_set(version.serial).await.map_err(Failure::from)?;
-        let boot_set_bytes = runs.iter().map(|run| u64::from(run.count) * BLOCK_BYTES).sum();
+        let runs = self.cache.boot_set(version.serial).await.ok();
+        let boot_set_bytes = runs.map(|runs| runs.iter().map(|run| u64::from(run.count) * BLOCK_BYTES).sum());
         Ok(ImportResult { version: version.version, learned_on, boot_set_bytes, boots, is_new })
     }
 }

@@ -52,7 +52,7 @@ pub(super) async fn serve(
     for (listener, _) in listeners {
         let told = server.clone();
         let router = serve::cache_router(server.cache.clone()).merge(serve::metrics_router(move || told.metrics()));
-        tasks.spawn(serve::serve(listener, router, server.plane.allow.clone(), stop.clone()));
+        tasks.spawn(serve::serve(listener, router, server.plane.allow.clone(), None, stop.clone()));
     }
     tasks.spawn(server.space.clone().watch(stop.clone()));
     tasks.spawn(evict::watch(server.clone(), stop.clone()));
@@ -91,8 +91,9 @@ async fn open(
         );
     }
     let mut masters: Vec<Arc<HttpSource>> = Vec::new();
+    let authorities = settings.trust.authorities()?;
     for SourceSettings { url, codec } in &settings.sources {
-        let source = HttpSource::new(url, TimeOuts::default());
+        let source = HttpSource::known_by(url, TimeOuts::default(), &authorities);
         let source = source.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
         masters.push(Arc::new(match codec {
             Some(codec) => source.with_codec(*codec),

@@ -48,7 +48,7 @@ async fn act(server: &CacheServer, spec: ReplicateSpec, teller: &Teller) -> anyh
     let before = received();
     let order =
         server.cache.prefetch_add(Order::of_version(&version.version, What::All)).await.map_err(Failure::from)?;
-    let left_bytes = prefetch::look(server, order).await?.left_bytes;
+    let looked = prefetch::look(server, order).await?;
     let done = prefetch::watch(server, order, teller).await?;
     if !done.is_complete() {
         let message = format!("order {order} ended before all of {} was here: {}", version.version, done.says);
@@ -58,9 +58,9 @@ async fn act(server: &CacheServer, spec: ReplicateSpec, teller: &Teller) -> anyh
     Ok(ReplicateResult {
         version: version.version,
         root: version.root,
-        is_new: left_bytes > 0,
+        is_new: !looked.is_complete(),
         data_bytes: version.data_bytes,
-        fetched_bytes: left_bytes.min(version.data_bytes),
+        fetched_bytes: looked.left_bytes.min(version.data_bytes),
         received_bytes: received() - before,
         seconds: started.elapsed().as_secs_f64(),
     })

@@ -65,6 +65,7 @@ impl CacheServer {
     pub(super) fn reload(&self) -> anyhow::Result<Reloaded> {
         let check = |settings: &Settings, args: &CacheArgs| -> anyhow::Result<(Trust, CacheSettings)> {
             let cache = settings.cache(args)?;
+            cache.trust.authorities()?;
             Ok((cache.trust.load()?, cache))
         };
         self.config.reload(check, |(trust, settings), reloaded| {

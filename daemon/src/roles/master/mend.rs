@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::Context;
-use icbd_fetch::{HttpSource, Source, Sources, TimeOuts};
+use icbd_fetch::{Authorities, HttpSource, Source, SourceUrlError, Sources, TimeOuts};
 use icbd_image::VersionId;
 use icbd_master::MasterError;
 use tokio::runtime::Handle;
@@ -25,7 +25,7 @@ pub(super) async fn scrub(
     teller: &Teller,
 ) -> anyhow::Result<ScrubResult> {
     let what = spec.to_string();
-    let mender = if spec.from.is_empty() { None } else { Some(others(&spec.from)?) };
+    let mender = if spec.from.is_empty() { None } else { Some(others(&spec.from, &master.believed().authorities)?) };
     let is_change = mender.is_some();
     let scrubbing =
         Scrubbing { master: master.clone(), spec, mender, teller: teller.clone(), runtime: Handle::current() };
@@ -35,10 +35,12 @@ pub(super) async fn scrub(
 }
 
 /// The nodes that blocks are mended from, the first one first.
-fn others(urls: &[String]) -> anyhow::Result<Arc<Sources>> {
-    let source =
-        |url: &String| HttpSource::new(url, TimeOuts::default()).map(|source| Arc::new(source) as Arc<dyn Source>);
-    let sources: Result<Vec<_>, _> = urls.iter().map(source).collect();
+fn others(urls: &[String], authorities: &Authorities) -> anyhow::Result<Arc<Sources>> {
+    let source = |url: &String| {
+        let source = HttpSource::known_by(url, TimeOuts::default(), authorities)?;
+        Ok(Arc::new(source) as Arc<dyn Source>)
+    };
+    let sources: Result<Vec<_>, SourceUrlError> = urls.iter().map(source).collect();
     let sources = sources.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
     Ok(Arc::new(Sources::new(sources, icbd_fetch::Settings::default())))
 }

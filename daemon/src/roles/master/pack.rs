@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use icbd_master::MasterError;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -20,8 +21,8 @@ const NICE: i32 = 10;
 #[derive(Debug, Default)]
 pub(super) struct Packing(Mutex<Option<State>>);
 
-/// The repository's revision, and how many bytes may be kept.
-type State = (u64, u64);
+/// What there was to pack: the repository's revision, how many bytes may be kept, and what had gone of it.
+type State = (u64, u64, u64);
 
 /// Ends what runs on a thread when it is dropped.
 struct Running(Arc<AtomicBool>);
@@ -52,19 +53,32 @@ async fn pack(master: &Arc<Master>) {
         drop(done.send(owned.repository.pack(state.1, &cancel)));
     };
     let spawned = std::thread::Builder::new().name("packing".to_owned()).spawn(work);
-    let ended = match spawned {
-        Ok(_) => is_done.await.unwrap_or(Ok(())),
-        Err(error) => return tracing::warn!(%error, "nothing is packed ahead of its use"),
-    };
-    drop(running);
-    if let Err(error) = ended {
-        tracing::warn!(%error, "not all is packed ahead of its use");
+    if let Err(error) = spawned {
+        return tracing::warn!(%error, "nothing is packed ahead of its use");
     }
-    *master.packing.lock() = Some(state);
+    let mut is_done = is_done;
+    let ended = loop {
+        tokio::select! {
+            ended = &mut is_done => break ended,
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+        let (revision, bytes_max, _) = wanted(master);
+        if (revision, bytes_max) != (state.0, state.1) {
+            // What is new goes first, and what was packed until now is kept.
+            running.0.store(true, Ordering::Relaxed);
+        }
+    };
+    match ended {
+        Ok(Ok(())) => *master.packing.lock() = Some(state),
+        Ok(Err(MasterError::Cancelled)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "not all is packed ahead of its use"),
+        Err(_) => tracing::error!("packing ahead of use died; it begins anew"),
+    }
 }
 
 fn wanted(master: &Master) -> State {
-    (master.repository.revision(), master.believed().keep_packed_bytes)
+    let repository = &master.repository;
+    (repository.revision(), master.believed().keep_packed_bytes, repository.packed_losses())
 }
 
 impl Packing {

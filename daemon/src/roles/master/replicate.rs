@@ -57,9 +57,12 @@ struct Announced {
 impl Announced {
     async fn ask(master: &Arc<Master>, spec: &ReplicateSpec) -> anyhow::Result<Announced> {
         let started = Instant::now();
+        let (time_outs, authorities) = (TimeOuts::default(), master.believed().authorities);
         let source = match (&spec.socket, &spec.via) {
-            (Some(socket), Some(via)) => HttpSource::through(&spec.from, TimeOuts::default(), socket, &via.to_string()),
-            _ => HttpSource::new(&spec.from, TimeOuts::default()),
+            (Some(socket), Some(via)) => {
+                HttpSource::through(&spec.from, time_outs, &authorities, (socket, &via.to_string()))
+            }
+            _ => HttpSource::known_by(&spec.from, time_outs, &authorities),
         };
         let source = source.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
         let source = Arc::new(match (spec.stream, spec.compress) {

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
+use icbd_fetch::Authorities;
 use icbd_image::{ImageRecord, Trust};
 use icbd_master::{Repository, Retention};
-use ipnet::IpNet;
 use tokio::sync::Notify;
 
 use super::operations::Operations;
@@ -18,8 +18,8 @@ use crate::images::ImageSummary;
 use crate::moves::PlanReport;
 use crate::report::{MasterReport, Process, Report, SentReport};
 use crate::roles::config::RunningConfig;
-use crate::serve::{Allow, Sent};
-use crate::settings::{MasterSettings, Reloaded, Settings, TRUST_KEYS};
+use crate::serve::{Allow, Certificate, Sent, Tls};
+use crate::settings::{MasterSettings, Reloaded, Settings, TLS_CERT, TRUST_KEYS};
 
 /// A running master. Everything that is asked of it from memory is answered from here.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(super) struct Master {
     pub(super) packing: Packing,
     believed: RwLock<Believed>,
     allow: Allow,
+    /// What is shown to whoever connects, if that is encrypted.
+    tls: Option<Tls>,
     config: RunningConfig<MasterArgs>,
     listen: Vec<SocketAddr>,
     started: Instant,
@@ -47,6 +49,8 @@ pub(super) struct Believed {
     pub(super) retention: Retention,
     /// What may be kept of packed runs; 0: nothing.
     pub(super) keep_packed_bytes: u64,
+    /// Who vouches for other masters that speak TLS.
+    pub(super) authorities: Authorities,
 }
 
 impl Believed {
@@ -54,7 +58,7 @@ impl Believed {
     pub(super) fn of(settings: &MasterSettings) -> anyhow::Result<Believed> {
         let (trust, sign_key) = (settings.trust.load()?, settings.sign_key.clone());
         let (retention, keep_packed_bytes) = (settings.retention, settings.keep_packed_bytes);
-        Ok(Believed { trust, sign_key, retention, keep_packed_bytes })
+        Ok(Believed { trust, sign_key, retention, keep_packed_bytes, authorities: settings.trust.authorities()? })
     }
 }
 
@@ -65,11 +69,12 @@ impl Master {
         listen: Vec<SocketAddr>,
         believed: Believed,
         allow: Allow,
+        tls: Option<Tls>,
         config: RunningConfig<MasterArgs>,
     ) -> Master {
         let (operations, sent, believed) = (Operations::default(), Arc::default(), RwLock::new(believed));
         let (planned, packing, started) = (Notify::new(), Packing::default(), Instant::now());
-        Master { repository, audit, operations, sent, planned, packing, believed, allow, config, listen, started }
+        Master { repository, audit, operations, sent, planned, packing, believed, allow, tls, config, listen, started }
     }
 
     /// The keys that count now.
@@ -79,12 +84,19 @@ impl Master {
 
     /// Takes over what was changed in the configuration and in the trusted keys' files. Blocks.
     pub(super) fn reload(&self) -> anyhow::Result<Reloaded> {
-        let check = |settings: &Settings, args: &MasterArgs| -> anyhow::Result<(Believed, Vec<IpNet>)> {
+        let check = |settings: &Settings, args: &MasterArgs| -> anyhow::Result<_> {
             let master = settings.master(args)?;
-            Ok((Believed::of(&master)?, master.allow))
+            let certificate = master.tls.as_ref().map(Certificate::load).transpose()?;
+            Ok((Believed::of(&master)?, master.allow, certificate))
         };
-        self.config.reload(check, |(believed, allow), reloaded| {
+        self.config.reload(check, |(believed, allow, certificate), reloaded| {
             self.allow.set(&allow);
+            // Whether there is TLS at all is decided at the start.
+            if let (Some(tls), Some(certificate)) = (&self.tls, certificate)
+                && tls.renew(certificate)
+            {
+                reloaded.also(TLS_CERT);
+            }
             let mut known = self.believed.write().unwrap_or_else(PoisonError::into_inner);
             if known.trust.keys != believed.trust.keys {
                 reloaded.also(TRUST_KEYS);
@@ -126,6 +138,7 @@ impl Master {
             repository: listing.repository,
             path: self.repository.path().to_owned(),
             listen: self.listen.clone(),
+            tls: self.tls.is_some(),
             images: listing.images.len(),
             versions: listing.images.iter().map(|image| image.versions.len()).sum(),
             editing: super::edits::all(self),
