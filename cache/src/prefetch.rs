@@ -116,7 +116,7 @@ impl Orders {
             let is_another_time = change.deadline.is_some() || change.zone.is_some();
             if let (Some(_), Some(running)) = (change.limit, &mut entry.running) {
                 // By what it was limited to nothing is reckoned any more.
-                running.pace = Pace::default();
+                (running.pace, running.own) = (Pace::default(), Pace::default());
             }
             entry.order.change(change);
             entry.bucket.set(entry.order.limit);

@@ -26,7 +26,7 @@ use crate::serve::TlsFiles;
 use crate::trust;
 pub(crate) use file::{File, LogLevel, Role, SealWhen};
 pub(crate) use quantity::{BitRate, Span};
-pub(crate) use reload::{Reloaded, TLS_CERT, TRUST_KEYS};
+pub(crate) use reload::{Reloaded, TLS_CERT, TRUST_CA, TRUST_KEYS};
 
 /// Where the configuration is when `--config` names no other place.
 const CONFIG_PATH: &str = "/etc/icbd/icbd.toml";
@@ -196,7 +196,7 @@ impl Settings {
             listen: file.master.listen.unwrap_or_default(),
             allow: file.master.allow.unwrap_or_default(),
             tls,
-            keep_packed_bytes: file.master.keep_packed.map_or(0, |bytes| bytes.0),
+            keep_packed_bytes: file.master.keep_packed.map_or(0, |keep| keep.0),
             sign_key: file.sign.key,
             retention,
             trust: self.trust(),

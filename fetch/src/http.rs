@@ -9,7 +9,7 @@ mod version_stream;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -39,9 +39,7 @@ pub struct HttpSource {
     /// Without a slash at its end.
     name: String,
     base: Url,
-    client: Client,
-    /// For blocks that somebody waits for: a connection lives in the runtime that made it.
-    demand_client: Client,
+    clients: RwLock<Clients>,
     time_outs: TimeOuts,
     /// How blocks travel, whatever is asked for.
     codec: Option<Codec>,
@@ -54,6 +52,13 @@ pub struct HttpSource {
     report: Mutex<Option<(NodeReport, ReadyReport)>>,
     /// Shared with the streams, which outlive a borrow of the source.
     received_bytes: Arc<AtomicU64>,
+}
+
+#[derive(Debug, Clone)]
+struct Clients {
+    usual: Client,
+    /// For blocks that somebody waits for: a connection lives in the runtime that made it.
+    demand: Client,
 }
 
 /// Why a text cannot be a source's URL.
@@ -75,6 +80,38 @@ impl SourceUrlError {
     /// The same URL will never be taken.
     pub fn is_permanent(&self) -> bool {
         true
+    }
+}
+
+impl Clients {
+    fn new(
+        url: &Url,
+        time_outs: TimeOuts,
+        authorities: &Authorities,
+        socket: Option<&Path>,
+    ) -> Result<Clients, SourceUrlError> {
+        // Also where the URL does not ask for it: a client without would look for the machine's authorities itself.
+        let tls = match url.scheme() {
+            "https" => authorities.client()?,
+            _ => Authorities::none()?,
+        };
+        let client = || {
+            let builder = match socket {
+                Some(socket) => Client::builder().unix_socket(socket),
+                None => Client::builder(),
+            };
+            builder
+                .tls_backend_preconfigured(tls.clone())
+                .user_agent(concat!("icbd/", env!("CARGO_PKG_VERSION")))
+                .http1_only()
+                .tcp_nodelay(true)
+                .no_proxy()
+                .redirect(redirect::Policy::none())
+                .connect_timeout(time_outs.connect)
+                .pool_max_idle_per_host(CONNECTIONS_IDLE_MAX)
+                .build()
+        };
+        Ok(Clients { usual: client()?, demand: client()? })
     }
 }
 
@@ -118,33 +155,12 @@ impl HttpSource {
         if !matches!(parsed.scheme(), "http" | "https") || !plain || !nobody || !parsed.has_host() {
             return Err(SourceUrlError::Shape(url.to_owned()));
         }
-        // Also where the URL does not ask for it: a client without would look for the machine's authorities itself.
-        let tls = match parsed.scheme() {
-            "https" => authorities.client()?,
-            _ => Authorities::none()?,
-        };
-        let client = || {
-            let builder = match socket {
-                Some(socket) => Client::builder().unix_socket(socket),
-                None => Client::builder(),
-            };
-            builder
-                .tls_backend_preconfigured(tls.clone())
-                .user_agent(concat!("icbd/", env!("CARGO_PKG_VERSION")))
-                .http1_only()
-                .tcp_nodelay(true)
-                .no_proxy()
-                .redirect(redirect::Policy::none())
-                .connect_timeout(time_outs.connect)
-                .pool_max_idle_per_host(CONNECTIONS_IDLE_MAX)
-                .build()
-        };
+        let clients = Clients::new(&parsed, time_outs, authorities, socket)?;
         let name = parsed.as_str().trim_end_matches('/').to_owned();
         Ok(HttpSource {
             name,
             base: parsed,
-            client: client()?,
-            demand_client: client()?,
+            clients: RwLock::new(clients),
             time_outs,
             codec: None,
             old_version: OnceLock::new(),
@@ -153,6 +169,17 @@ impl HttpSource {
             report: Mutex::default(),
             received_bytes: Arc::default(),
         })
+    }
+
+    /// Has it vouched for by these from the next connection on; those that are open are not used again.
+    pub fn set_authorities(&self, authorities: &Authorities) -> Result<(), SourceUrlError> {
+        let clients = Clients::new(&self.base, self.time_outs, authorities, None)?;
+        *self.clients.write().unwrap_or_else(PoisonError::into_inner) = clients;
+        Ok(())
+    }
+
+    fn clients(&self) -> Clients {
+        self.clients.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Has blocks travel so from now on, however fast the way is measured to be.
@@ -184,7 +211,7 @@ impl HttpSource {
         content_type: &'static str,
         known: Option<&str>,
     ) -> Result<Answer, SourceError> {
-        let mut request = self.client.get(self.url(resource));
+        let mut request = self.clients().usual.get(self.url(resource));
         if let Some(tag) = known {
             request = request.header(IF_NONE_MATCH, tag);
         }
@@ -303,7 +330,8 @@ impl Source for HttpSource {
                 None => Codec::Zstd,
             },
         };
-        let client = if urgency.is_awaited() { &self.demand_client } else { &self.client };
+        let Clients { usual, demand } = self.clients();
+        let client = if urgency.is_awaited() { demand } else { usual };
         let mut request = client.get(self.url(&Resource::Blocks { run, codec }));
         if let Some(wanted) = check.cache_control() {
             request = request.header(CACHE_CONTROL, wanted);

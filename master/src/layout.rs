@@ -1,13 +1,15 @@
 //! Where everything lies in a repository, and the lock that says whose it is.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use icbd_image::{ImageName, Root, VersionId};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
+use rustix::process::Pid;
 
 use crate::MasterError;
 
@@ -33,6 +35,22 @@ const STORE_FILLING: &str = "filling";
 const SPOILT: &str = ". It is a repository too: an icbd that did not look may have run a cache on it. If so, \
                       remove `format`, `lock`, `site` and `filling`, and put the newest `catalog.db.damaged-N` back as \
                       `catalog.db`";
+
+/// How often, and after how long, a lock is tried again that a process holds which is not there any more.
+const ORPHAN_TRIES: u32 = 100;
+const ORPHAN_WAIT: Duration = Duration::from_millis(20);
+
+/// Who says in the file that the repository is its own.
+fn owner(mut file: &File) -> Option<u32> {
+    let mut pid = String::new();
+    file.rewind().and_then(|()| file.take(20).read_to_string(&mut pid)).ok()?;
+    pid.trim().parse().ok()
+}
+
+fn is_dead(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(Errno::SRCH))
+}
 
 /// Says that a repository is ours, until it is dropped or this process ends, by whatever end.
 #[derive(Debug)]
@@ -149,15 +167,20 @@ impl Layout {
         let path = self.root.join(LOCK);
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = open.map_err(MasterError::io("open", &path))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                let mut pid = String::new();
-                let read = file.take(20).read_to_string(&mut pid);
-                let pid = read.ok().and_then(|_| pid.trim().parse().ok());
-                return Err(MasterError::Locked { path: self.root.clone(), pid });
+        for attempt in 0.. {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) => {
+                    let pid = owner(&file);
+                    // A program that a killed owner was about to start holds it until it has started.
+                    if attempt < ORPHAN_TRIES && pid.is_some_and(is_dead) {
+                        std::thread::sleep(ORPHAN_WAIT);
+                        continue;
+                    }
+                    return Err(MasterError::Locked { path: self.root.clone(), pid });
+                }
+                Err(error) => return Err(MasterError::io("lock", path)(error)),
             }
-            Err(error) => return Err(MasterError::io("lock", path)(error)),
         }
         // Only said to whoever comes second; a full disk must keep nobody from serving.
         if let Err(error) = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())) {

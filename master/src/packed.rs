@@ -119,9 +119,7 @@ impl PackedRuns {
             Ok(frames) => Some(Found::Frames(frames)),
             Err(error) => {
                 tracing::warn!(path = %file.path().display(), %error, "what was packed before is packed anew");
-                let mut inner = self.write();
-                inner.places.remove(&key);
-                inner.lost();
+                self.remove(|other| other.number() == place.file);
                 None
             }
         }
@@ -160,8 +158,11 @@ impl PackedRuns {
         };
         // Outside of the lock: long files take their time.
         for file in gone {
-            if let Err(error) = std::fs::remove_file(file.path()) {
-                tracing::warn!(path = %file.path().display(), %error, "cannot remove what was packed");
+            match std::fs::remove_file(file.path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %file.path().display(), %error, "cannot remove what was packed");
+                }
+                _ => {}
             }
         }
     }

@@ -98,6 +98,7 @@ fn a_master_that_speaks_tls() -> Result<()> {
     let plain = reader(&lab, &url.replace("https:", "http:"), "")?;
     trouble(&plain)?;
     let in_plain = Master::start(&lab, &lab.path("empty"))?;
+    ensure!(trouble(&plain)?.contains("write https://"), "no hint at https");
     let why = trouble(&reader(&lab, &in_plain.url().replace("http:", "https:"), "")?)?;
     ensure!(why.contains("what it says is not TLS") && why.contains("allow"), "{why}");
 
@@ -122,6 +123,8 @@ fn certificates_are_renewed_while_a_master_runs() -> Result<()> {
     let (mut from, url) = master(&lab, &old.config())?;
     let reload = || icbd(["config", "reload", "--json", "--socket", from.socket()]);
     ensure!(serde_json::from_str::<Value>(&reload()?.ok()?)?["applied"] == serde_json::json!([]));
+    let old_cert = lab.path("copy.pem");
+    fs::copy(&old.cert, &old_cert)?;
     fs::copy(&new.cert, &old.cert)?;
     reload()?.failed_with(1)?.says(&["do not belong together"])?;
     fs::copy(&new.key, &old.key)?;
@@ -130,6 +133,11 @@ fn certificates_are_renewed_while_a_master_runs() -> Result<()> {
     ensure!(fs::read(cache.path("lab/1/disk.raw"))? == pattern(1, 0, DISK as usize), "wrong bytes");
     from.daemon.stop()?;
 
+    // Whoever vouched for it is asked anew, too.
+    fs::copy(&old_cert, &new.cert)?;
+    cache.command(&["config", "reload"])?.prints(&["trust.ca: in force"])?;
+    cache.command(&["config", "reload"])?.prints(&["nothing changed"])?;
+
     let file = lab.path("wrong.toml");
     let start = |config: &str| -> Result<_> {
         fs::write(&file, config)?;
@@ -137,6 +145,16 @@ fn certificates_are_renewed_while_a_master_runs() -> Result<()> {
         icbd(["master", "--repo", text(&lab.path("repo"))?, "--socket", text(&socket)?, "--config", text(&file)?])
     };
     let cert = text(&new.cert)?;
+    let check = |config: &str| -> Result<_> {
+        fs::write(&file, config)?;
+        icbd(["config", "check", "--config", text(&file)?])
+    };
+    check("role = \"master\"\n[master]\nrepo = \"/srv/icbd\"\ntls_cert = \"/nowhere/c\"\ntls_key = \"/nowhere/k\"\n")?
+        .failed_with(USAGE)?
+        .says(&["/nowhere/c"])?;
+    check("role = \"cache\"\n[[source]]\nurl = \"https://a\"\n[trust]\nca = \"/nowhere/c\"\n")?
+        .failed_with(USAGE)?
+        .says(&["trust.ca", "/nowhere/c"])?;
     start(&format!("[master]\ntls_cert = \"{cert}\"\n"))?
         .failed_with(USAGE)?
         .says(&["master.tls_key", "go together"])?;

@@ -86,6 +86,9 @@ pub(crate) struct Leg {
 pub(crate) struct Running {
     pub(crate) pace: Pace,
     pub(crate) resident_bytes: u64,
+    /// What it asked for itself: others may fetch of the same.
+    pub(crate) own: Pace,
+    pub(crate) asked_bytes: u64,
     pub(crate) at: Instant,
 }
 
@@ -301,15 +304,17 @@ impl Leg {
 }
 
 impl Running {
-    pub(crate) fn new(resident_bytes: u64) -> Running {
-        Running { pace: Pace::default(), resident_bytes, at: Instant::now() }
+    pub(crate) fn new(resident_bytes: u64, asked_bytes: u64) -> Running {
+        let (pace, own) = (Pace::default(), Pace::default());
+        Running { pace, resident_bytes, own, asked_bytes, at: Instant::now() }
     }
 
     /// Notes how far it came.
-    pub(crate) fn sample(&mut self, resident_bytes: u64) {
+    pub(crate) fn sample(&mut self, resident_bytes: u64, asked_bytes: u64) {
         let now = Instant::now();
         self.pace.sample(resident_bytes.saturating_sub(self.resident_bytes), now - self.at);
-        (self.resident_bytes, self.at) = (resident_bytes, now);
+        self.own.sample(asked_bytes.saturating_sub(self.asked_bytes), now - self.at);
+        (self.resident_bytes, self.asked_bytes, self.at) = (resident_bytes, asked_bytes, now);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU64;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use icbd_image::BLOCK_BYTES;
@@ -20,6 +21,8 @@ const RUN: Duration = Duration::from_millis(250);
 pub(crate) struct Bucket {
     rate: watch::Sender<Option<NonZeroU64>>,
     level: Mutex<Level>,
+    /// Bytes of blocks that were asked for.
+    asked: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -32,7 +35,17 @@ struct Level {
 impl Bucket {
     pub(crate) fn new(bytes_per_second: Option<NonZeroU64>) -> Bucket {
         let level = Mutex::new(Level { bytes: 0.0, at: Instant::now() });
-        Bucket { rate: watch::Sender::new(bytes_per_second), level }
+        Bucket { rate: watch::Sender::new(bytes_per_second), level, asked: AtomicU64::new(0) }
+    }
+
+    /// Notes that so many bytes of blocks are asked for.
+    pub(crate) fn ask(&self, bytes: u64) {
+        self.asked.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// How many bytes of blocks were asked for so far.
+    pub(crate) fn asked_bytes(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
     }
 
     pub(crate) fn rate(&self) -> Option<NonZeroU64> {

@@ -128,6 +128,7 @@ impl Toll<'_> {
     /// Waits until as much as was just asked for may be fetched, and a little more.
     async fn pay(&self, bytes: u64) {
         for bucket in &self.buckets {
+            bucket.ask(bytes);
             if !bucket.take(self.line.wire_bytes(bytes)).await {
                 self.line.held_back();
             }

@@ -116,7 +116,7 @@ pub struct OrderStatus {
     /// Still to be fetched; at most so much until all hashes were seen (`is_surveyed`).
     pub left_bytes: u64,
     pub is_surveyed: bool,
-    /// Now; 0 when it does not run.
+    /// What it fetches itself now; 0 when it does not run.
     pub bytes_per_second: u64,
     /// The next one.
     pub deadline: Option<Timestamp>,

@@ -132,9 +132,13 @@ impl Orders {
             let resident_bytes = entry.held().resident_bytes;
             let Some(running) = &mut entry.running else { continue };
             if resident_bytes > running.resident_bytes {
-                (entry.trouble, gets_on) = (None, true);
+                // How long nothing came says nothing of how long the rest takes.
+                if entry.trouble.take().is_some() {
+                    *running = Running::new(running.resident_bytes, running.asked_bytes);
+                }
+                gets_on = true;
             }
-            running.sample(resident_bytes);
+            running.sample(resident_bytes, entry.bucket.asked_bytes());
             (is_running, is_full) = (true, is_full | is_all);
         }
         if is_running {
@@ -188,7 +192,8 @@ impl Orders {
             let Some(entry) = book.get_mut(&task.id) else { return Ok(()) };
             let resident_bytes = entry.held().resident_bytes;
             // Its pace from now on: it may have stood still behind another one.
-            (entry.running, entry.has_begun) = (Some(Running::new(resident_bytes)), true);
+            let running = Running::new(resident_bytes, entry.bucket.asked_bytes());
+            (entry.running, entry.has_begun) = (Some(running), true);
             if is_alone {
                 self.line.begin(&self.core);
             }
@@ -249,13 +254,19 @@ impl Orders {
             // A standing order goes on without that version.
             Err(CacheError::Unusable { .. }) => {}
             Err(error) => {
-                let why = error.to_string();
+                let why = match &error {
+                    // Which blocks those were helps nobody.
+                    CacheError::Fetch(fetch) if !error.is_damaged_there() => {
+                        format!("no source has it now: {}", fetch.cause())
+                    }
+                    error => error.to_string(),
+                };
                 if entry.trouble.as_ref() != Some(&why) {
                     tracing::warn!(order = task.id, why, "a prefetch order cannot go on for now");
                 }
                 let is_damage = error.is_damaged_there();
                 let stuck = if is_damage { Stuck::Until(Instant::now() + DAMAGE_AGAIN) } else { Stuck::Retry };
-                (entry.trouble, entry.stuck) = (Some(why), Some(stuck));
+                (entry.trouble, entry.stuck, entry.running) = (Some(why), Some(stuck), None);
             }
         }
         gets_on

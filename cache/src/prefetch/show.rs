@@ -77,7 +77,7 @@ fn show(id: OrderId, entry: &Entry, now: Timestamp, book: &BTreeMap<OrderId, Ent
     let held = entry.held();
     let named = entry.order.of.number.map(|number| VersionId { image: entry.order.of.image.clone(), number });
     let legs = entry.legs.iter().map(|leg| leg.id.clone());
-    let pace = entry.running.as_ref().and_then(|running| running.pace.bytes_per_second());
+    let pace = entry.running.as_ref().and_then(|running| running.own.bytes_per_second());
     OrderStatus {
         id,
         order: entry.order.clone(),

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::args::{CacheArgs, ConfigCommand, MasterArgs};
 use crate::control::Client;
 use crate::failure::{Exit, Failure};
+use crate::serve::Certificate;
 use crate::settings::{Reloaded, Role, Settings};
 
 pub(crate) fn run(settings: &Settings, command: ConfigCommand) -> Result<()> {
@@ -36,7 +37,7 @@ async fn reload(settings: &Settings) -> Result<()> {
     if reloaded.restart.is_empty() {
         return Ok(());
     }
-    let message = format!("{} hold after a restart of the daemon only", reloaded.restart.join(", "));
+    let message = format!("in force after a restart of the daemon only: {}", reloaded.restart.join(", "));
     Err(Failure::new(Exit::Partly, message).into())
 }
 
@@ -44,14 +45,18 @@ async fn reload(settings: &Settings) -> Result<()> {
 fn check(settings: &Settings) -> Result<()> {
     match settings.file.role {
         Some(Role::Master) => {
-            if let Some(key) = settings.master(&MasterArgs::default())?.sign_key {
-                crate::roles::master::read_secret_key(&key)?;
+            let master = settings.master(&MasterArgs::default())?;
+            if let Some(key) = &master.sign_key {
+                crate::roles::master::read_secret_key(key)?;
             }
+            let certificate = master.tls.as_ref().map(Certificate::load).transpose();
+            certificate.map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))?;
         }
         Some(Role::Cache) => drop(settings.cache(&CacheArgs::default())?),
         None => {}
     }
     let trust = settings.trust();
+    trust.authorities()?;
     let keys = trust.load()?.keys;
     if trust.require && keys.is_empty() {
         let patterns: Vec<String> = trust.keys.iter().map(|path| path.display().to_string()).collect();

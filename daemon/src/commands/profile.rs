@@ -92,7 +92,15 @@ fn read(path: &Path) -> Result<Vec<u8>> {
         Failure::new(exit, format!("cannot read {}: {error}", path.display()))
     })?;
     let mut bytes = Vec::new();
-    // One byte more than there may be: the daemon says what is wrong with it.
-    file.take(Profile::BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    let read = file.take(Profile::BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
+    read.with_context(|| format!("cannot read {}", path.display()))?;
+    if bytes.len() > Profile::BYTES_MAX {
+        let message = format!(
+            "{} is no boot profile: it has more than {}",
+            path.display(),
+            crate::output::bytes(Profile::BYTES_MAX as u64)
+        );
+        return Err(Failure::new(Exit::Verification, message).into());
+    }
     Ok(bytes)
 }

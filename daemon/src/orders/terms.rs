@@ -79,6 +79,9 @@ impl Terms {
     /// What an order on these terms is.
     pub(crate) fn apply(&self, order: Order, now: Timestamp) -> Result<Order, Failure> {
         let OrderChange { deadline, zone, limit, priority } = self.change(&order, now)?;
+        if self.zone.is_some() && self.by.is_none() && deadline.flatten().is_none() {
+            return Err(usage("--zone is the zone of --by; add --by HH:MM, or leave it out"));
+        }
         Ok(Order {
             deadline: deadline.unwrap_or(order.deadline),
             zone: zone.unwrap_or(order.zone),
@@ -193,6 +196,8 @@ mod tests {
         check("2026-11-23T08:45", Some("mon"), "time of day");
         check("off", Some("mon"), "leave one of them out");
         let order = Order::new("lab".parse().unwrap(), What::All);
+        let failure = terms(None, None).apply(order.clone(), Timestamp::UNIX_EPOCH).unwrap_err();
+        assert!(failure.message.contains("--zone is the zone of --by"));
         let failure = terms(None, Some("mon")).apply(order, Timestamp::UNIX_EPOCH).unwrap_err();
         assert!(failure.message.contains("--by HH:MM"));
     }

@@ -24,7 +24,7 @@ impl Here {
 
 /// A report of an order.
 pub(crate) fn report(status: &OrderStatus, here: &Here) -> OrderReport {
-    let (verdict, says) = say(status, here.now);
+    let (verdict, says) = say(status, here);
     OrderReport {
         id: status.id,
         of: status.order.of.clone(),
@@ -48,8 +48,10 @@ pub(crate) fn report(status: &OrderStatus, here: &Here) -> OrderReport {
     }
 }
 
-fn say(status: &OrderStatus, now: Timestamp) -> (Verdict, String) {
-    let clock = |at: Timestamp| clock(at, now, &status.order.zone);
+fn say(status: &OrderStatus, here: &Here) -> (Verdict, String) {
+    let zone = &status.order.zone;
+    let named = if *zone == here.zone { String::new() } else { format!(" {}", zone.name()) };
+    let clock = |at: Timestamp| format!("{}{named}", clock(at, here.now, zone));
     let end = |end: Option<Timestamp>, says: &str| end.map_or_else(String::new, |end| format!("{says}{}", clock(end)));
     match status.verdict {
         icbd_cache::Verdict::Kept { since } => {

@@ -43,6 +43,10 @@ impl Certificate {
         let TlsFiles { cert, key } = files;
         let certificates = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         let certificates = certificates.with_context(|| unusable("certificate", cert))?;
+        if certificates.is_empty() {
+            let message = "there is none in it; one begins with -----BEGIN CERTIFICATE-----";
+            return Err(anyhow::anyhow!(message).context(unusable("certificate", cert)));
+        }
         let private = PrivateKeyDer::from_pem_file(key).with_context(|| unusable("private key", key))?;
         let provider = rustls::crypto::ring::default_provider();
         let fit = CertifiedKey::from_der(certificates, private, &provider);

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use jiff::civil::Time;
 use serde::{Deserialize, Serialize};
 
-use super::quantity::{BitRate, ByteCount, Hours, Portion, Span};
+use super::quantity::{BitRate, ByteCount, Hours, Keep, Portion, Span};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -137,7 +137,7 @@ pub(crate) struct Master {
     pub tls_cert: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
     /// What may be kept of what is packed ahead of its use.
-    pub keep_packed: Option<ByteCount>,
+    pub keep_packed: Option<Keep>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -189,7 +189,7 @@ impl File {
         self.window.outside.get_or_insert(OUTSIDE);
         self.memory.in_flight.get_or_insert(ByteCount(IN_FLIGHT_BYTES));
         or(&mut self.master.repo, "/srv/icbd");
-        self.master.keep_packed.get_or_insert(ByteCount(0));
+        self.master.keep_packed.get_or_insert(Keep(0));
         self.serve.listen.get_or_insert_default();
         self.serve.allow.get_or_insert_default();
         self.master.listen.get_or_insert_with(|| vec![([127, 0, 0, 1], LISTEN_PORT).into()]);

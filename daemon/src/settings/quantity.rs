@@ -23,6 +23,10 @@ pub(crate) struct BitRate(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Portion(pub Quota);
 
+/// How many bytes may be kept: a size, or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Keep(pub u64);
+
 /// Hours of the day: `19:00-07:00`, or `always`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Hours {
@@ -52,6 +56,7 @@ const RATE_UNITS: [(&str, u64); 6] = [
     ("kB/s", 1000),
 ];
 const ALWAYS: &str = "always";
+const OFF: &str = "off";
 /// Units of size in bytes, the largest first.
 const BYTE_UNITS: [(&str, u64); 5] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
@@ -111,6 +116,18 @@ impl FromStr for Portion {
     }
 }
 
+impl FromStr for Keep {
+    type Err = QuantityError;
+
+    fn from_str(text: &str) -> Result<Keep, QuantityError> {
+        let expected = "a size such as \"20GiB\" (B, KiB, MiB, GiB or TiB), or \"off\"";
+        if text == OFF {
+            return Ok(Keep(0));
+        }
+        parse(text, &BYTE_UNITS, expected).map(Keep)
+    }
+}
+
 impl FromStr for Hours {
     type Err = QuantityError;
 
@@ -150,6 +167,15 @@ impl fmt::Display for Portion {
         match self.0 {
             Quota::Percent(percent) => write!(f, "{percent}%"),
             Quota::Bytes(bytes) => write!(f, "{}", ByteCount(bytes)),
+        }
+    }
+}
+
+impl fmt::Display for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str(OFF),
+            bytes => ByteCount(bytes).fmt(f),
         }
     }
 }
@@ -199,6 +225,7 @@ macro_rules! serde_as_text {
 serde_as_text!(Span);
 serde_as_text!(ByteCount);
 serde_as_text!(Portion);
+serde_as_text!(Keep);
 serde_as_text!(BitRate);
 serde_as_text!(Hours);
 
@@ -219,6 +246,11 @@ mod tests {
         for text in ["0%", "101%", "%", "80", "-1%", "1.5%"] {
             assert!(text.parse::<Portion>().is_err(), "{text}");
         }
+        for keep in ["20GiB", "off"] {
+            assert_eq!(keep.parse::<Keep>().unwrap().to_string(), keep);
+        }
+        assert_eq!("off".parse(), Ok(Keep(0)));
+        assert!("on".parse::<Keep>().is_err() && "64MB".parse::<Keep>().is_err());
         let bytes = |text: &str| text.parse::<ByteCount>().map(|bytes| bytes.0);
         assert_eq!((bytes("64MiB"), bytes("3B")), (Ok(64 << 20), Ok(3)));
         for text in ["", "s", "12", "12 parsecs", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615d"] {

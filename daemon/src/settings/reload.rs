@@ -11,7 +11,15 @@ use super::file::{File, Role};
 const AT_ONCE: &[(Role, &[&str])] = &[
     (
         Role::Cache,
-        &["trust.keys", "trust.require", "store.seal_when", "mount.offline_wait", "serve.allow", "log.level"],
+        &[
+            "trust.keys",
+            "trust.require",
+            "trust.ca",
+            "store.seal_when",
+            "mount.offline_wait",
+            "serve.allow",
+            "log.level",
+        ],
     ),
     (
         Role::Master,
@@ -38,6 +46,8 @@ const SECTIONS: &[(Role, &[&str])] = &[
 pub(crate) const TRUST_KEYS: &str = "trust.keys";
 /// The same of a certificate that was renewed.
 pub(crate) const TLS_CERT: &str = "master.tls_cert";
+/// And of who vouches for sources.
+pub(crate) const TRUST_CA: &str = "trust.ca";
 
 /// What came of a reload, by key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -22,7 +22,7 @@ fn what_is_typed_wrong() {
     lab.fails(&["image", "deploy", "lab@1", "--repo", "nowhere"], 3, &["nowhere"]);
     lab.fails(&["master"], 2, &["--repo DIR"]);
     lab.fails(&["cache", "--store", "s"], 2, &["--master http://HOST:7070"]);
-    lab.fails(&["cache", "--master", "https://x", "--store", "s"], 2, &["does not speak"]);
+    lab.fails(&["cache", "--master", "ftp://x", "--store", "s"], 2, &["does not begin with http://"]);
     lab.fails(&["frobnicate"], 2, &["frobnicate"]);
 }
 

@@ -127,7 +127,11 @@ pub(super) fn refused(error: reqwest::Error, time_outs: &TimeOuts) -> SourceErro
     if error.is_timeout() {
         return SourceError::Timeout { what: "no connection was made", after: time_outs.connect };
     }
-    let says = tls_trouble(&error).unwrap_or_else(|| cause(&error));
+    let says = tls_trouble(&error).unwrap_or_else(|| match cause(&error) {
+        // How a handshake that nobody asked for looks to HTTP.
+        says if says.starts_with("invalid HTTP") => format!("{says}: if it speaks TLS, write https://"),
+        says => says,
+    });
     SourceError::Unreachable(says)
 }
 

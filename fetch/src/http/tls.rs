@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 /// Whose signature under a source's certificate is believed: the machine's own authorities, and others that were named.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Authorities(Arc<Vec<CertificateDer<'static>>>);
 
 /// Why a file names no authorities.

@@ -55,7 +55,8 @@ impl Repository {
         let listing = self.listing();
         let order = in_order(&listing);
         let rank = |root: &Root| order.iter().position(|(version, _)| version.root() == *root);
-        self.packed.remove(|file| bytes_max == 0 || rank(&file.root()).is_none());
+        // Somebody may have removed a file: what is open of it takes room, and nothing finds it after a restart.
+        self.packed.remove(|file| bytes_max == 0 || rank(&file.root()).is_none() || !file.path().exists());
         if bytes_max == 0 {
             return Ok(());
         }

@@ -75,6 +75,10 @@ impl CacheServer {
             let carried = tokio::task::spawn_blocking(carry).await.context("carrying a profile over panicked")?;
             (carried, Some(of.statement.statement().version()))
         };
+        if let (Some(of), true) = (&learned_on, profile.is_empty()) {
+            let message = format!("nothing that boots of {of} read is in {}; nothing was taken over", version.version);
+            return Err(Failure::new(Exit::Refused, message).into());
+        }
         let boots = profile.observations().count();
         let is_new = self.cache.import_profile(profile).await.map_err(Failure::from)?;
         let runs = self.cache.boot_set(version.serial).await.ok();

@@ -118,6 +118,7 @@ async fn open(
         sources,
         plane,
         trust: RwLock::new(trust),
+        authorities: Mutex::new(authorities),
         config,
         audit: Audit::open(&settings.store).context("the store is open, but changes could not be recorded")?,
         space: Space::new(&settings.store),

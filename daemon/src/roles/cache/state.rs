@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use icbd_cache::{Cache, CacheError, CacheStatus, LocalRollback, Residency, StoreState, VersionStatus, Waiting};
-use icbd_fetch::{HttpSource, SourceHealth, SourceState, Sources};
+use icbd_fetch::{Authorities, HttpSource, Source, SourceHealth, SourceState, Sources};
 use icbd_fs::Mounted;
 use icbd_image::{BLOCK_BYTES, ImageRef, Serial, Timestamp, Trust, VersionId, VersionRecord};
 use icbd_wire::{NodeReport, Offer, Readiness, ReadyReport};
@@ -24,7 +24,7 @@ use crate::report::{
 };
 use crate::roles::config::RunningConfig;
 use crate::serve::Allow;
-use crate::settings::{CacheSettings, Reloaded, SealWhen, Settings, TRUST_KEYS};
+use crate::settings::{Reloaded, SealWhen, Settings, TRUST_CA, TRUST_KEYS};
 use crate::{orders, output};
 
 /// A list that cannot be had for so long is worth a word.
@@ -39,6 +39,8 @@ pub(super) struct CacheServer {
     pub(super) sources: Arc<Sources>,
     pub(super) plane: Plane,
     pub(super) trust: RwLock<Trust>,
+    /// Who vouches for sources that speak TLS.
+    pub(super) authorities: Mutex<Authorities>,
     pub(super) seal_when: RwLock<SealWhen>,
     pub(super) ready: Ready,
     pub(super) config: RunningConfig<CacheArgs>,
@@ -63,12 +65,12 @@ pub(super) struct Plane {
 impl CacheServer {
     /// Takes over what was changed in the configuration and in the trusted keys' files. Blocks.
     pub(super) fn reload(&self) -> anyhow::Result<Reloaded> {
-        let check = |settings: &Settings, args: &CacheArgs| -> anyhow::Result<(Trust, CacheSettings)> {
+        let check = |settings: &Settings, args: &CacheArgs| -> anyhow::Result<_> {
             let cache = settings.cache(args)?;
-            cache.trust.authorities()?;
-            Ok((cache.trust.load()?, cache))
+            Ok((cache.trust.load()?, cache.trust.authorities()?, cache))
         };
-        self.config.reload(check, |(trust, settings), reloaded| {
+        self.config.reload(check, |(trust, authorities, settings), reloaded| {
+            self.believe(authorities, reloaded);
             self.cache.set_offline_wait(settings.offline_wait);
             self.plane.allow.set(&settings.allow);
             *self.seal_when.write().unwrap_or_else(PoisonError::into_inner) = settings.seal_when;
@@ -82,6 +84,21 @@ impl CacheServer {
                 self.view_changed();
             }
         })
+    }
+
+    /// Has sources vouched for by these, if they are others.
+    fn believe(&self, authorities: Authorities, reloaded: &mut Reloaded) {
+        let mut known = self.authorities.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known == authorities {
+            return;
+        }
+        for master in &self.masters {
+            if let Err(error) = master.set_authorities(&authorities) {
+                tracing::error!(source = master.name(), %error, "it is believed as before");
+            }
+        }
+        *known = authorities;
+        reloaded.also(TRUST_CA);
     }
 
     pub(super) fn trust(&self) -> Trust {

@@ -19,7 +19,7 @@ use crate::moves::PlanReport;
 use crate::report::{MasterReport, Process, Report, SentReport};
 use crate::roles::config::RunningConfig;
 use crate::serve::{Allow, Certificate, Sent, Tls};
-use crate::settings::{MasterSettings, Reloaded, Settings, TLS_CERT, TRUST_KEYS};
+use crate::settings::{MasterSettings, Reloaded, Settings, TLS_CERT, TRUST_CA, TRUST_KEYS};
 
 /// A running master. Everything that is asked of it from memory is answered from here.
 #[derive(Debug)]
@@ -100,6 +100,9 @@ impl Master {
             let mut known = self.believed.write().unwrap_or_else(PoisonError::into_inner);
             if known.trust.keys != believed.trust.keys {
                 reloaded.also(TRUST_KEYS);
+            }
+            if known.authorities != believed.authorities {
+                reloaded.also(TRUST_CA);
             }
             *known = believed;
         })
