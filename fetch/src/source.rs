@@ -120,9 +120,10 @@ impl Urgency {
         self >= Urgency::Scan
     }
 
-    /// Whether nobody waits for a single block of it: it is one of many.
+    /// Whether nobody waits for a single block of it: it is one of many. Prefetch is not: its window is reckoned by how soon
+    /// answers begin, and whole frames begin later (a line of 100 Mbit/s and 10 ms was filled to 0.76, and not to 0.94).
     pub fn is_bulk(self) -> bool {
-        matches!(self, Urgency::Prefetch | Urgency::Readahead | Urgency::Stream)
+        self == Urgency::Stream
     }
 }
 
