@@ -6,7 +6,7 @@ mod words;
 use icbd_image::{ImageRef, VersionId};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use terms::{OFF, When};
+pub(crate) use terms::When;
 pub(crate) use words::{Here, explain, list, one, report};
 
 /// An order to be given.

@@ -29,4 +29,4 @@ pub(crate) use offers::Offers;
 pub(crate) use reports::{Reports, Told};
 pub(crate) use routes::router;
 pub(crate) use tcp::{listen, serve};
-pub(crate) use tls::{Certificate, Tls, TlsFiles};
+pub(crate) use tls::{Certificate, Tls};

@@ -22,10 +22,9 @@ use ipnet::IpNet;
 use crate::args::{CacheArgs, GlobalArgs, MasterArgs};
 use crate::failure::{Exit, Failure};
 use crate::output::Talk;
-use crate::serve::TlsFiles;
 use crate::trust;
 pub(crate) use file::{File, LogLevel, Role, SealWhen};
-pub(crate) use quantity::{BitRate, Span};
+pub(crate) use quantity::{BitRate, OFF, Span};
 pub(crate) use reload::{Reloaded, TLS_CERT, TRUST_CA, TRUST_KEYS};
 
 /// Where the configuration is when `--config` names no other place.
@@ -82,6 +81,13 @@ pub(crate) struct CacheSettings {
     pub seal_when: SealWhen,
     pub trust: TrustSettings,
     pub socket: PathBuf,
+}
+
+/// Where a certificate and its key are: PEM files, the certificate first and those that vouch for it behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TlsFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 /// One source of versions.

@@ -7,7 +7,7 @@ mod answer;
 mod tls;
 mod version_stream;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
@@ -40,6 +40,8 @@ pub struct HttpSource {
     name: String,
     base: Url,
     clients: RwLock<Clients>,
+    /// Leads to it, whatever its host is here.
+    socket: Option<PathBuf>,
     time_outs: TimeOuts,
     /// How blocks travel, whatever is asked for.
     codec: Option<Codec>,
@@ -161,6 +163,7 @@ impl HttpSource {
             name,
             base: parsed,
             clients: RwLock::new(clients),
+            socket: socket.map(Path::to_owned),
             time_outs,
             codec: None,
             old_version: OnceLock::new(),
@@ -173,7 +176,7 @@ impl HttpSource {
 
     /// Has it vouched for by these from the next connection on; those that are open are not used again.
     pub fn set_authorities(&self, authorities: &Authorities) -> Result<(), SourceUrlError> {
-        let clients = Clients::new(&self.base, self.time_outs, authorities, None)?;
+        let clients = Clients::new(&self.base, self.time_outs, authorities, self.socket.as_deref())?;
         *self.clients.write().unwrap_or_else(PoisonError::into_inner) = clients;
         Ok(())
     }

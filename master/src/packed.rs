@@ -100,16 +100,9 @@ impl PackedRuns {
 
     /// What is kept of a run with these blocks.
     pub(crate) fn get(&self, hashes: &[Hash]) -> Option<Found> {
-        let key = {
-            let inner = self.read();
-            if inner.places.is_empty() {
-                return None;
-            }
-            key(hashes)
-        };
         let (place, file) = {
             let inner = self.read();
-            let place = *inner.places.get(&key)?;
+            let place = *inner.places.get(&key(hashes))?;
             (place, inner.files.get(&place.file)?.clone())
         };
         if place.entry.does_not_shrink() {

@@ -18,6 +18,7 @@ const ROOM: u64 = 64 * MIB;
 /// How the first frame of an answer is packed, by FORMAT.md.
 const LZ4: u8 = 2;
 const ZSTD: u8 = 3;
+const ZLIB: u8 = 4;
 
 fn noise(seed: u64, bytes: &mut [u8]) {
     let mut state = seed;
@@ -79,7 +80,7 @@ fn files(area: &Area) -> Vec<PathBuf> {
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 
-/// What was packed once answers whoever asks for any codec, also after a restart, and whatever became of the tree since.
+/// What was packed once answers whoever takes Zstandard, and nobody else, also after a restart, and whatever became of the tree since.
 #[test]
 fn what_is_packed_ahead_is_what_was_published() {
     let area = Area::new();
@@ -99,6 +100,7 @@ fn what_is_packed_ahead_is_what_was_published() {
         }
     }
     assert_eq!([0, 16, 80].map(|first| packing(&repository, run(root, first, 16))), [ZSTD; 3]);
+    assert_eq!(frames(&repository, run(root, 16, 16), Codec::Zlib)[1], ZLIB);
     assert_eq!(packing(&repository, run(root, 1, 15)), LZ4, "nobody packs every part of a run");
     assert!(frames(&repository, run(root, 32, 16), Codec::Zstd).len() as u64 > MIB, "noise travels as it is");
     let stored = area.repository().join("versions/lab/1/disk.raw");

@@ -5,8 +5,8 @@ use icbd_cache::{Weekdays, Zone};
 use icbd_image::ImageRef;
 
 use crate::near;
-use crate::orders::{OFF, When};
-use crate::settings::BitRate;
+use crate::orders::When;
+use crate::settings::{BitRate, OFF};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PrefetchCommand {

@@ -10,10 +10,7 @@ use jiff::tz::TimeZone;
 
 use super::Terms;
 use crate::failure::{Exit, Failure};
-use crate::settings::BitRate;
-
-/// No deadline, or no limit.
-pub(crate) const OFF: &str = "off";
+use crate::settings::{BitRate, OFF};
 
 /// A time as people write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

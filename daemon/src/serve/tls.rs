@@ -1,6 +1,6 @@
 //! TLS of the listening sockets: one certificate, which can be renewed while they listen.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::Context;
@@ -11,12 +11,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio_rustls::TlsAcceptor;
 
-/// Where a certificate and its key are: PEM files, the certificate first and those that vouch for it behind.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TlsFiles {
-    pub cert: PathBuf,
-    pub key: PathBuf,
-}
+use crate::settings::TlsFiles;
 
 /// What the sockets show whom they speak with.
 #[derive(Debug, Clone)]

@@ -56,7 +56,8 @@ const RATE_UNITS: [(&str, u64); 6] = [
     ("kB/s", 1000),
 ];
 const ALWAYS: &str = "always";
-const OFF: &str = "off";
+/// No limit, no deadline, nothing kept.
+pub(crate) const OFF: &str = "off";
 /// Units of size in bytes, the largest first.
 const BYTE_UNITS: [(&str, u64); 5] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 

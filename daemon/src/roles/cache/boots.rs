@@ -81,8 +81,8 @@ impl CacheServer {
         }
         let boots = profile.observations().count();
         let is_new = self.cache.import_profile(profile).await.map_err(Failure::from)?;
-        let runs = self.cache.boot_set(version.serial).await.ok();
-        let boot_set_bytes = runs.map(|runs| runs.iter().map(|run| u64::from(run.count) * BLOCK_BYTES).sum());
+        let of = ImageRef { image: version.version.image.clone(), number: Some(version.version.number) };
+        let boot_set_bytes = self.profile_report(&of).await.ok().map(|report| report.bytes);
         Ok(ImportResult { version: version.version, learned_on, boot_set_bytes, boots, is_new })
     }
 }

@@ -44,7 +44,7 @@ async fn pack(master: &Arc<Master>) {
     if *master.packing.lock() == Some(state) {
         return;
     }
-    let (cancel, owned, (done, is_done)) = (Arc::<AtomicBool>::default(), master.clone(), oneshot::channel());
+    let (cancel, owned, (done, mut is_done)) = (Arc::<AtomicBool>::default(), master.clone(), oneshot::channel());
     let running = Running(cancel.clone());
     let work = move || {
         if let Err(error) = rustix::process::nice(NICE) {
@@ -56,7 +56,6 @@ async fn pack(master: &Arc<Master>) {
     if let Err(error) = spawned {
         return tracing::warn!(%error, "nothing is packed ahead of its use");
     }
-    let mut is_done = is_done;
     let ended = loop {
         tokio::select! {
             ended = &mut is_done => break ended,
