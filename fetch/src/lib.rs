@@ -18,4 +18,4 @@ pub use error::{Failure, FetchError, SourceError, Wanted, WrongContent};
 pub use http::{Authorities, AuthoritiesError, HttpSource, SourceUrlError, VersionStream};
 pub use settings::{Settings, TimeOuts};
 pub use source::{BlockRequest, BlockStream, ListingTag, ProfileAnswer, RunRequest, Source, Urgency, Way};
-pub use sources::{Leave, SourceHealth, SourceState, SourcedListing, Sources};
+pub use sources::{Habits, Leave, SourceHealth, SourceState, SourcedListing, Sources};

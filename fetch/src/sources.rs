@@ -7,6 +7,7 @@ mod round;
 mod run;
 mod window;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::error::{FetchError, SourceError, Wanted};
 use crate::settings::Settings;
 use crate::source::{ListingTag, ProfileAnswer, RunRequest, Source, Urgency};
 use gate::Gate;
+use line::Habit;
 use member::Member;
 use round::Round;
 
@@ -43,6 +45,23 @@ pub struct Sources {
     listed: Mutex<Option<(usize, ListingTag)>>,
 }
 
+/// How blocks travelled best from sources, for whoever asks the same ones later.
+#[derive(Debug, Clone, Default)]
+pub struct Habits(HashMap<String, Habit>);
+
+impl Habits {
+    /// Whoever asks more sources in turn learns them anew.
+    const SOURCES_MAX: usize = 64;
+
+    /// Takes over what others found out.
+    pub fn learn(&mut self, found: Habits) {
+        if self.0.len() + found.0.len() > Habits::SOURCES_MAX {
+            self.0.clear();
+        }
+        self.0.extend(found.0);
+    }
+}
+
 /// A listing and the source it is of. The first source is the authority; what another one lists may
 /// be older, or of another repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,10 +72,24 @@ pub struct SourcedListing {
 
 impl Sources {
     pub fn new(sources: Vec<Arc<dyn Source>>, settings: Settings) -> Sources {
+        Sources::with_habits(sources, settings, &Habits::default())
+    }
+
+    /// The same, where something may be known of these sources.
+    pub fn with_habits(sources: Vec<Arc<dyn Source>>, settings: Settings, habits: &Habits) -> Sources {
         let changes = watch::Sender::new(0);
-        let member = |source| Arc::new(Member::new(source, settings, changes.clone()));
+        let member = |source: Arc<dyn Source>| {
+            let habit = habits.0.get(source.name()).copied();
+            Arc::new(Member::new(source, settings, changes.clone(), habit))
+        };
         let members = sources.into_iter().map(member).collect();
         Sources { members, gate: Arc::new(Gate::new()), settings, changes, listed: Mutex::new(None) }
+    }
+
+    /// What was found out of each source so far.
+    pub fn habits(&self) -> Habits {
+        let known = |member: &Arc<Member>| Some((member.name().to_owned(), member.habit()?));
+        Habits(self.members.iter().filter_map(known).collect())
     }
 
     /// What the first source that answers offers; `None` when it is what the last call returned.

@@ -6,6 +6,7 @@
 //! removes, because the staging directory, with a note of what was intended, goes last.
 
 mod before;
+mod came;
 mod parent;
 mod piece;
 mod queue;
@@ -23,12 +24,14 @@ use icbd_image::{
     Head, ImageName, Root, SecretKey, Serial, SignedStatement, Statement, VersionId, VersionNumber, VersionRecord,
     VersionState,
 };
-use icbd_snapshot::{Kind, Sealed, Tree, Writable};
+use icbd_snapshot::beneath::Beneath;
+use icbd_snapshot::{Came, Kind, Received, Tree, Writable};
 
 use crate::catalog::NewVersion;
 use crate::receive::Known;
 use crate::{MasterError, Repository};
 use before::Before;
+use came::AsItCame;
 use parent::Parent;
 pub(crate) use piece::{PIECE_BYTES, segments, touched_blocks};
 pub(crate) use staging::Intent;
@@ -136,6 +139,14 @@ pub(crate) struct New<'a> {
     pub(crate) parent: Option<VersionNumber>,
 }
 
+/// What spares work on a version's files.
+struct Earlier<'a> {
+    /// What need not be hashed is in here.
+    before: Option<&'a Before<'a>>,
+    /// What need not be read from the disk.
+    came: Option<&'a AsItCame<'a>>,
+}
+
 /// Where a version's content comes from.
 pub(crate) enum From {
     /// The request's path.
@@ -145,7 +156,7 @@ pub(crate) enum From {
     /// A tree that was received, what was said of it where it was published, and what need not be hashed.
     Received(Writable, Box<Given>, Box<Known>),
     /// The same of one that is to be the version's as it is.
-    Streamed(Sealed, Box<Given>),
+    Streamed(Box<Received>, Box<Given>),
 }
 
 impl From {
@@ -222,13 +233,18 @@ impl Repository {
                 Source::within(&self.layout, &staging.freeze(&self.trees, copy)?)?
             }
             From::WorkingCopy(copy) | From::Received(copy, ..) => Source::within(&self.layout, copy.path())?,
-            From::Streamed(tree, _) => Source::within(&self.layout, tree.path())?,
+            From::Streamed(received, _) => Source::within(&self.layout, received.tree.path())?,
         };
         let before = match &new.from {
             From::Received(.., known) => Some(Before::Received(known)),
             _ => Parent::of(self, &request.image, new.parent).map(Before::Parent),
         };
-        let stored = store::store(&self.layout, &source, staging, before.as_ref(), request.raw, watch)?;
+        let came = match &new.from {
+            From::Streamed(received, _) => Some(self.as_it_came(&received.came)?),
+            _ => None,
+        };
+        let earlier = Earlier { before: before.as_ref(), came: came.as_ref() };
+        let stored = store::store(&self.layout, &source, staging, earlier, request.raw, watch)?;
         let root = stored.head.root();
         let (signed, image_serial) = match new.from.given() {
             Some(given) if given.record.root() != root => {
@@ -244,8 +260,8 @@ impl Repository {
         };
         let version = signed.statement().version();
         (watch.progress)(stored.progress(Phase::Syncing));
-        if let From::Streamed(tree, _) = &new.from {
-            staging.take(&self.trees, tree)?;
+        if let From::Streamed(received, _) = &new.from {
+            staging.take(&self.trees, &received.tree)?;
         }
         staging.seal(&self.layout, &stored.head, &Intent { version: version.clone(), root })?;
         if watch.cancel.load(std::sync::atomic::Ordering::Relaxed) {
@@ -269,6 +285,12 @@ impl Repository {
             skipped: stored.skipped,
             skipped_count: stored.skipped_count,
         })
+    }
+
+    fn as_it_came(&self, came: &Came) -> Result<AsItCame<'_>, MasterError> {
+        let directory = rustix::io::fcntl_dupfd_cloexec(came.directory(), 0);
+        let directory = directory.map_err(MasterError::io("open", self.path()))?;
+        Ok(AsItCame { tree: Beneath::from_open(directory, self.path().to_owned()), trees: &self.trees })
     }
 
     /// What is said of the image's next version, and the image's own serial.

@@ -10,11 +10,12 @@ mod known;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, File};
+use std::io::IoSlice;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::AtomicBool;
 
 use icbd_image::{
@@ -33,6 +34,9 @@ use crate::repository::guard;
 use crate::serve::{OldVersion, OpenVersion};
 use crate::{MasterError, Progress, PublishRequest, Published, Repository, trees};
 pub(crate) use known::Known;
+
+/// What the kernel takes at once (`IOV_MAX`).
+const SLICES_MAX: usize = 1024;
 
 /// A version on its way here. Dropping it leaves what came of it for the next time.
 #[derive(Debug)]
@@ -53,6 +57,9 @@ pub struct Receiving {
     shared: HashSet<FileIndex>,
     /// Whether it was begun before: then nothing is taken for granted.
     goes_on: bool,
+    /// Of several that write to one file the kernel lets one in, and has the others spin: one at a time leaves the processors
+    /// to whoever packs and unpacks.
+    writing: Mutex<()>,
     pub(crate) _place: Place,
 }
 
@@ -294,6 +301,7 @@ impl Receiving {
             is_frozen,
             shared: HashSet::new(),
             goes_on,
+            writing: Mutex::new(()),
             _place: place,
         };
         if !goes_on {
@@ -431,16 +439,15 @@ impl Receiving {
         let Some(first) = blocks.first().map(VerifiedBlock::index) else { return Ok(()) };
         let file = self.file(index)?;
         let failed = |doing| MasterError::io(doing, self.tree.path().join(path(&self.files[&index])));
-        let (start, mut offset) = (first * BLOCK_BYTES, first * BLOCK_BYTES);
-        for block in blocks {
-            file.write_all_at(block.bytes(), offset).map_err(failed("write"))?;
-            offset += block.bytes().len() as u64;
-        }
+        let start = first * BLOCK_BYTES;
+        let parts = blocks.iter().map(|block| &**block.bytes());
+        let writing = guard(&self.writing);
+        let bytes = write_all_at(&file, parts, start).map_err(failed("write"))?;
         // The disk begins with it while the line brings more: nobody reads it before it is durable.
-        let written = std::num::NonZeroU64::new(offset - start);
-        rustix::fs::fadvise(&file, start, written, Advice::DontNeed)
+        rustix::fs::fadvise(&file, start, std::num::NonZeroU64::new(bytes), Advice::DontNeed)
             .map_err(std::io::Error::from)
             .map_err(failed("write"))?;
+        drop(writing);
         self.known.came(index, first..first + blocks.len() as u64);
         Ok(())
     }
@@ -463,6 +470,24 @@ impl Receiving {
         forget(&repository.layout, &repository.trees, &version)?;
         Ok(published)
     }
+}
+
+/// Writes all parts, one behind the other; how many bytes that were.
+fn write_all_at<'a>(file: &File, parts: impl Iterator<Item = &'a [u8]>, start: u64) -> std::io::Result<u64> {
+    let mut slices: Vec<IoSlice<'_>> = parts.map(IoSlice::new).collect();
+    let (mut rest, mut offset) = (&mut slices[..], start);
+    while !rest.is_empty() {
+        match rustix::io::pwritev(file, &rest[..rest.len().min(SLICES_MAX)], offset) {
+            Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                offset += written as u64;
+                IoSlice::advance_slices(&mut rest, written);
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(offset - start)
 }
 
 /// Where a file of `size` bytes has its next data, from `start` on; its end, if it has none there.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use icbd_image::{ImageRecord, Root, VersionId, VersionNumber, VersionRecord};
-use icbd_snapshot::{Encoding, Sealed, Sending, Streams, Tree};
+use icbd_snapshot::{Encoding, Received, Sealed, Sending, Streams, Tree};
 use icbd_wire::StreamBase;
 
 use crate::publish::{From, Given, New};
@@ -122,14 +122,14 @@ impl Incoming {
     /// Makes what was received a version, ready. On an error nothing is left of it.
     pub fn finish(
         self,
-        tree: Sealed,
+        received: Received,
         progress: &(dyn Fn(Progress) + Sync),
         cancel: &AtomicBool,
     ) -> Result<Published, MasterError> {
         let version = self.version();
         let request = PublishRequest {
             image: version.image.clone(),
-            path: tree.path().to_owned(),
+            path: received.tree.path().to_owned(),
             raw: false,
             note: self.record.note.clone(),
             deploy: false,
@@ -137,7 +137,7 @@ impl Incoming {
         };
         let given = Box::new(Given { record: self.record.clone(), image_serial: self.image_serial });
         let parent = self.base.map(|(number, _)| number);
-        let new = New { request: &request, from: From::Streamed(tree, given), parent };
+        let new = New { request: &request, from: From::Streamed(Box::new(received), given), parent };
         let published = self.repository.publish_new(new, progress, cancel, |_| Ok(()));
         let removed = trees::remove(&self.repository.trees, &receiving(&version));
         let published = published?;

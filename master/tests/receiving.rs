@@ -83,8 +83,8 @@ fn receive_streamed(from: &Repository, to: &Arc<Repository>, version: u32) -> Re
     let mut outgoing = from.stream(record.root(), incoming.base(), true)?;
     let mut receiving = incoming.begin()?;
     std::io::copy(&mut outgoing, &mut receiving).unwrap();
-    let tree = receiving.finish()?;
-    incoming.finish(tree, &no_progress, &AtomicBool::new(false)).map(drop)
+    let received = receiving.finish()?;
+    incoming.finish(received, &no_progress, &AtomicBool::new(false)).map(drop)
 }
 
 /// How versions are brought over.

@@ -57,6 +57,13 @@ const FILES: [(&str, Benchmark); 5] = [
     ("memory", memory::run),
 ];
 
+/// Whether all of `names` are among those there are: a name that is nobody's would measure nothing.
+fn check_names(what: &str, names: &[String], there_are: impl IntoIterator<Item = String>) -> Result<()> {
+    let there_are: Vec<String> = there_are.into_iter().collect();
+    let unknown = names.iter().find(|name| !there_are.contains(name));
+    unknown.map_or(Ok(()), |name| anyhow::bail!("there is no {what} {name:?}; there are {}", there_are.join(", ")))
+}
+
 /// Rounds of each storm.
 const STORM_ROUNDS: usize = 3;
 const USAGE: &str = "usage: icbd-perf [--short] [files | complete | sealed | cold | miss | memory]… [storms] [duties] [replicate] \
@@ -88,6 +95,8 @@ fn main() -> Result<()> {
             _ => anyhow::bail!(USAGE),
         }
     }
+    selection.check()?;
+    replicate::check(&ways)?;
     let is_chosen = |part: &str| parts.iter().any(|chosen| chosen == part);
     if is_chosen("record") {
         storm::record()?;

@@ -14,6 +14,7 @@ use anyhow::Result;
 use icbd_tests::Lab;
 use serde::{Deserialize, Serialize};
 
+use crate::check_names;
 use crate::kept;
 use crate::load::{Work, drop_caches};
 use crate::network::{LINKS, Link, Network};
@@ -88,6 +89,11 @@ impl Trips {
         let is_it = |cell: &&Cell| (&*cell.link, cell.step, &*cell.way) == (link, step, way);
         self.cells.iter().find(is_it).filter(|cell| !cell.trips.is_empty())
     }
+}
+
+/// Whether all ways are known.
+pub(crate) fn check(ways: &[String]) -> Result<()> {
+    check_names("way", ways, WAYS.map(Way::name))
 }
 
 /// Measures every way on every line, `rounds` times; `links` and `ways` are names, none for all.

@@ -16,6 +16,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use icbd_tests::{Lab, debian_image};
 
+use crate::check_names;
 use crate::network::{LINKS, Link, Network};
 
 pub(crate) use boot::record;
@@ -44,6 +45,13 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
+    /// Whether all names are known.
+    pub(crate) fn check(&self) -> Result<()> {
+        check_names("line", &self.links, LINKS.map(|link| link.name.to_owned()))?;
+        check_names("tool", &self.tools, TOOLS.map(Tool::key))?;
+        check_names("case", &self.cases, CASES.map(Case::key))
+    }
+
     fn has(of: &[String], name: &str) -> bool {
         of.is_empty() || of.iter().any(|part| part == name)
     }

@@ -43,7 +43,7 @@ pub use difference::FileDifference;
 pub use error::SnapshotError;
 pub use furnish::{furnish, lay_out};
 pub use probe::{Finding, Probe, Reflinks, Subvolumes, Transfers};
-pub use stream::{Encoding, Receiving, Sending, Streams};
+pub use stream::{Came, Encoding, Received, Receiving, Sending, Streams};
 pub use tree::{Access, Sealed, Tree, Writable};
 pub use trees::{Listed, Trees};
 pub use usage::Usage;

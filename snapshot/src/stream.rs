@@ -9,7 +9,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
@@ -151,9 +151,32 @@ impl Write for Receiving<'_> {
     }
 }
 
+/// A tree that came to its end. It is durable, and nobody has verified it yet.
+#[derive(Debug)]
+pub struct Received {
+    pub tree: Sealed,
+    /// The same as it came, before it was sealed: the kernel still holds in memory what was just written to it.
+    pub came: Came,
+}
+
+/// What a tree was received as; gone when it is dropped.
+#[derive(Debug)]
+pub struct Came {
+    directory: OwnedFd,
+    /// After the directory in it.
+    _staging: Staging,
+}
+
+impl Came {
+    /// Its top directory.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
 impl Receiving<'_> {
-    /// Ends the stream; the tree, if all of it came. It is durable, and nobody has verified it yet.
-    pub fn finish(mut self) -> Result<Sealed, SnapshotError> {
+    /// Ends the stream; the tree, if all of it came.
+    pub fn finish(mut self) -> Result<Received, SnapshotError> {
         self.to = None;
         self.child.finish()?;
         let path = self.at.path();
@@ -165,9 +188,11 @@ impl Receiving<'_> {
         if !(self.streams.programs.was_received)(directory.as_fd()).map_err(error())? {
             return Err(broken("what came is no tree that was sent to its end"));
         }
+        let same = rustix::io::fcntl_dupfd_cloexec(&directory, 0).map_err(error())?;
         let received = Sealed::new(Open::new(self.staging.path().join(OsStr::from_bytes(name)), "".into(), directory));
         // Not by a rename, which the kernel refuses for what is read-only.
         self.streams.trees.backend.copy(&received, &self.at, Access::Sealed)?;
-        self.streams.trees.sealed(self.at.at())
+        let tree = self.streams.trees.sealed(self.at.at())?;
+        Ok(Received { tree, came: Came { directory: same, _staging: self.staging } })
     }
 }

@@ -65,6 +65,15 @@ const WAITS_MAX: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Line(Mutex<State>);
 
+/// What suited a line when it was last measured: where the next one to the same source begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Habit {
+    /// Whatever packs most.
+    Slow,
+    /// A place in [`WAYS`].
+    Suits(usize),
+}
+
 #[derive(Debug)]
 struct State {
     enough: Enough,
@@ -109,8 +118,12 @@ enum Trial {
 
 impl Line {
     /// For long runs.
-    pub(super) fn new(has_base: bool) -> Line {
-        Line::measured_after(ENOUGH, WAYS.len() - usize::from(!has_base))
+    pub(super) fn new(has_base: bool, habit: Option<Habit>) -> Line {
+        let line = Line::measured_after(ENOUGH, WAYS.len() - usize::from(!has_base));
+        if let Some(habit) = habit {
+            line.lock().go_on(habit);
+        }
+        line
     }
 
     /// For short runs.
@@ -138,6 +151,13 @@ impl Line {
             bytes: 0,
             travelled: [0; 2],
         }))
+    }
+
+    /// What was found out; `None` before anything was.
+    pub(super) fn habit(&self) -> Option<Habit> {
+        let line = self.lock();
+        let is_slow = line.chosen + 1 == line.ways;
+        line.harder.map(|_| if is_slow { Habit::Slow } else { Habit::Suits(line.chosen) })
     }
 
     /// How blocks shall travel now. A request begins with it; [`Line::end`] is owed the same way.
@@ -174,6 +194,18 @@ impl Line {
 }
 
 impl State {
+    /// Begins where a line to the same source ended. It is measured on, and doubted as if it were this one's.
+    fn go_on(&mut self, habit: Habit) {
+        let last = self.ways - 1;
+        self.chosen = match habit {
+            Habit::Slow => last,
+            Habit::Suits(way) => way.min(last),
+        };
+        self.harder = Some(habit == Habit::Slow);
+        self.seems_slow = habit == Habit::Slow;
+        (self.rest, self.next_rest) = (SETTLED_REST, SETTLED_REST);
+    }
+
     /// The place in [`WAYS`] of what is in use.
     fn codec(&self) -> usize {
         match self.trial {

@@ -13,7 +13,7 @@ use icbd_image::{FileIndex, Root, Run};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
-use super::line::Line;
+use super::line::{Habit, Line};
 use crate::error::SourceError;
 use crate::settings::Settings;
 use crate::source::{Source, Urgency, Way};
@@ -111,14 +111,19 @@ pub(super) struct Admission {
 }
 
 impl Member {
-    pub(super) fn new(source: Arc<dyn Source>, settings: Settings, changes: watch::Sender<u64>) -> Member {
+    pub(super) fn new(
+        source: Arc<dyn Source>,
+        settings: Settings,
+        changes: watch::Sender<u64>,
+        habit: Option<Habit>,
+    ) -> Member {
         Member {
             permits: Arc::new(Semaphore::new(settings.requests_max)),
             patient: Arc::new(Semaphore::new(patient_max(&settings))),
             idle: Arc::new(Semaphore::new(idle_max(&settings))),
             small: Arc::new(Semaphore::new(SMALL_REQUESTS_MAX)),
             short_line: Line::short(),
-            line: Line::new(source.has_base()),
+            line: Line::new(source.has_base(), habit),
             source,
             requests: AtomicU64::new(0),
             settings,
@@ -130,6 +135,11 @@ impl Member {
 
     pub(super) fn name(&self) -> &str {
         self.source.name()
+    }
+
+    /// What suits long runs from it, as far as that was found out.
+    pub(super) fn habit(&self) -> Option<Habit> {
+        self.line.habit()
     }
 
     pub(super) fn health(&self) -> SourceHealth {

@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 use icbd_image::Head;
 use icbd_snapshot::beneath::Beneath;
 
-use super::before::Before;
 use super::queue::Queue;
 use super::staging::{Staging, full_or};
 use super::walk::{Source, Walk};
-use super::{Phase, Progress, Published, Skipped, Watch};
+use super::{Earlier, Phase, Progress, Published, Skipped, Watch};
 use crate::MasterError;
 use crate::layout::Layout;
 
@@ -43,8 +42,7 @@ impl Stored {
 pub(super) struct Shared<'a> {
     pub(super) source: &'a Beneath,
     pub(super) stage: &'a Beneath,
-    /// What need not be hashed again is in here.
-    pub(super) before: Option<&'a Before<'a>>,
+    pub(super) earlier: Earlier<'a>,
     /// Where disk images are converted to raw ones, if they are.
     pub(super) raw: Option<&'a Path>,
     /// Takes the hashes of files that are too large to have them in the head.
@@ -120,14 +118,15 @@ pub(super) fn store(
     layout: &Layout,
     source: &Source,
     staging: &Staging,
-    before: Option<&Before<'_>>,
+    earlier: Earlier<'_>,
     raw: bool,
     watch: &Watch<'_>,
 ) -> Result<Stored, MasterError> {
     let stage = Beneath::open(&staging.tree()).map_err(MasterError::io("open", staging.tree()))?;
     let pages = staging.pages()?;
     let raw = raw.then(|| staging.path());
-    let shared = Shared { source: &source.tree, stage: &stage, before, raw, pages: &pages, tally: Tally::new(watch) };
+    let tally = Tally::new(watch);
+    let shared = Shared { source: &source.tree, stage: &stage, earlier, raw, pages: &pages, tally };
     store_all(source, &shared).map_err(|error| full_or(error, layout))
 }
 

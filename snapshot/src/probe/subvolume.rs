@@ -76,7 +76,7 @@ fn stream(trees: &Trees) -> Result<Finding<Transfers>, SnapshotError> {
         // What a program said is an answer; a pipe that broke is none.
         error.downcast::<SnapshotError>().unwrap_or_else(SnapshotError::io("send", sealed.path()))
     })?;
-    let received = receiving.finish()?;
+    let received = receiving.finish()?.tree;
     let took = begun.elapsed();
     let file = received.path().join(FILE);
     if fs::read(&file).map_err(SnapshotError::io("read", &file))? != BEFORE {

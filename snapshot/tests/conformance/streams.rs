@@ -33,7 +33,7 @@ fn receive(store: &Store, bytes: &[u8], at: &str) -> Result<Result<Sealed, Snaps
     if let Err(error) = receiving.write_all(bytes) {
         return Ok(Err(error.downcast().context("an error of the receiver's")?));
     }
-    Ok(receiving.finish())
+    Ok(receiving.finish().map(|received| received.tree))
 }
 
 fn version(store: &Store, at: &str) -> Result<Sealed> {

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::Context;
-use icbd_fetch::{HttpSource, Source, Sources, TimeOuts};
+use icbd_fetch::{Habits, HttpSource, Source, Sources, TimeOuts};
 use icbd_image::{BLOCK_BYTES, Head, ImageRecord, VersionId, VersionRecord};
 use icbd_master::{Published, Receiving};
 use icbd_wire::Codec;
@@ -49,6 +49,8 @@ pub(super) async fn replicate(
 struct Announced {
     started: Instant,
     source: Arc<HttpSource>,
+    /// Whether it was said how blocks shall travel: then nothing is found out.
+    is_told: bool,
     image: ImageRecord,
     record: VersionRecord,
     head: Head,
@@ -69,11 +71,12 @@ impl Announced {
             (StreamKind::Blocks, Some(Compress::By(codec))) => source.with_codec(codec),
             _ => source,
         });
-        let asked = sources(&source);
+        let is_told = spec.compress.is_some();
+        let asked = sources(&source, &Habits::default());
         let (image, record) = find(&asked, spec).await?;
         trusted(master, &record)?;
         let head = asked.head(record.root()).await.map_err(refused)?;
-        Ok(Announced { started, source, image, record, head })
+        Ok(Announced { started, source, is_told, image, record, head })
     }
 
     /// Whether the same version is here already.
@@ -99,8 +102,8 @@ impl Announced {
     }
 }
 
-fn sources(source: &Arc<HttpSource>) -> Sources {
-    Sources::new(vec![source.clone() as Arc<dyn Source>], icbd_fetch::Settings::default())
+fn sources(source: &Arc<HttpSource>, habits: &Habits) -> Sources {
+    Sources::with_habits(vec![source.clone() as Arc<dyn Source>], icbd_fetch::Settings::default(), habits)
 }
 
 /// Blocks.
@@ -119,7 +122,7 @@ fn by_stream(
         Some(Compress::Stored) => None,
     };
     let came = streamed::receive(runtime, &announced.source, &incoming, &announced.head, codec, teller, cancel)?;
-    let published = incoming.finish(came.tree, &storing(teller), cancel).map_err(Failure::from)?;
+    let published = incoming.finish(came.received, &storing(teller), cancel).map_err(Failure::from)?;
     Ok(announced.result(Some(published), came.bytes))
 }
 
@@ -156,7 +159,11 @@ impl Replication {
         if let Some(base) = receiving.base() {
             source.set_base(base);
         }
-        let fetched_blocks = Fetching::new(Arc::new(sources(source)), head, &receiving, teller, cancel).all().await?;
+        let sources = Arc::new(sources(source, &master.habits()));
+        let fetched_blocks = Fetching::new(sources.clone(), head, &receiving, teller, cancel).all().await?;
+        if !announced.is_told {
+            master.learn(sources.habits());
+        }
         let receiving = Arc::into_inner(receiving).context("somebody still writes to what was received")?;
         Ok(Replication { announced, receiving, fetched_blocks })
     }

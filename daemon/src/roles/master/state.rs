@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
-use icbd_fetch::Authorities;
+use icbd_fetch::{Authorities, Habits};
 use icbd_image::{ImageRecord, Trust};
 use icbd_master::{Repository, Retention};
 use tokio::sync::Notify;
@@ -31,6 +31,8 @@ pub(super) struct Master {
     /// Told when what is planned changes.
     pub(super) planned: Notify,
     pub(super) packing: Packing,
+    /// How blocks travel best from the masters that were asked for versions.
+    habits: Mutex<Habits>,
     believed: RwLock<Believed>,
     allow: Allow,
     /// What is shown to whoever connects, if that is encrypted.
@@ -74,7 +76,32 @@ impl Master {
     ) -> Master {
         let (operations, sent, believed) = (Operations::default(), Arc::default(), RwLock::new(believed));
         let (planned, packing, started) = (Notify::new(), Packing::default(), Instant::now());
-        Master { repository, audit, operations, sent, planned, packing, believed, allow, tls, config, listen, started }
+        let habits = Mutex::default();
+        Master {
+            repository,
+            audit,
+            operations,
+            sent,
+            planned,
+            packing,
+            habits,
+            believed,
+            allow,
+            tls,
+            config,
+            listen,
+            started,
+        }
+    }
+
+    /// What is known of how blocks travel best from other masters.
+    pub(super) fn habits(&self) -> Habits {
+        self.habits.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The next version that comes from there begins so.
+    pub(super) fn learn(&self, habits: Habits) {
+        self.habits.lock().unwrap_or_else(PoisonError::into_inner).learn(habits);
     }
 
     /// The keys that count now.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use icbd_fetch::{HttpSource, Source, SourceError};
 use icbd_image::Head;
 use icbd_master::{Incoming, MasterError};
-use icbd_snapshot::Sealed;
+use icbd_snapshot::Received;
 use icbd_wire::Codec;
 use tokio::runtime::Handle;
 
@@ -16,7 +16,7 @@ use crate::output::Progress;
 
 /// A tree that came to its end, and the plain bytes of the stream that made it.
 pub(super) struct Streamed {
-    pub(super) tree: Sealed,
+    pub(super) received: Received,
     pub(super) bytes: u64,
 }
 
@@ -59,7 +59,7 @@ pub(super) fn receive(
         bytes += plain.len() as u64;
         tell(bytes);
     }
-    Ok(Streamed { tree: receiving.finish().map_err(refused)?, bytes })
+    Ok(Streamed { received: receiving.finish().map_err(refused)?, bytes })
 }
 
 fn refused(error: icbd_snapshot::SnapshotError) -> anyhow::Error {

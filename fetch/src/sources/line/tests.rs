@@ -51,7 +51,7 @@ async fn crowd(line: &Line, rates: Rates, megabytes: u64) -> [f64; 4] {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_line_that_is_full_is_squeezed_harder() {
-    let line = Line::new(false);
+    let line = Line::new(false, None);
     crowd(&line, line_of(12.5), 20).await;
     let shares = crowd(&line, line_of(12.5), 1_000).await;
     assert!(shares[3] > 0.9, "{shares:?}");
@@ -60,7 +60,7 @@ async fn a_slow_line_that_is_full_is_squeezed_harder() {
 #[tokio::test(start_paused = true)]
 async fn the_codec_that_carries_most_is_found_and_kept() {
     for (megabytes, best) in [(5.0, 2), (12.5, 2), (118.0, 2), (1_000.0, 1), (3_000.0, 0)] {
-        let line = Line::new(false);
+        let line = Line::new(false, None);
         stream(&line, line_of(megabytes), 2_000).await;
         let shares = stream(&line, line_of(megabytes), 4_000).await;
         assert!(shares[best] > 0.9, "{megabytes} MB/s: {shares:?}");
@@ -69,13 +69,13 @@ async fn the_codec_that_carries_most_is_found_and_kept() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_line_is_squeezed_within_the_first_megabytes() {
-    let shares = stream(&Line::new(false), line_of(12.5), 50).await;
+    let shares = stream(&Line::new(false, None), line_of(12.5), 50).await;
     assert!(shares[2] > 0.6, "{shares:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn on_a_slow_line_nothing_else_is_tried_any_more() {
-    let line = Line::new(false);
+    let line = Line::new(false, None);
     stream(&line, line_of(12.5), 50).await;
     let shares = stream(&line, line_of(12.5), 2_000).await;
     assert_eq!(shares[..2], [0.0; 2], "{shares:?}");
@@ -85,7 +85,7 @@ async fn on_a_slow_line_nothing_else_is_tried_any_more() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_line_carries_differences_where_it_can() {
     for (has_base, megabytes, best) in [(true, 12.5, Way::Matched), (false, 12.5, Way::By(Codec::Zstd6))] {
-        let line = Line::new(has_base);
+        let line = Line::new(has_base, None);
         let mut under_way: VecDeque<Way> = (0..4).map(|_| line.begin()).collect();
         for request in 1..=20 {
             let way = under_way.pop_front().unwrap();
@@ -99,11 +99,30 @@ async fn a_slow_line_carries_differences_where_it_can() {
     }
 }
 
+/// Whoever asks the same source again begins with what suited it, and with differences once there is a version to differ from.
+#[tokio::test(start_paused = true)]
+async fn what_was_learned_of_a_line_is_not_learned_again() {
+    let way_after = |habit, has_base| Line::new(has_base, habit).begin();
+    let before = Line::new(false, None);
+    assert_eq!(before.habit(), None);
+    crowd(&before, line_of(12.5), 200).await;
+    assert_eq!(way_after(before.habit(), true), Way::Matched);
+    assert_eq!(way_after(before.habit(), false), Way::By(Codec::Zstd6));
+    let fast = Line::new(false, None);
+    stream(&fast, line_of(3_000.0), 2_000).await;
+    assert_eq!(way_after(fast.habit(), true), Way::By(Codec::None));
+    // It is no promise: a line that was slow and is fast now is found out.
+    let line = Line::new(false, before.habit());
+    stream(&line, line_of(3_000.0), 8_000).await;
+    let shares = stream(&line, line_of(3_000.0), 4_000).await;
+    assert!(shares[0] > 0.9, "{shares:?}");
+}
+
 /// The first blocks wait for the source's disk and its processors to wake: that is no slow line.
 #[tokio::test(start_paused = true)]
 async fn what_begins_slowly_is_not_taken_for_a_slow_line() {
     for has_base in [true, false] {
-        let line = Line::new(has_base);
+        let line = Line::new(has_base, None);
         let mut under_way: VecDeque<Way> = (0..4).map(|_| line.begin()).collect();
         for request in 1..30 {
             let seconds = if request <= 2 { 0.1 } else { 0.01 };
@@ -119,7 +138,7 @@ async fn what_begins_slowly_is_not_taken_for_a_slow_line() {
 
 #[tokio::test(start_paused = true)]
 async fn a_line_that_changes_is_noticed() {
-    let line = Line::new(false);
+    let line = Line::new(false, None);
     stream(&line, line_of(3_000.0), 1_000).await;
     assert_eq!(line.begin(), Way::By(Codec::None));
     line.end(Way::By(Codec::None));
@@ -131,7 +150,7 @@ async fn a_line_that_changes_is_noticed() {
 /// Packing that is slower than the line makes the line look slow: that must not lead to more packing.
 #[tokio::test(start_paused = true)]
 async fn busy_processors_are_not_taken_for_a_slow_line() {
-    let line = Line::new(false);
+    let line = Line::new(false, None);
     let busy = [120.0, 60.0, 30.0, 10.0];
     stream(&line, busy, 1_000).await;
     let shares = stream(&line, busy, 2_000).await;
@@ -141,7 +160,7 @@ async fn busy_processors_are_not_taken_for_a_slow_line() {
 /// A master that packs for many at a time.
 #[tokio::test(start_paused = true)]
 async fn who_has_no_time_to_pack_is_not_asked_to_pack_harder_for_ever() {
-    let line = Line::new(false);
+    let line = Line::new(false, None);
     let busy = [24.0, 22.0, 20.0, 9.0];
     let early = crowd(&line, busy, 100).await;
     assert!(early[3] > 0.5, "it looks like a slow line: {early:?}");
@@ -189,7 +208,7 @@ async fn a_slow_line_that_many_share_is_squeezed() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_left_of_an_earlier_codec_is_not_counted() {
-    let line = Line::new(false);
+    let line = Line::new(false, None);
     let codec = line.begin();
     let lasting = line.begin();
     assert_eq!(codec, lasting);

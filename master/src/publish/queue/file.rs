@@ -34,6 +34,8 @@ pub(super) struct StoredFile {
     stored: File,
     /// Whether the copy shares the source's extents and needs no copying.
     reflinked: bool,
+    /// The same bytes, where the kernel has them in memory.
+    came: Option<File>,
     /// What of it need not be hashed.
     common: Option<Common>,
     assembly: Mutex<Assembly>,
@@ -72,13 +74,15 @@ impl StoredFile {
         if !reflinked {
             stored.set_len(job.size).map_err(MasterError::io("write", shared.stage.shown(&job.inside)))?;
         }
-        let before = shared.before.filter(|_| reflinked);
+        let before = shared.earlier.before.filter(|_| reflinked);
+        let came = shared.earlier.came.filter(|_| reflinked);
+        let came = came.and_then(|came| came.same_file(&job.inside, &stored, job.size));
         let common = before.and_then(|before| before.compare(&job.inside, &stored, job.size));
         let unfit =
             |source: HeadError| MasterError::Unfit { path: shared.source.shown(&job.inside), source: source.into() };
         let builder = Some(PagesBuilder::new(job.size).map_err(unfit)?);
         let assembly = Assembly { offset: 0, handed: VecDeque::new(), early: BTreeMap::new(), builder };
-        Ok(StoredFile { job, source: source.into(), stored, reflinked, common, assembly: Mutex::new(assembly) })
+        Ok(StoredFile { job, source: source.into(), stored, reflinked, came, common, assembly: Mutex::new(assembly) })
     }
 
     /// Whether other workers can help with it.
@@ -183,7 +187,7 @@ impl StoredFile {
         };
         for (part, may_differ) in parts {
             let run = part.start - first..part.end - first;
-            match (&self.common, shared.before) {
+            match (&self.common, shared.earlier.before) {
                 (Some(common), Some(before)) if !may_differ => {
                     let known = before.hashes(common, part)?;
                     hashes[run.start as usize..run.end as usize].copy_from_slice(&known);
@@ -205,7 +209,7 @@ impl StoredFile {
             let offset = start + first * BLOCK_BYTES;
             let end = start + (first + buffer_blocks).min(run.end) * BLOCK_BYTES;
             let buffer = &mut buffer[..(end.min(self.job.size) - offset) as usize];
-            self.stored.read_exact_at(buffer, offset)?;
+            self.came.as_ref().unwrap_or(&self.stored).read_exact_at(buffer, offset)?;
             for (block, hash) in buffer.chunks(BLOCK_BYTES as usize).zip(&mut hashes[first as usize..]) {
                 *hash = Hash::of(block);
             }
