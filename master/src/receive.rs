@@ -15,8 +15,8 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use icbd_image::{
     BLOCK_BYTES, FileIndex, Hash, Head, ImageRecord, Kind, Listing, RepositoryId, Run, Serial, VerifiedBlock,

@@ -269,7 +269,8 @@ fn a_version_costs_its_difference() {
     let saved = saved.unwrap();
     let grown = used(&area.repository()).saturating_sub(before);
     println!("hashed {} of {changed} changed, grown {grown}", saved.hashed_bytes);
-    // The goal is a twentieth; on a machine that does other things as well a single time may be double.
+    // The goal is a twentieth, and a fortieth was measured; on a machine that does other things as well a single time may be
+    // more.
     assert!(took < whole / 10, "{took:?}, of {whole:?} for all of it");
     assert!(saved.hashed_bytes < changed * 11 / 10 + 96 * 65_536, "{} bytes were hashed", saved.hashed_bytes);
     // The changed bytes themselves were on the disk before.

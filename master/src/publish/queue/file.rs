@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -15,7 +16,7 @@ use std::sync::Mutex;
 
 use icbd_image::{BLOCK_BYTES, FileHashes, FileIndex, Hash, HeadError, PAGE_BLOCKS, PagesBuilder, block_count};
 use icbd_snapshot::beneath::Stat;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Advice, Mode, OFlags};
 
 use super::super::before::Common;
 use super::super::piece::{PIECE_BYTES, next_piece, segments, touched_blocks};
@@ -194,12 +195,24 @@ impl StoredFile {
                 }
                 _ => {
                     shared.tally.hashed((run.end - run.start) * BLOCK_BYTES);
+                    self.ask_ahead(part);
                     self.hash(first * BLOCK_BYTES, run, hashes, buffer)
                         .map_err(MasterError::io("read", shared.stage.shown(&self.job.inside)))?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Has the kernel begin to read blocks that are hashed next. What differs from the parent lies scattered, and between two
+    /// stretches of it the disk would have nothing to do.
+    fn ask_ahead(&self, blocks: Range<u64>) {
+        // What was copied, or came just now, is in memory.
+        if self.reflinked && self.came.is_none() {
+            let len = NonZeroU64::new((blocks.end - blocks.start) * BLOCK_BYTES);
+            // Whatever comes of it, it is read then.
+            let _ = rustix::fs::fadvise(&self.stored, blocks.start * BLOCK_BYTES, len, Advice::WillNeed);
+        }
     }
 
     /// Hashes the blocks `run` of the piece at byte `start` as they are stored.
