@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
-use crate::output::{bytes, plain, seconds};
+use crate::output::{bytes, counted, plain, seconds};
 use crate::report::{CacheReport, MasterReport, Report};
 
 /// How bad something is. Of several the greatest counts: what is known to be wrong is worse than what is unknown.
@@ -128,8 +128,10 @@ fn of_master(master: &MasterReport) -> Check {
     let problems = master.warnings.iter().map(|warning| problem(Level::Critical, warning)).collect();
     let MasterReport { process, images, versions, sent, .. } = master;
     let summary = format!(
-        "{} is a master of {images} images with {versions} versions, up {}",
+        "{} is a master of {} with {}, up {}",
         process.name,
+        counted(*images, "image"),
+        counted(*versions, "version"),
         seconds(process.uptime_seconds)
     );
     let figures = vec![

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 
-pub(crate) use human::{bit_rate, bytes, now, percent, seconds, time};
+pub(crate) use human::{bit_rate, bytes, counted, now, percent, seconds, time};
 pub(crate) use plain::{plain, plain_lines};
 pub(crate) use progress::{Progress, ProgressBar};
 pub(crate) use table::table;

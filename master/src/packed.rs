@@ -6,6 +6,7 @@
 
 mod file;
 mod pass;
+mod version;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::DirBuilder;
@@ -39,7 +40,7 @@ struct Inner {
     last_number: u64,
 }
 
-/// The blocks of a run, by their hashes.
+/// The blocks of a run, by their hashes, and what they were packed against.
 type Key = [u8; 16];
 
 #[derive(Debug, Clone, Copy)]
@@ -48,17 +49,24 @@ struct Place {
     entry: Entry,
 }
 
+/// Keys of runs that were packed against a version begin with it, and with the version's root.
+const AGAINST: &[u8] = b"against";
+
 /// What is known of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Found {
     /// Its frames.
     Frames(Bytes),
-    /// It does not shrink: nobody has to try.
+    /// It does not shrink, or not by what it is packed against: nobody has to try.
     AsItIs,
 }
 
-fn key(hashes: &[Hash]) -> Key {
-    let mut all = Vec::with_capacity(hashes.len() * Hash::BYTES);
+fn key(base: Option<&Root>, hashes: &[Hash]) -> Key {
+    let mut all = Vec::with_capacity((hashes.len() + 1) * Hash::BYTES + AGAINST.len());
+    if let Some(base) = base {
+        all.extend_from_slice(AGAINST);
+        all.extend_from_slice(base.as_bytes());
+    }
     hashes.iter().for_each(|hash| all.extend_from_slice(hash.as_bytes()));
     *Hash::of(&all).as_bytes().first_chunk().expect("a hash is longer")
 }
@@ -100,9 +108,18 @@ impl PackedRuns {
 
     /// What is kept of a run with these blocks.
     pub(crate) fn get(&self, hashes: &[Hash]) -> Option<Found> {
+        self.find(&key(None, hashes))
+    }
+
+    /// The same for who has the version `base`.
+    pub(crate) fn get_against(&self, base: &Root, hashes: &[Hash]) -> Option<Found> {
+        self.find(&key(Some(base), hashes))
+    }
+
+    fn find(&self, key: &Key) -> Option<Found> {
         let (place, file) = {
             let inner = self.read();
-            let place = *inner.places.get(&key(hashes))?;
+            let place = *inner.places.get(key)?;
             (place, inner.files.get(&place.file)?.clone())
         };
         if place.entry.does_not_shrink() {

@@ -23,7 +23,7 @@ use moka::sync::Cache;
 
 use buffers::Buffers;
 pub use file::FileRead;
-pub(crate) use matched::OldVersion;
+pub(crate) use matched::{OldContent, OldVersion};
 use packers::Packers;
 pub(crate) use version::OpenVersion;
 

@@ -1,5 +1,7 @@
 //! Numbers as people read them.
 
+use std::fmt::Display;
+
 use icbd_image::Timestamp;
 
 /// `312 GiB`, `1.5 MiB`, `0 B`.
@@ -30,6 +32,11 @@ pub(crate) fn bit_rate(bytes_per_second: u64) -> String {
         unit = next;
     }
     if unit == "bit/s" || value >= 9.95 { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
+}
+
+/// `1 image`, `2 images`.
+pub(crate) fn counted<N: Display + PartialEq + From<u8>>(count: N, what: &str) -> String {
+    format!("{count} {what}{}", if count == N::from(1) { "" } else { "s" })
 }
 
 /// `61 %`: rounded down, so that 100 % means all of it.

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::edits::EditReport;
 use crate::moves::PlanReport;
-use crate::output::{bytes, percent, plain, seconds, table, time};
+use crate::output::{bytes, counted, percent, plain, seconds, table, time};
 use icbd_image::{Timestamp, VersionState};
 
 /// A report as text. `all` lists also the versions of which nothing is here and which are not deployed.
@@ -20,13 +20,18 @@ fn show_master(master: &MasterReport) -> String {
     let listen: Vec<String> = master.listen.iter().map(ToString::to_string).collect();
     let mut lines = vec![
         format!("{}  master of {}", up(&master.process), master.repository),
-        format!("repository {}  {} images, {} versions", master.path.display(), master.images, master.versions),
+        format!(
+            "repository {}  {}, {}",
+            master.path.display(),
+            counted(master.images, "image"),
+            counted(master.versions, "version")
+        ),
         format!("listens on {}{}", listen.join(", "), if master.tls { ", by TLS" } else { "" }),
         format!(
-            "sent {} in {} requests, {} blocks",
+            "sent {} in {}, {}",
             bytes(master.sent.bytes),
-            master.sent.requests,
-            master.sent.blocks
+            counted(master.sent.requests, "request"),
+            counted(master.sent.blocks, "block")
         ),
     ];
     if let Some(packed) = &master.packed {

@@ -30,7 +30,7 @@ fn versions_are_numbered_listed_deployed_and_verified() {
     assert_eq!((&shown["version"], &shown["state"]), (&"lab@2".into(), &"deployed".into()));
     assert!(ok(&["image", "verify", "lab@1"]).starts_with("lab@1: 21 blocks in "));
     assert!(ok(&["log"]).contains("image deploy lab@2"));
-    assert!(ok(&["status"]).contains("1 images, 3 versions"));
+    assert!(ok(&["status"]).contains("1 image, 3 versions"));
     let audit = std::fs::read_to_string(lab.path("repo/audit.jsonl")).unwrap();
     let first: Value = serde_json::from_str(audit.lines().next().unwrap()).unwrap();
     assert!(first["what"].as_str().unwrap().starts_with("image publish lab ") && first["uid"].is_u64());

@@ -1,44 +1,19 @@
-//! Packing what is not packed yet: of each version what a node without any other fetches of it, and what one that has the
-//! version before does.
+//! Packing what is not packed yet, version by version, in the room there is.
 
-use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
-use icbd_image::{Hash, Listing, Node, Root, Run, VersionRecord, block_len};
-use icbd_wire::{Codec, FRAME_BLOCKS_MAX};
+use icbd_image::{Listing, Root, VersionRecord};
 
-use super::file::Writing;
-use super::{PackedRuns, key};
-use crate::serve::{BlockReader, OpenVersion};
+use super::PackedRuns;
+use super::version::{End, OneVersion};
 use crate::{MasterError, Repository};
 
-/// Nobody waits for it, so it is packed hard: to 98 % of what the usual level leaves, and unpacked as fast.
-const CODEC: Codec = Codec::Zstd6;
-/// What shrinks by less than a twentieth travels as it is.
-const WORTH: u64 = 20;
-/// Smaller files are packed in no time, and a tree may have very many.
-const FILE_BLOCKS_MIN: u64 = 4;
-/// What a run may add to a file.
-const RUN_BYTES: u64 = (1 << 20) + 4096;
-/// What was packed can be found once its file has ended: it is not to take long.
-const FILE_BYTES_MAX: u64 = 256 << 20;
 /// So much of the disk is left to versions.
 const RESERVE_SHARE: u64 = 20;
 const RESERVE_BYTES_MAX: u64 = 20 << 30;
 
 /// A version and the one before it.
 type WithBefore<'a> = (&'a VersionRecord, Option<&'a VersionRecord>);
-
-/// How packing a version ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Packed,
-    /// Nothing more fits.
-    NoRoom,
-    /// It, or the one before it, was removed meanwhile.
-    Gone,
-}
 
 /// How much may be kept, and what is worth how much.
 struct Room<'a> {
@@ -97,90 +72,12 @@ impl Repository {
         if self.packed.is_complete(&root) {
             return Ok(End::Packed);
         }
-        let failed = |error| MasterError::io("write to", self.packed.folder())(error);
-        let mut writing = self.packed.begin(&root).map_err(failed)?;
-        let packed = self.pack_files(record, *before, &mut writing, has_room, cancel);
-        // What came of it until then is as good.
-        self.packed.end(writing).map_err(failed)?;
-        let (end, is_all) = packed?;
+        let versions = (root, before.map(VersionRecord::root));
+        let (end, is_all) = OneVersion::begin(self, versions, has_room, cancel)?.pack()?;
         if end == End::Packed && is_all {
             self.packed.set_complete(root, losses);
         }
         Ok(end)
-    }
-
-    /// How it ended, and whether nothing had to be left out.
-    fn pack_files(
-        &self,
-        record: &VersionRecord,
-        before: Option<&VersionRecord>,
-        writing: &mut Writing,
-        has_room: impl Fn(u64) -> bool,
-        cancel: &AtomicBool,
-    ) -> Result<(End, bool), MasterError> {
-        let failed = |error| MasterError::io("write to", self.packed.folder())(error);
-        let (root, mut is_all) = (record.root(), true);
-        let version = self.open_version(root)?;
-        let old = before.and_then(|before| self.open_version(before.root()).ok());
-        for node in version.head().files().filter(|node| node.blocks() >= FILE_BLOCKS_MIN) {
-            let reader = self.reader(version.clone(), &node);
-            let old = old.as_ref().and_then(|old| self.same_file(&version, old, &node));
-            for blocks in pieces(node.blocks()) {
-                if cancel.load(Ordering::Relaxed) {
-                    return Err(MasterError::Cancelled);
-                }
-                if let Some(gone) =
-                    [Some(root), before.map(VersionRecord::root)].into_iter().flatten().find(|root| self.is_gone(root))
-                {
-                    // What is open of it would keep its room.
-                    drop((reader, old));
-                    self.serving.forget_all(&gone);
-                    return Ok((End::Gone, false));
-                }
-                let hashes = reader.hashes(blocks.clone())?;
-                let hash = |block: u64| &hashes[(block - blocks.start) as usize];
-                let is_old =
-                    |block: u64| old.as_ref().is_some_and(|old| old.hash(block).ok().as_ref() == Some(hash(block)));
-                for run in runs(&blocks, &hashes, is_old) {
-                    let of_run = &hashes[(run.start - blocks.start) as usize..(run.end - blocks.start) as usize];
-                    let key = key(of_run);
-                    if self.packed.has(&key) || writing.has(&key) {
-                        continue;
-                    }
-                    if !has_room(writing.bytes() + RUN_BYTES) {
-                        return Ok((End::NoRoom, false));
-                    }
-                    let of = Run { root, file: node.index(), first: run.start, count: of_run.len() as u32 };
-                    // What is damaged is noted, and packed for nobody.
-                    let Ok(frames) = self.encode(&reader, of, of_run, CODEC) else {
-                        is_all = false;
-                        continue;
-                    };
-                    let plain: u64 = run.map(|block| block_len(node.size(), block) as u64).sum();
-                    let shrinks = frames.len() as u64 <= plain - plain / WORTH;
-                    writing.add(key, if shrinks { &frames } else { &[] }).map_err(failed)?;
-                    if writing.bytes() >= FILE_BYTES_MAX {
-                        let full = std::mem::replace(writing, self.packed.begin(&root).map_err(failed)?);
-                        self.packed.end(full).map_err(failed)?;
-                    }
-                }
-            }
-        }
-        Ok((End::Packed, is_all))
-    }
-
-    fn is_gone(&self, root: &Root) -> bool {
-        self.snapshot().version_of(root).is_none()
-    }
-
-    fn reader(&self, version: Arc<OpenVersion>, node: &Node<'_>) -> BlockReader<'_> {
-        BlockReader::unheld(self, version, node.index(), node.size())
-    }
-
-    /// The file at the same path in another version.
-    fn same_file(&self, version: &OpenVersion, old: &Arc<OpenVersion>, node: &Node<'_>) -> Option<BlockReader<'_>> {
-        let index = old.head().resolve(&version.path(node.index()))?;
-        Some(self.reader(old.clone(), &old.head().node(index)?))
     }
 }
 
@@ -242,37 +139,6 @@ fn in_order(listing: &Listing) -> Vec<WithBefore<'_>> {
     order.into_iter().map(|(_, version)| version).collect()
 }
 
-/// The grid on which runs are answered.
-fn pieces(blocks: u64) -> impl Iterator<Item = Range<u64>> {
-    let step = FRAME_BLOCKS_MAX as u64;
-    (0..blocks).step_by(FRAME_BLOCKS_MAX).map(move |first| first..blocks.min(first + step))
-}
-
-/// What is fetched of a piece: never zeros; where a part of a run is old, only what is new of it. All of it is packed for who
-/// asks for it, and few do.
-fn runs(blocks: &Range<u64>, hashes: &[Hash], is_old: impl Fn(u64) -> bool) -> Vec<Range<u64>> {
-    let is_zero = |block: u64| hashes[(block - blocks.start) as usize].is_zero();
-    let all = stretches(blocks.clone(), |block| !is_zero(block));
-    all.into_iter()
-        .flat_map(|run| {
-            let new = stretches(run.clone(), |block| !is_old(block));
-            if new.is_empty() { vec![run] } else { new }
-        })
-        .collect()
-}
-
-/// The longest ranges of blocks for which `is` holds.
-fn stretches(blocks: Range<u64>, is: impl Fn(u64) -> bool) -> Vec<Range<u64>> {
-    let mut found: Vec<Range<u64>> = Vec::new();
-    for block in blocks.filter(|block| is(*block)) {
-        match found.last_mut() {
-            Some(last) if last.end == block => last.end += 1,
-            _ => found.push(block..block + 1),
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,19 +154,5 @@ mod tests {
         assert!(!runs.is_complete(&root));
         runs.set_complete(root, before);
         assert!(!runs.is_complete(&root));
-    }
-
-    #[test]
-    fn what_is_fetched_of_a_piece_is_packed() {
-        let hash = |n: u8| if n == 0 { Hash::of(&[0; 65_536]) } else { Hash::of(&[n]) };
-        let hashes = [0, 1, 2, 3, 0, 4, 5, 6].map(hash);
-        assert!(hashes[0].is_zero());
-        let check = |old: &[u64], expected: &[Range<u64>]| {
-            assert_eq!(runs(&(16..24), &hashes, |block| old.contains(&block)), expected, "{old:?}");
-        };
-        check(&[], &[17..20, 21..24]);
-        check(&[17, 18, 19, 21, 22, 23], &[17..20, 21..24]);
-        check(&[18, 21], &[17..18, 19..20, 22..24]);
-        assert_eq!(pieces(33).collect::<Vec<_>>(), [0..16, 16..32, 32..33]);
     }
 }

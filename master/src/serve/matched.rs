@@ -9,6 +9,7 @@ use icbd_image::{FileIndex, Root, Run};
 use icbd_wire::{Base, BlockPlace, Check, Codec, Likeness, Matcher, Similar, encode_matched_run};
 
 use super::{BlockReader, OpenVersion, Packed, shared};
+use crate::packed::Found;
 use crate::users::Hold;
 use crate::{MasterError, Repository};
 
@@ -30,6 +31,11 @@ impl Repository {
     /// Nobody waits until the base was looked through: until then, blocks are compared with those in their places.
     pub fn matched_run(self: &Arc<Self>, run: Run, base: Root) -> Result<Bytes, MasterError> {
         let open = self.open_version(base)?;
+        match self.packed.get_against(&base, &self.blocks(run)?.hashes(run.blocks())?) {
+            Some(Found::Frames(frames)) => return Ok(frames),
+            Some(Found::AsItIs) => return self.encoded_run(run, Codec::Zstd, Check::Both),
+            None => {}
+        }
         let index = self.serving.similar.get_with(base, Arc::default);
         let same_file = || open.head().resolve(&self.open_version(run.root).ok()?.path(run.file));
         let likeness = match index.similar.get() {
@@ -64,8 +70,10 @@ impl Repository {
             let (old, found) = (OldVersion::new(self, version.clone()), index.clone());
             let look = move || {
                 let started = Instant::now();
-                let similar =
-                    old.look().inspect_err(|error| tracing::warn!(%root, %error, "nothing is packed against it"));
+                let similar = old
+                    .content()
+                    .look()
+                    .inspect_err(|error| tracing::warn!(%root, %error, "nothing is packed against it"));
                 let ms = started.elapsed().as_millis() as u64;
                 tracing::debug!(%root, ms, ?similar, "looked through a version, to pack others against it");
                 drop(found.similar.set(similar.ok()));
@@ -91,13 +99,41 @@ impl OldVersion {
         OldVersion { repository: repository.clone(), version, _hold: hold }
     }
 
-    fn reader(&self, file: FileIndex) -> BlockReader<'_> {
+    fn content(&self) -> OldContent<'_> {
+        OldContent { repository: &self.repository, version: &self.version }
+    }
+}
+
+impl Base for OldVersion {
+    fn root(&self) -> Root {
+        self.version.head().root()
+    }
+
+    fn block(&self, place: BlockPlace) -> Option<Bytes> {
+        self.content().block(place)
+    }
+}
+
+impl std::fmt::Debug for OldVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OldVersion({})", self.root())
+    }
+}
+
+/// The same for as long as somebody looks at it: a version that is removed meanwhile is read to the end of that.
+pub(crate) struct OldContent<'r> {
+    pub(crate) repository: &'r Repository,
+    pub(crate) version: &'r Arc<OpenVersion>,
+}
+
+impl<'r> OldContent<'r> {
+    fn reader(&self, file: FileIndex) -> BlockReader<'r> {
         let file_bytes = self.version.head().node(file).map_or(0, |node| node.size());
-        BlockReader { repository: &self.repository, version: self.version.clone(), file, file_bytes, _hold: None }
+        BlockReader::unheld(self.repository, self.version.clone(), file, file_bytes)
     }
 
     /// Reads all of it.
-    fn look(&self) -> Result<Similar, MasterError> {
+    pub(crate) fn look(&self) -> Result<Similar, MasterError> {
         let head = self.version.head();
         let mut similar = Similar::builder(head.data_bytes());
         for node in head.files() {
@@ -112,7 +148,7 @@ impl OldVersion {
     }
 }
 
-impl Base for OldVersion {
+impl Base for OldContent<'_> {
     fn root(&self) -> Root {
         self.version.head().root()
     }
@@ -122,8 +158,8 @@ impl Base for OldVersion {
     }
 }
 
-impl std::fmt::Debug for OldVersion {
+impl std::fmt::Debug for OldContent<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "OldVersion({})", self.root())
+        write!(f, "OldContent({})", self.root())
     }
 }

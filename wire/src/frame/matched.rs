@@ -24,8 +24,10 @@ const COUNT_BYTES: usize = 2;
 /// Against what looks alike, for lines so slow that it pays to look for it: level 6 takes more than twice as long as level 3,
 /// for 6 % fewer bytes …
 const LEVEL_SIMILAR: i32 = 6;
-/// … and against what lies in the same places, which costs next to nothing to find.
+/// … against what lies in the same places, which costs next to nothing to find …
 const LEVEL_SAME: i32 = 3;
+/// … and for whoever packs once what is sent often.
+const LEVEL_AHEAD: i32 = 12;
 /// As far back as a frame can refer: 4 MiB.
 const WINDOW_LOG: u32 = (FRAME_BLOCKS_MAX * BLOCK_BYTES as usize + REFERENCES_MAX * BLOCK_BYTES as usize)
     .next_power_of_two()
@@ -52,6 +54,7 @@ pub enum Likeness<'a> {
 pub struct Matcher<'a> {
     likeness: Likeness<'a>,
     base: &'a dyn Base,
+    level: i32,
     prefix: Vec<u8>,
     plain: Vec<u8>,
     packed: Vec<u8>,
@@ -60,7 +63,16 @@ pub struct Matcher<'a> {
 impl<'a> Matcher<'a> {
     /// `likeness` is of `base`.
     pub fn new(likeness: Likeness<'a>, base: &'a dyn Base) -> Matcher<'a> {
-        Matcher { likeness, base, prefix: Vec::new(), plain: Vec::new(), packed: Vec::new() }
+        let level = match likeness {
+            Likeness::Similar(_) => LEVEL_SIMILAR,
+            Likeness::SamePlaces(_) => LEVEL_SAME,
+        };
+        Matcher { likeness, base, level, prefix: Vec::new(), plain: Vec::new(), packed: Vec::new() }
+    }
+
+    /// For frames that nobody waits for.
+    pub fn ahead(similar: &'a Similar, base: &'a dyn Base) -> Matcher<'a> {
+        Matcher { level: LEVEL_AHEAD, ..Matcher::new(Likeness::Similar(similar), base) }
     }
 
     /// Appends one frame of `blocks`, from `first` on, none of which is all zeros, to `out`.
@@ -79,11 +91,7 @@ impl<'a> Matcher<'a> {
         }
         let head = self.packed.len();
         self.packed.resize(head + zstd::zstd_safe::compress_bound(self.plain.len()), 0);
-        let level = match self.likeness {
-            Likeness::Similar(_) => LEVEL_SIMILAR,
-            Likeness::SamePlaces(_) => LEVEL_SAME,
-        };
-        match pack(level, &self.prefix, &self.plain, &mut self.packed[head..]) {
+        match pack(self.level, &self.prefix, &self.plain, &mut self.packed[head..]) {
             Some(bytes) if head + bytes < self.plain.len() => {
                 append(out, blocks.len(), packing, &self.packed[..head + bytes]);
             }
