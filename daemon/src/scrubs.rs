@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use icbd_image::{ImageRef, Timestamp, VersionId};
 use serde::{Deserialize, Serialize};
 
-use crate::output::{bytes, plain, time};
+use crate::output::{bytes, counted, plain, time};
 use crate::verify::FAULTS_SHOWN_MAX;
 
 /// What is to be sealed.
@@ -93,10 +93,8 @@ impl ScrubResult {
 
     pub(crate) fn words(&self) -> String {
         let ScrubResult { versions, blocks, fault_count, mended, faults, seconds } = self;
-        let (one, read) =
-            (if *versions == 1 { "version" } else { "versions" }, bytes(blocks * icbd_image::BLOCK_BYTES));
-        let mut lines =
-            vec![format!("{versions} {one}, {read} read in {seconds:.1} s: {fault_count} bad, {mended} mended")];
+        let (versions, read) = (counted(*versions, "version"), bytes(blocks * icbd_image::BLOCK_BYTES));
+        let mut lines = vec![format!("{versions}, {read} read in {seconds:.1} s: {fault_count} bad, {mended} mended")];
         lines.extend(faults.iter().map(|fault| format!("! {}", plain(fault))));
         lines.join("\n")
     }

@@ -1,13 +1,13 @@
 //! The ordered list of sources: fail-over, fail-back, retries, limits, and the check of every byte.
 
 mod gate;
+mod habits;
 mod line;
 mod member;
 mod round;
 mod run;
 mod window;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 pub use gate::Leave;
+pub use habits::Habits;
 pub use member::{SourceHealth, SourceState};
 
 use crate::error::{FetchError, SourceError, Wanted};
 use crate::settings::Settings;
 use crate::source::{ListingTag, ProfileAnswer, RunRequest, Source, Urgency};
 use gate::Gate;
-use line::Habit;
 use member::Member;
 use round::Round;
 
@@ -45,23 +45,6 @@ pub struct Sources {
     listed: Mutex<Option<(usize, ListingTag)>>,
 }
 
-/// How blocks travelled best from sources, for whoever asks the same ones later.
-#[derive(Debug, Clone, Default)]
-pub struct Habits(HashMap<String, Habit>);
-
-impl Habits {
-    /// Whoever asks more sources in turn learns them anew.
-    const SOURCES_MAX: usize = 64;
-
-    /// Takes over what others found out.
-    pub fn learn(&mut self, found: Habits) {
-        if self.0.len() + found.0.len() > Habits::SOURCES_MAX {
-            self.0.clear();
-        }
-        self.0.extend(found.0);
-    }
-}
-
 /// A listing and the source it is of. The first source is the authority; what another one lists may
 /// be older, or of another repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,17 +62,17 @@ impl Sources {
     pub fn with_habits(sources: Vec<Arc<dyn Source>>, settings: Settings, habits: &Habits) -> Sources {
         let changes = watch::Sender::new(0);
         let member = |source: Arc<dyn Source>| {
-            let habit = habits.0.get(source.name()).copied();
+            let habit = habits.of(source.name());
             Arc::new(Member::new(source, settings, changes.clone(), habit))
         };
         let members = sources.into_iter().map(member).collect();
         Sources { members, gate: Arc::new(Gate::new()), settings, changes, listed: Mutex::new(None) }
     }
 
-    /// What was found out of each source so far.
+    /// What was found out of each source, or known of it before.
     pub fn habits(&self) -> Habits {
         let known = |member: &Arc<Member>| Some((member.name().to_owned(), member.habit()?));
-        Habits(self.members.iter().filter_map(known).collect())
+        self.members.iter().filter_map(known).collect()
     }
 
     /// What the first source that answers offers; `None` when it is what the last call returned.

@@ -135,6 +135,11 @@ impl PackedRuns {
         }
     }
 
+    /// What a run that is packed by itself travels as; `None` if that is as it is.
+    fn kept_bytes(&self, hashes: &[Hash]) -> Option<u64> {
+        self.read().places.get(&key(None, hashes)).map(|place| place.entry.bytes()).filter(|bytes| *bytes > 0)
+    }
+
     fn has(&self, key: &Key) -> bool {
         self.read().places.contains_key(key)
     }

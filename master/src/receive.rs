@@ -57,8 +57,8 @@ pub struct Receiving {
     shared: HashSet<FileIndex>,
     /// Whether it was begun before: then nothing is taken for granted.
     goes_on: bool,
-    /// Of several that write to one file the kernel lets one in, and has the others spin: one at a time leaves the processors
-    /// to whoever packs and unpacks.
+    /// One writes at a time: of several that write to one file the kernel lets one in and has the others spin, while somebody
+    /// waits for a processor to pack or unpack.
     writing: Mutex<()>,
     pub(crate) _place: Place,
 }
@@ -442,12 +442,13 @@ impl Receiving {
         let start = first * BLOCK_BYTES;
         let parts = blocks.iter().map(|block| &**block.bytes());
         let writing = guard(&self.writing);
-        let bytes = write_all_at(&file, parts, start).map_err(failed("write"))?;
+        let written = write_all_at(&file, parts, start);
+        drop(writing);
+        let bytes = written.map_err(failed("write"))?;
         // The disk begins with it while the line brings more: nobody reads it before it is durable.
         rustix::fs::fadvise(&file, start, std::num::NonZeroU64::new(bytes), Advice::DontNeed)
             .map_err(std::io::Error::from)
             .map_err(failed("write"))?;
-        drop(writing);
         self.known.came(index, first..first + blocks.len() as u64);
         Ok(())
     }

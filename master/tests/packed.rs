@@ -114,13 +114,15 @@ fn what_is_packed_ahead_is_what_was_published() {
 #[test]
 fn what_differs_is_packed_ahead_as_well() {
     let area = Area::new();
-    let repository = Arc::new(area.open());
-    // Noise that the next version has elsewhere, with a few bytes changed, and a block that nobody has seen.
+    let repository = area.open();
+    // Noise that the next version has elsewhere, with a few bytes changed, and a block of text that nobody has seen.
     let disk = |seed: u64, moved_by: usize| {
         let mut bytes = vec![0; 3 * MIB as usize];
         noise(7, &mut bytes[moved_by..][..MIB as usize]);
         (0..MIB as usize).step_by(20_000).for_each(|at| bytes[moved_by + at] = seed as u8);
-        noise(seed, &mut bytes[2 * MIB as usize..][..BLOCK_BYTES as usize]);
+        for (at, byte) in bytes[2 * MIB as usize..][..BLOCK_BYTES as usize].iter_mut().enumerate() {
+            *byte = seed as u8 + (at / 9 % 20) as u8;
+        }
         bytes
     };
     let [old, new] = [(1, 0), (2, 300 * 1024)].map(|(seed, moved_by)| {
@@ -132,7 +134,12 @@ fn what_differs_is_packed_ahead_as_well() {
     pack(&repository, ROOM);
     // It is not looked at any more.
     let stored = area.repository().join("versions/lab/2/disk.raw");
-    std::fs::OpenOptions::new().write(true).open(stored).unwrap().write_all_at(b"!", 6 * BLOCK_BYTES + 5).unwrap();
+    let stored = std::fs::OpenOptions::new().write(true).open(stored).unwrap();
+    [6, 32].iter().for_each(|block| stored.write_all_at(b"!", block * BLOCK_BYTES + 5).unwrap());
+    let repository = {
+        drop(repository);
+        area.open()
+    };
     let frames = repository.matched_run(moved, old.0).unwrap();
     assert!(frames.len() < 100_000, "{} bytes of {moved:?}", frames.len());
     let base = Arc::new(Old { root: old.0, bytes: old.1.clone() });

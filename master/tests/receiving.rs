@@ -13,7 +13,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use common::{Area, compare_trees, image, no_progress, publish, run, stored};
 use icbd_image::{Hash, Head, Run, Trust, VerifiedBlock, VersionId, VersionNumber};
-use icbd_master::{MasterError, Receiving, Repository, Settings};
+use icbd_master::{Incoming, MasterError, Receiving, Repository, Settings};
+use icbd_snapshot::Received;
 
 const FROM: &str = "ICBD_TEST_SENDER";
 const TO: &str = "ICBD_TEST_RECEIVER";
@@ -75,6 +76,12 @@ fn bring(from: &Repository, receiving: &Receiving, head: &Head) -> Result<(), Ma
 
 /// Brings a version over, as `image replicate --stream btrfs` does.
 fn receive_streamed(from: &Repository, to: &Arc<Repository>, version: u32) -> Result<(), MasterError> {
+    let (incoming, received) = stream(from, to, version)?;
+    incoming.finish(received, &no_progress, &AtomicBool::new(false)).map(drop)
+}
+
+/// Has all of a version come, which is none here before it is finished.
+fn stream(from: &Repository, to: &Arc<Repository>, version: u32) -> Result<(Incoming, Received), MasterError> {
     let listing = from.listing();
     let image = listing.image(&lab(version).image).unwrap();
     let record = image.version(lab(version).number).unwrap();
@@ -84,7 +91,7 @@ fn receive_streamed(from: &Repository, to: &Arc<Repository>, version: u32) -> Re
     let mut receiving = incoming.begin()?;
     std::io::copy(&mut outgoing, &mut receiving).unwrap();
     let received = receiving.finish()?;
-    incoming.finish(received, &no_progress, &AtomicBool::new(false)).map(drop)
+    Ok((incoming, received))
 }
 
 /// How versions are brought over.
@@ -125,6 +132,30 @@ fn an_identity_that_came_to_nothing_is_given_back() {
     assert_eq!(to.id(), own);
     receive(&from, &to, 1).unwrap();
     assert_eq!(to.id(), from.id());
+}
+
+/// What came by a stream is hashed as the kernel still has it, and not read from the disk once more.
+#[test]
+fn what_just_came_is_hashed_from_memory() {
+    let area = Area::on(&["mkfs.btrfs", "-q"], 1 << 30);
+    let (from, to) = (open(&area.path("from")), open(&area.path("to")));
+    let disk: Vec<u8> = (0..4_u64 << 20).flat_map(|at| at.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
+    std::fs::write(area.source().join("disk.raw"), &disk).unwrap();
+    publish(&from, "lab", &area.source()).unwrap();
+    let (incoming, received) = stream(&from, &to, 1).unwrap();
+    let before = read_bytes();
+    let published = incoming.finish(received, &no_progress, &AtomicBool::new(false)).unwrap();
+    let read = read_bytes() - before;
+    assert!(published.hashed_bytes >= disk.len() as u64, "{} bytes were hashed", published.hashed_bytes);
+    assert!(read < disk.len() as u64 / 4, "{read} bytes were read from the disk");
+    compare_trees(&area.source(), &area.path("to/versions/lab/1"));
+}
+
+/// What this process had read from disks.
+fn read_bytes() -> u64 {
+    let io = std::fs::read_to_string("/proc/self/io").unwrap();
+    let line = io.lines().find_map(|line| line.strip_prefix("read_bytes: ")).unwrap();
+    line.parse().unwrap()
 }
 
 /// Not a test of its own: what the others run in a process that they kill.

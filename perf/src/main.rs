@@ -96,8 +96,10 @@ fn main() -> Result<()> {
         }
     }
     selection.check()?;
-    replicate::check(&ways)?;
     let is_chosen = |part: &str| parts.iter().any(|chosen| chosen == part);
+    if is_chosen("replicate") {
+        replicate::check(&selection.links, &ways)?;
+    }
     if is_chosen("record") {
         storm::record()?;
     }

@@ -91,8 +91,9 @@ impl Trips {
     }
 }
 
-/// Whether all ways are known.
-pub(crate) fn check(ways: &[String]) -> Result<()> {
+/// Whether all lines and ways are known.
+pub(crate) fn check(links: &[String], ways: &[String]) -> Result<()> {
+    check_names("line for versions", links, LINKS_USED.map(|at| LINKS[at].name.to_owned()))?;
     check_names("way", ways, WAYS.map(Way::name))
 }
 

@@ -9,7 +9,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
@@ -162,15 +162,15 @@ pub struct Received {
 /// What a tree was received as; gone when it is dropped.
 #[derive(Debug)]
 pub struct Came {
-    directory: OwnedFd,
-    /// After the directory in it.
+    tree: Sealed,
+    /// After the tree in it.
     _staging: Staging,
 }
 
 impl Came {
     /// Its top directory.
     pub fn directory(&self) -> BorrowedFd<'_> {
-        self.directory.as_fd()
+        self.tree.directory()
     }
 }
 
@@ -188,11 +188,10 @@ impl Receiving<'_> {
         if !(self.streams.programs.was_received)(directory.as_fd()).map_err(error())? {
             return Err(broken("what came is no tree that was sent to its end"));
         }
-        let same = rustix::io::fcntl_dupfd_cloexec(&directory, 0).map_err(error())?;
         let received = Sealed::new(Open::new(self.staging.path().join(OsStr::from_bytes(name)), "".into(), directory));
         // Not by a rename, which the kernel refuses for what is read-only.
         self.streams.trees.backend.copy(&received, &self.at, Access::Sealed)?;
         let tree = self.streams.trees.sealed(self.at.at())?;
-        Ok(Received { tree, came: Came { directory: same, _staging: self.staging } })
+        Ok(Received { tree, came: Came { tree: received, _staging: self.staging } })
     }
 }

@@ -12,7 +12,7 @@ use crate::evictions::{PinReport, PinSpec};
 use crate::failure::{Exit, Failure};
 use crate::images::{ImageSummary, VersionSummary, find_image, find_version};
 use crate::moves::Verb;
-use crate::output::{bytes, plain, table, time};
+use crate::output::{bytes, counted, plain, table, time};
 use crate::replicas::{ReplicateResult, ReplicateSpec, StreamKind};
 use crate::scrubs::{SealResult, SealSpec};
 use crate::settings::{Role, Settings};
@@ -156,8 +156,7 @@ async fn verify(settings: &Settings, version: ImageRef) -> Result<()> {
     match result.fault_count {
         0 => Ok(()),
         count => {
-            let faults = if count == 1 { "fault" } else { "faults" };
-            let message = format!("{} is not what was published: {count} {faults}", result.version);
+            let message = format!("{} is not what was published: {}", result.version, counted(count, "fault"));
             Err(Failure::new(Exit::Verification, message).into())
         }
     }

@@ -12,7 +12,7 @@ use icbd_image::{ImageRef, Profile, Timestamp, VersionId};
 use crate::args::ProfileCommand;
 use crate::control::Client;
 use crate::failure::{Exit, Failure};
-use crate::output::{bytes, plain, table, time};
+use crate::output::{bytes, counted, plain, table, time};
 use crate::profiles::{Bytes, FileReport, ImportBody, ImportResult, ProfileReport};
 use crate::settings::{Role, Settings};
 use crate::verify::VersionBody;
@@ -42,7 +42,7 @@ pub(crate) async fn run(settings: &Settings, command: ProfileCommand) -> Result<
                 let from = result.learned_on.as_ref().map_or_else(String::new, |of| format!(" of {of}"));
                 let set =
                     result.boot_set_bytes.map_or_else(String::new, |set| format!("; its boot set is {}", bytes(set)));
-                format!("{}: {} boots{from}{news}{set}", result.version, result.boots)
+                format!("{}: {}{from}{news}{set}", result.version, counted(result.boots, "boot"))
             })
         }
     }
@@ -62,8 +62,8 @@ fn show(report: &ProfileReport) -> String {
     };
     let lines = [
         ("version", report.version.to_string()),
-        ("boot set", format!("{} in {} runs", bytes(report.bytes), report.runs)),
-        ("boots", format!("{boots}, at {} sites", report.sites)),
+        ("boot set", format!("{} in {}", bytes(report.bytes), counted(report.runs, "run"))),
+        ("boots", format!("{boots}, at {}", counted(report.sites, "site"))),
         ("first seen", at(report.first_seen)),
         ("last seen", at(report.last_seen)),
     ];

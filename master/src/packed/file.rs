@@ -66,6 +66,10 @@ impl Entry {
     pub(super) fn does_not_shrink(&self) -> bool {
         self.bytes == 0
     }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.into()
+    }
 }
 
 /// Little-endian numbers, one after the other.

@@ -1,16 +1,16 @@
 //! Packing one version: what is fetched of it by a node without any other, what is by one that has the version before, and
 //! that once more as what differs from the version before, for slow lines.
 
-use std::cell::OnceCell;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use icbd_image::{Hash, Node, Root, Run, block_len};
-use icbd_wire::{Base, Codec, FRAME_BLOCKS_MAX, Matcher, Similar, encode_matched_run};
+use bytes::Bytes;
+use icbd_image::{FileIndex, Hash, Node, Root, Run, block_len};
+use icbd_wire::{Base, Codec, FRAME_BLOCKS_MAX, Likeness, Matcher, Similar, encode_matched_run};
 
 use super::file::Writing;
-use super::{Found, PackedRuns, key};
+use super::{Key, PackedRuns, key};
 use crate::serve::{BlockReader, OldContent, OpenVersion};
 use crate::{MasterError, Repository};
 
@@ -24,6 +24,9 @@ const FILE_BLOCKS_MIN: u64 = 4;
 const RUN_BYTES: u64 = (1 << 20) + 4096;
 /// What was packed can be found once its file has ended: it is not to take long.
 const FILE_BYTES_MAX: u64 = 256 << 20;
+/// Of so small a part of the version before, what differs is compared with what lay in its places: looking for what is alike
+/// reads all of that version.
+const LOOKED_FOR_SHARE: u64 = 32;
 
 /// How packing a version ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,14 +47,26 @@ pub(super) struct OneVersion<'r, R> {
     has_room: R,
     cancel: &'r AtomicBool,
     writing: Writing,
+    /// Bytes that differ from the version before and are not packed against it.
+    differing: u64,
     is_all: bool,
 }
 
 /// What runs are packed against.
 struct Against<'r> {
     content: OldContent<'r>,
-    /// Looked for when the first run needs it: that takes a second or two.
-    similar: OnceCell<Similar>,
+    /// What it is like, if that was looked for.
+    similar: Option<Similar>,
+}
+
+/// A run that is to be packed.
+struct Job<'a, 'r> {
+    reader: &'a BlockReader<'r>,
+    run: Run,
+    hashes: &'a [Hash],
+    /// Where the version before has the file.
+    old: Option<FileIndex>,
+    is_new: bool,
 }
 
 impl<'r, R: Fn(u64) -> bool> OneVersion<'r, R> {
@@ -62,25 +77,50 @@ impl<'r, R: Fn(u64) -> bool> OneVersion<'r, R> {
         cancel: &'r AtomicBool,
     ) -> Result<Self, MasterError> {
         let version = repository.open_version(root)?;
-        let before = before.and_then(|before| repository.open_version(before).ok());
+        let opened = before.and_then(|before| repository.open_version(before).ok());
+        let is_all = before.is_none() || opened.is_some();
         let writing = begin(&repository.packed, &root)?;
-        Ok(OneVersion { repository, version, before, has_room, cancel, writing, is_all: true })
+        Ok(OneVersion { repository, version, before: opened, has_room, cancel, writing, differing: 0, is_all })
     }
 
     /// Packs what is not packed yet. What came of it until the end, whatever that is, is kept; whether it is all there is.
     pub(super) fn pack(mut self) -> Result<(End, bool), MasterError> {
-        let end = self.both_ways();
-        self.repository.packed.end(self.writing).map_err(failed(&self.repository.packed))?;
-        Ok((end?, self.is_all))
+        let (end, gone) = (self.both_ways(), self.gone());
+        let OneVersion { repository, version, before, writing, is_all, .. } = self;
+        drop((version, before));
+        if let Some(gone) = gone {
+            // What is open of it would keep its room.
+            repository.serving.forget_all(&gone);
+        }
+        repository.packed.end(writing).map_err(failed(&repository.packed))?;
+        Ok((end?, is_all))
     }
 
     fn both_ways(&mut self) -> Result<End, MasterError> {
         let end = self.files(None)?;
-        let Some(before) = self.before.clone().filter(|_| end == End::Packed) else { return Ok(end) };
+        let Some(before) = self.before.clone() else { return Ok(end) };
+        if end != End::Packed || self.differing == 0 {
+            return Ok(end);
+        }
         // What is smaller as a difference is found out by comparing with what there is.
         self.end_file()?;
-        let content = OldContent { repository: self.repository, version: &before };
-        self.files(Some(&Against { content, similar: OnceCell::new() }))
+        let mut against =
+            Against { content: OldContent { repository: self.repository, version: &before }, similar: None };
+        if self.differing >= before.head().data_bytes() / LOOKED_FOR_SHARE {
+            match against.content.look(&|| !self.is_cancelled() && self.gone().is_none()) {
+                Ok(similar) => against.similar = similar,
+                // What is damaged there is noted.
+                Err(_) => {
+                    self.is_all = false;
+                    return Ok(End::Packed);
+                }
+            }
+        }
+        self.files(Some(&against))
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
     }
 
     fn files(&mut self, against: Option<&Against<'_>>) -> Result<End, MasterError> {
@@ -98,27 +138,28 @@ impl<'r, R: Fn(u64) -> bool> OneVersion<'r, R> {
         let reader = BlockReader::unheld(self.repository, self.version.clone(), node.index(), node.size());
         let old = self.same_file(node);
         for blocks in pieces(node.blocks()) {
-            if self.cancel.load(Ordering::Relaxed) {
+            if self.is_cancelled() {
                 return Err(MasterError::Cancelled);
             }
-            if let Some(gone) = self.gone() {
-                // What is open of it would keep its room.
-                drop((reader, old));
-                self.repository.serving.forget_all(&gone);
+            if self.gone().is_some() {
                 return Ok(End::Gone);
             }
             let hashes = reader.hashes(blocks.clone())?;
             let hash = |block: u64| &hashes[(block - blocks.start) as usize];
             let is_old =
-                |block: u64| old.as_ref().is_some_and(|old| old.hash(block).ok().as_ref() == Some(hash(block)));
+                |block: u64| old.as_ref().is_some_and(|(_, old)| old.hash(block).ok().as_ref() == Some(hash(block)));
             for run in runs(&blocks, &hashes, is_old) {
-                if against.is_some() && run.clone().all(is_old) {
-                    continue;
-                }
+                let is_new = !run.clone().all(is_old);
                 let of_run = &hashes[(run.start - blocks.start) as usize..(run.end - blocks.start) as usize];
                 let root = self.version.head().root();
                 let run = Run { root, file: node.index(), first: run.start, count: of_run.len() as u32 };
-                if !self.run(&reader, run, of_run, against)? {
+                let old = old.as_ref().map(|(index, _)| *index);
+                let job = Job { reader: &reader, run, hashes: of_run, old, is_new };
+                let has_room = match against {
+                    None => self.alone(&job)?,
+                    Some(against) => !is_new || self.against(&job, against)?,
+                };
+                if !has_room {
                     return Ok(End::NoRoom);
                 }
             }
@@ -126,34 +167,60 @@ impl<'r, R: Fn(u64) -> bool> OneVersion<'r, R> {
         Ok(End::Packed)
     }
 
-    /// Packs a run, unless that was done before; whether there was room.
+    /// Packs a run by itself, unless that was done before; whether there was room.
+    fn alone(&mut self, job: &Job<'_, '_>) -> Result<bool, MasterError> {
+        let packed = &self.repository.packed;
+        if let Some(before) = self.before.as_ref().filter(|_| job.is_new)
+            && !packed.has(&key(Some(&before.head().root()), job.hashes))
+        {
+            self.differing += job.plain_bytes();
+        }
+        let repository = self.repository;
+        let pack = || repository.encode(job.reader, job.run, job.hashes, CODEC);
+        self.run(key(None, job.hashes), job.plain_bytes(), pack)
+    }
+
+    /// The same against the version before.
+    fn against(&mut self, job: &Job<'_, '_>, against: &Against<'_>) -> Result<bool, MasterError> {
+        let likeness = match (&against.similar, job.old) {
+            (Some(similar), _) => Likeness::Similar(similar),
+            (None, Some(file)) => Likeness::SamePlaces(file),
+            // Of a new file nothing is known that is alike.
+            (None, None) => return Ok(true),
+        };
+        let key = key(Some(&against.content.root()), job.hashes);
+        let alone = self.repository.packed.kept_bytes(job.hashes).unwrap_or(job.plain_bytes());
+        let pack = || {
+            let mut frames = Vec::new();
+            let matcher = Matcher::ahead(likeness, &against.content);
+            encode_matched_run(
+                &job.run,
+                matcher,
+                |block| job.reader.read(block),
+                |frame| {
+                    frames.extend_from_slice(&frame);
+                    Ok::<_, MasterError>(())
+                },
+            )?;
+            Ok(frames.into())
+        };
+        self.run(key, alone, pack)
+    }
+
+    /// Keeps what `pack` makes of a run, if that is worth it beside what it would travel as otherwise; whether there was room.
     fn run(
         &mut self,
-        reader: &BlockReader<'_>,
-        run: Run,
-        hashes: &[Hash],
-        against: Option<&Against<'_>>,
+        key: Key,
+        otherwise: u64,
+        pack: impl FnOnce() -> Result<Bytes, MasterError>,
     ) -> Result<bool, MasterError> {
-        let base = against.map(|against| against.content.root());
-        let key = key(base.as_ref(), hashes);
         if self.repository.packed.has(&key) || self.writing.has(&key) {
             return Ok(true);
         }
         if !(self.has_room)(self.writing.bytes() + RUN_BYTES) {
             return Ok(false);
         }
-        let plain = run.blocks().map(|block| block_len(reader.file_bytes(), block) as u64).sum();
-        let packed = match against {
-            None => self.repository.encode(reader, run, hashes, CODEC).map(|frames| (frames, plain)),
-            Some(against) => against.pack(reader, run).map(|frames| {
-                let alone = match self.repository.packed.get(hashes) {
-                    Some(Found::Frames(frames)) => frames.len() as u64,
-                    Some(Found::AsItIs) | None => plain,
-                };
-                (frames.into(), alone)
-            }),
-        };
-        let Ok((frames, otherwise)) = packed else {
+        let Ok(frames) = pack() else {
             // What is damaged is noted, and packed for nobody.
             self.is_all = false;
             return Ok(true);
@@ -182,34 +249,17 @@ impl<'r, R: Fn(u64) -> bool> OneVersion<'r, R> {
     }
 
     /// The file at the same path in the version before.
-    fn same_file(&self, node: &Node<'_>) -> Option<BlockReader<'r>> {
+    fn same_file(&self, node: &Node<'_>) -> Option<(FileIndex, BlockReader<'r>)> {
         let old = self.before.as_ref()?;
         let index = old.head().resolve(&self.version.path(node.index()))?;
         let size = old.head().node(index)?.size();
-        Some(BlockReader::unheld(self.repository, old.clone(), index, size))
+        Some((index, BlockReader::unheld(self.repository, old.clone(), index, size)))
     }
 }
 
-impl Against<'_> {
-    fn pack(&self, reader: &BlockReader<'_>, run: Run) -> Result<Vec<u8>, MasterError> {
-        let similar = match self.similar.get() {
-            Some(similar) => similar,
-            None => {
-                let similar = self.content.look()?;
-                self.similar.get_or_init(|| similar)
-            }
-        };
-        let mut frames = Vec::new();
-        encode_matched_run(
-            &run,
-            Matcher::ahead(similar, &self.content),
-            |block| reader.read(block),
-            |frame| {
-                frames.extend_from_slice(&frame);
-                Ok::<_, MasterError>(())
-            },
-        )?;
-        Ok(frames)
+impl Job<'_, '_> {
+    fn plain_bytes(&self) -> u64 {
+        self.run.blocks().map(|block| block_len(self.reader.file_bytes(), block) as u64).sum()
     }
 }
 

@@ -17,6 +17,9 @@ use crate::{MasterError, Repository};
 /// what lies in their places. An update in its place has fewer.
 const LOOKED_AFTER_BYTES: u64 = 6 << 20;
 
+/// Whoever looks through a version asks after so many blocks whether anybody wants to know.
+const ASKED_BLOCKS: u64 = 256;
+
 /// What is known of a version's content: nothing yet, or that it cannot be read.
 #[derive(Debug, Default)]
 pub(super) struct Index {
@@ -30,12 +33,12 @@ impl Repository {
     ///
     /// Nobody waits until the base was looked through: until then, blocks are compared with those in their places.
     pub fn matched_run(self: &Arc<Self>, run: Run, base: Root) -> Result<Bytes, MasterError> {
-        let open = self.open_version(base)?;
         match self.packed.get_against(&base, &self.blocks(run)?.hashes(run.blocks())?) {
             Some(Found::Frames(frames)) => return Ok(frames),
             Some(Found::AsItIs) => return self.encoded_run(run, Codec::Zstd, Check::Both),
             None => {}
         }
+        let open = self.open_version(base)?;
         let index = self.serving.similar.get_with(base, Arc::default);
         let same_file = || open.head().resolve(&self.open_version(run.root).ok()?.path(run.file));
         let likeness = match index.similar.get() {
@@ -72,11 +75,11 @@ impl Repository {
                 let started = Instant::now();
                 let similar = old
                     .content()
-                    .look()
+                    .look(&|| true)
                     .inspect_err(|error| tracing::warn!(%root, %error, "nothing is packed against it"));
                 let ms = started.elapsed().as_millis() as u64;
                 tracing::debug!(%root, ms, ?similar, "looked through a version, to pack others against it");
-                drop(found.similar.set(similar.ok()));
+                drop(found.similar.set(similar.ok().flatten()));
             };
             let thread = std::thread::Builder::new().name("similar".to_owned()).spawn(look);
             if let Err(error) = thread {
@@ -120,7 +123,7 @@ impl std::fmt::Debug for OldVersion {
     }
 }
 
-/// The same for as long as somebody looks at it: a version that is removed meanwhile is read to the end of that.
+/// The same for the repository itself, whose reading keeps nobody from removing the version.
 pub(crate) struct OldContent<'r> {
     pub(crate) repository: &'r Repository,
     pub(crate) version: &'r Arc<OpenVersion>,
@@ -133,18 +136,23 @@ impl<'r> OldContent<'r> {
     }
 
     /// Reads all of it.
-    pub(crate) fn look(&self) -> Result<Similar, MasterError> {
+    ///
+    /// `None` when `goes_on` says that nobody wants to know any more.
+    pub(crate) fn look(&self, goes_on: &dyn Fn() -> bool) -> Result<Option<Similar>, MasterError> {
         let head = self.version.head();
         let mut similar = Similar::builder(head.data_bytes());
         for node in head.files() {
             let (file, reader) = (node.index(), self.reader(node.index()));
             for block in 0..node.blocks() {
+                if block.is_multiple_of(ASKED_BLOCKS) && !goes_on() {
+                    return Ok(None);
+                }
                 if !reader.hash(block)?.is_zero() {
                     similar.add(BlockPlace { file, block }, &reader.read(block)?);
                 }
             }
         }
-        Ok(similar.build())
+        Ok(Some(similar.build()))
     }
 }
 

@@ -71,8 +71,8 @@ impl<'a> Matcher<'a> {
     }
 
     /// For frames that nobody waits for.
-    pub fn ahead(similar: &'a Similar, base: &'a dyn Base) -> Matcher<'a> {
-        Matcher { level: LEVEL_AHEAD, ..Matcher::new(Likeness::Similar(similar), base) }
+    pub fn ahead(likeness: Likeness<'a>, base: &'a dyn Base) -> Matcher<'a> {
+        Matcher { level: LEVEL_AHEAD, ..Matcher::new(likeness, base) }
     }
 
     /// Appends one frame of `blocks`, from `first` on, none of which is all zeros, to `out`.

@@ -1,7 +1,7 @@
 //! One regular file on its way into the repository.
 //!
-//! Several threads may be at its pieces. What is hashed is read back from the stored copy, so the
-//! manifest always says what is stored; whether that is what the source has, its times tell at the
+//! Several threads may be at its pieces. What is hashed is read back from the stored copy, or from a
+//! file that lies on the same places of the disk, so the manifest always says what is stored; whether that is what the source has, its times tell at the
 //! end. Block hashes are put in order as the pieces come, so no more of them are held than pieces
 //! are in work.
 
@@ -186,6 +186,7 @@ impl StoredFile {
             Some(common) => common.parts(blocks),
             None => vec![(blocks, true)],
         };
+        parts.iter().filter(|(_, may_differ)| *may_differ).for_each(|(part, _)| self.ask_ahead(part));
         for (part, may_differ) in parts {
             let run = part.start - first..part.end - first;
             match (&self.common, shared.earlier.before) {
@@ -195,7 +196,6 @@ impl StoredFile {
                 }
                 _ => {
                     shared.tally.hashed((run.end - run.start) * BLOCK_BYTES);
-                    self.ask_ahead(part);
                     self.hash(first * BLOCK_BYTES, run, hashes, buffer)
                         .map_err(MasterError::io("read", shared.stage.shown(&self.job.inside)))?;
                 }
@@ -204,9 +204,9 @@ impl StoredFile {
         Ok(())
     }
 
-    /// Has the kernel begin to read blocks that are hashed next. What differs from the parent lies scattered, and between two
-    /// stretches of it the disk would have nothing to do.
-    fn ask_ahead(&self, blocks: Range<u64>) {
+    /// Has the kernel begin to read blocks that are hashed next. What differs from the parent lies scattered in pieces too short
+    /// for its own readahead to become long: the disk would have little to do at a time.
+    fn ask_ahead(&self, blocks: &Range<u64>) {
         // What was copied, or came just now, is in memory.
         if self.reflinked && self.came.is_none() {
             let len = NonZeroU64::new((blocks.end - blocks.start) * BLOCK_BYTES);
