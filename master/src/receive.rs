@@ -7,10 +7,10 @@
 //! is hashed once more. It becomes a version only if its manifest is the one that was announced.
 
 mod known;
+mod write;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, File};
-use std::io::IoSlice;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
@@ -34,9 +34,7 @@ use crate::repository::guard;
 use crate::serve::{OldVersion, OpenVersion};
 use crate::{MasterError, Progress, PublishRequest, Published, Repository, trees};
 pub(crate) use known::Known;
-
-/// What the kernel takes at once (`IOV_MAX`).
-const SLICES_MAX: usize = 1024;
+use write::write_all_at;
 
 /// A version on its way here. Dropping it leaves what came of it for the next time.
 #[derive(Debug)]
@@ -471,24 +469,6 @@ impl Receiving {
         forget(&repository.layout, &repository.trees, &version)?;
         Ok(published)
     }
-}
-
-/// Writes all parts, one behind the other; how many bytes that were.
-fn write_all_at<'a>(file: &File, parts: impl Iterator<Item = &'a [u8]>, start: u64) -> std::io::Result<u64> {
-    let mut slices: Vec<IoSlice<'_>> = parts.map(IoSlice::new).collect();
-    let (mut rest, mut offset) = (&mut slices[..], start);
-    while !rest.is_empty() {
-        match rustix::io::pwritev(file, &rest[..rest.len().min(SLICES_MAX)], offset) {
-            Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
-            Ok(written) => {
-                offset += written as u64;
-                IoSlice::advance_slices(&mut rest, written);
-            }
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(offset - start)
 }
 
 /// Where a file of `size` bytes has its next data, from `start` on; its end, if it has none there.
