@@ -57,11 +57,12 @@ mod tests {
 
     #[test]
     fn what_is_known_is_renewed_and_never_more_than_so_much() {
-        let mut known = habits(0..Habits::SOURCES_MAX, Habit::Slow);
+        let slow = Habit::Slow { travelled: 12_000_000 };
+        let mut known = habits(0..Habits::SOURCES_MAX, slow);
         known.learn(habits(3..5, Habit::Suits(1)));
         assert_eq!(known.of("http://master3"), Some(Habit::Suits(1)));
-        assert_eq!((known.of("http://master2"), known.0.len()), (Some(Habit::Slow), Habits::SOURCES_MAX));
-        known.learn(habits(64..65, Habit::Slow));
-        assert_eq!((known.of("http://master2"), known.of("http://master64")), (None, Some(Habit::Slow)));
+        assert_eq!((known.of("http://master2"), known.0.len()), (Some(slow), Habits::SOURCES_MAX));
+        known.learn(habits(64..65, slow));
+        assert_eq!((known.of("http://master2"), known.of("http://master64")), (None, Some(slow)));
     }
 }

@@ -48,6 +48,8 @@ const CRAWLING_PLAIN: f64 = 200e6;
 const CRAWLING_BYTES: u64 = 1 << 20;
 /// Measurements before a codec at either end, once found better, is doubted.
 const SETTLED_REST: u32 = 8;
+/// A slow line that carries such a share of the most it did is still the same.
+const LIKE_BEFORE: std::ops::RangeInclusive<f64> = 0.7..=1.1;
 /// Most measurements between two trials.
 const REST_MAX: u32 = 64;
 
@@ -68,8 +70,8 @@ pub(super) struct Line(Mutex<State>);
 /// What suited a line when it was last measured: where the next one to the same source begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Habit {
-    /// Whatever packs most.
-    Slow,
+    /// Whatever packs most: it carried at most so many bytes a second, as they travel.
+    Slow { travelled: u64 },
     /// A place in [`WAYS`].
     Suits(usize),
 }
@@ -106,6 +108,10 @@ struct State {
     bytes: u64,
     /// What the source had sent when it began, as it travels, and by now.
     travelled: [u64; 2],
+    /// As fast as anything travelled in a measurement in which several requests shared the line.
+    fastest: f64,
+    /// As fast as it travels if the line is the slow one that it was; asked once.
+    expected: Option<f64>,
 }
 
 /// Rates in plain bytes a second.
@@ -150,6 +156,8 @@ impl Line {
             busy: Duration::ZERO,
             bytes: 0,
             travelled: [0; 2],
+            fastest: 0.0,
+            expected: None,
         }))
     }
 
@@ -157,7 +165,8 @@ impl Line {
     pub(super) fn habit(&self) -> Option<Habit> {
         let line = self.lock();
         let is_slow = line.chosen + 1 == line.ways;
-        line.harder.map(|_| if is_slow { Habit::Slow } else { Habit::Suits(line.chosen) })
+        let slow = Habit::Slow { travelled: line.fastest as u64 };
+        line.harder.map(|_| if is_slow { slow } else { Habit::Suits(line.chosen) })
     }
 
     /// How blocks shall travel now. A request begins with it; [`Line::end`] is owed the same way.
@@ -198,13 +207,13 @@ impl State {
     fn go_on(&mut self, habit: Habit) {
         let last = self.ways - 1;
         self.chosen = match habit {
-            // Packing against another version makes a fast line look slow: whether it still is slow, one measurement tells.
-            Habit::Slow if self.ways == WAYS.len() => SHORT_WAYS - 1,
-            Habit::Slow => last,
+            Habit::Slow { .. } => last,
             Habit::Suits(way) => way.min(last),
         };
-        self.harder = Some(habit == Habit::Slow);
-        self.seems_slow = habit == Habit::Slow;
+        if let Habit::Slow { travelled } = habit {
+            (self.seems_slow, self.expected) = (true, Some(travelled as f64));
+        }
+        self.harder = Some(self.seems_slow);
         (self.rest, self.next_rest) = (SETTLED_REST, SETTLED_REST);
     }
 
@@ -256,6 +265,11 @@ impl State {
         if !much && !long {
             return;
         }
+        if self.is_another_line() {
+            // Packing so hard may be all that is slow: found out as if nothing was known, but for what one measurement says.
+            (self.chosen, self.seems_slow) = (SHORT_WAYS - 1, true);
+            return self.turn();
+        }
         let (before, rate) = (self.codec(), self.rate());
         self.seems_slow = false;
         self.step(rate);
@@ -288,9 +302,25 @@ impl State {
     /// Whether the line is the slowest part of all, by what travels. Requests that come one by one say nothing of that, and
     /// others to the same source make it look faster.
     fn is_crawling(&self) -> bool {
-        let travelled = self.travelled[1].saturating_sub(self.travelled[0]);
         let busy = self.busy.as_secs_f64();
-        self.is_shared && (travelled as f64) < CRAWLING * busy && (self.bytes as f64) < CRAWLING_PLAIN * busy
+        self.is_shared
+            && (self.travelled_bytes() as f64) < CRAWLING * busy
+            && (self.bytes as f64) < CRAWLING_PLAIN * busy
+    }
+
+    /// Whether what was known of a slow line holds no more: it would be full again, of as much as before.
+    fn is_another_line(&mut self) -> bool {
+        if !self.is_shared {
+            return false;
+        }
+        let travels = self.travelled_bytes() as f64 / self.busy.as_secs_f64().max(1e-6);
+        self.fastest = self.fastest.max(travels);
+        self.expected.take().is_some_and(|expected| !LIKE_BEFORE.contains(&(travels / expected)))
+    }
+
+    /// In this measurement.
+    fn travelled_bytes(&self) -> u64 {
+        self.travelled[1].saturating_sub(self.travelled[0])
     }
 
     /// Another codec is in use from now on: those under way are of the one before, and those of the one now were

@@ -81,18 +81,26 @@ async fn on_a_slow_line_nothing_else_is_tried_any_more() {
     assert_eq!(shares[..2], [0.0; 2], "{shares:?}");
 }
 
-/// Requests by four at a time, of which a third travels, until 40 MB came; how blocks travel then.
-async fn differences(line: &Line, megabytes: f64) -> Way {
+/// Requests of 2 MB by four at a time, until 40 MB came; how blocks travel then. `carry` says how many seconds a request takes
+/// and how many bytes of it travel.
+async fn by_four(line: &Line, carry: impl Fn(Way) -> (f64, u64)) -> Way {
     let mut under_way: VecDeque<Way> = (0..4).map(|_| line.begin()).collect();
-    for request in 1..=20 {
+    let mut sent = 0;
+    for _ in 0..20 {
         let way = under_way.pop_front().unwrap();
-        // Three times as much comes as travels: it is the line that is slow.
-        tokio::time::advance(Duration::from_secs_f64(2.0 / 3.0 / megabytes)).await;
-        line.carried(way, 2_000_000, request * 2_000_000 / 3);
+        let (seconds, travelled) = carry(way);
+        tokio::time::advance(Duration::from_secs_f64(seconds)).await;
+        sent += travelled;
+        line.carried(way, 2_000_000, sent);
         line.end(way);
         under_way.push_back(line.begin());
     }
     line.begin()
+}
+
+/// The same over a line of so many MB/s, three times as much as which comes: it is the line that is slow.
+async fn differences(line: &Line, megabytes: f64) -> Way {
+    by_four(line, |_| (2.0 / 3.0 / megabytes, 2_000_000 / 3)).await
 }
 
 /// Where blocks can travel against a version that is here, a slow line has them do so, and only then.
@@ -110,15 +118,19 @@ async fn what_was_learned_of_a_line_is_not_learned_again() {
     let before = Line::new(false, None);
     assert_eq!(before.habit(), None);
     crowd(&before, line_of(12.5), 200).await;
-    let again = Line::new(true, before.habit());
-    assert_eq!(differences(&again, 12.5).await, Way::Matched);
+    assert_eq!(way_after(before.habit(), true), Way::Matched);
+    assert_eq!(differences(&Line::new(true, before.habit()), 12.5).await, Way::Matched);
     assert_eq!(way_after(before.habit(), false), Way::By(Codec::Zstd6));
     let fast = Line::new(false, None);
     stream(&fast, line_of(3_000.0), 2_000).await;
     assert_eq!(way_after(fast.habit(), true), Way::By(Codec::None));
     // It is no promise: a line that was slow and is fast now is found out, with a version to differ from at once.
-    let again = Line::new(true, before.habit());
-    assert_ne!(differences(&again, 118.0).await, Way::Matched);
+    assert_ne!(differences(&Line::new(true, before.habit()), 118.0).await, Way::Matched);
+    // So is a source that has no time to pack against anything, while little travels because that takes it so long …
+    let busy = |way| if way == Way::Matched { (2.0 / 60.0, 500_000) } else { (2.0 / 200.0, 900_000) };
+    assert_ne!(by_four(&Line::new(true, before.habit()), busy).await, Way::Matched);
+    // … and a line that became slower is a slow one.
+    assert_eq!(differences(&Line::new(true, before.habit()), 4.0).await, Way::Matched);
     let line = Line::new(false, before.habit());
     stream(&line, line_of(3_000.0), 8_000).await;
     let shares = stream(&line, line_of(3_000.0), 4_000).await;
