@@ -69,7 +69,7 @@ fn a_good_day() -> Result<()> {
     let line = wait_check(&cache, OK, "1 of 1 sources online")?;
     ensure!(line.starts_with("ICBD OK: ") && line.contains("| waiting_reads=0 offline_sources=0;;;0;1 "), "{line}");
     let of_master = icbd(["check", "--socket", master.socket()])?.failed_with(OK)?;
-    of_master.prints(&["ICBD OK: ", "master of 1 images with 1 versions", " | versions=1 damaged_versions=0 "])?;
+    of_master.prints(&["ICBD OK: ", "master of 1 image with 1 version", " | versions=1 damaged_versions=0 "])?;
 
     let (before, before_master) = (Metrics::of(server)?, Metrics::of(master.address())?);
     ensure!(before.value("icbd_version_complete", &LAB_1) == Some(0.0), "{before:?}");
