@@ -182,6 +182,10 @@ impl Line {
     pub(super) fn carried(&self, way: Way, bytes: u64, travelled: u64) {
         let mut line = self.lock();
         line.travelled[1] = travelled;
+        // As long as an earlier codec's are waited for, nothing is measured: neither time nor bytes.
+        if line.others > 0 {
+            line.travelled[0] = travelled;
+        }
         if line.others == 0 && way == WAYS[line.codec()] {
             line.bytes += bytes;
         }
@@ -211,7 +215,9 @@ impl State {
             Habit::Suits(way) => way.min(last),
         };
         if let Habit::Slow { travelled } = habit {
-            (self.seems_slow, self.expected) = (true, Some(travelled as f64));
+            // A short transfer may not come to its full rate, and is not to make the next one doubt it.
+            self.fastest = travelled as f64;
+            (self.seems_slow, self.expected) = (true, Some(self.fastest));
         }
         self.harder = Some(self.seems_slow);
         (self.rest, self.next_rest) = (SETTLED_REST, SETTLED_REST);
@@ -314,8 +320,9 @@ impl State {
             return false;
         }
         let travels = self.travelled_bytes() as f64 / self.busy.as_secs_f64().max(1e-6);
-        self.fastest = self.fastest.max(travels);
-        self.expected.take().is_some_and(|expected| !LIKE_BEFORE.contains(&(travels / expected)))
+        let is_other = self.expected.take().is_some_and(|expected| !LIKE_BEFORE.contains(&(travels / expected)));
+        self.fastest = if is_other { travels } else { self.fastest.max(travels) };
+        is_other
     }
 
     /// In this measurement.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use icbd_image::{FileIndex, Hash, Node, Root, Run, block_len};
-use icbd_wire::{Base, Codec, FRAME_BLOCKS_MAX, Likeness, Matcher, Similar, encode_matched_run};
+use icbd_wire::{Base, Codec, FRAME_BLOCKS_MAX, Likeness, Matcher, Similar};
 
 use super::file::Writing;
 use super::{Key, PackedRuns, key};
@@ -190,20 +190,7 @@ impl<'r, R: Fn(u64) -> bool> OneVersion<'r, R> {
         };
         let key = key(Some(&against.content.root()), job.hashes);
         let alone = self.repository.packed.kept_bytes(job.hashes).unwrap_or(job.plain_bytes());
-        let pack = || {
-            let mut frames = Vec::new();
-            let matcher = Matcher::ahead(likeness, &against.content);
-            encode_matched_run(
-                &job.run,
-                matcher,
-                |block| job.reader.read(block),
-                |frame| {
-                    frames.extend_from_slice(&frame);
-                    Ok::<_, MasterError>(())
-                },
-            )?;
-            Ok(frames.into())
-        };
+        let pack = || job.reader.matched(job.run, Matcher::ahead(likeness, &against.content));
         self.run(key, alone, pack)
     }
 

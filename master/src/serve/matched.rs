@@ -49,18 +49,12 @@ impl Repository {
             return self.encoded_run(run, Codec::Zstd, Check::Both);
         };
         let pack = || {
-            let reader = self.blocks(run)?;
             let old = OldVersion::new(self, open.clone());
-            let mut body = Vec::new();
-            let read = |block| reader.read(block);
-            encode_matched_run(&run, Matcher::new(likeness, &old), read, |frame| {
-                body.extend_from_slice(&frame);
-                Ok::<_, MasterError>(())
-            })?;
+            let body = self.blocks(run)?.matched(run, Matcher::new(likeness, &old))?;
             if matches!(likeness, Likeness::SamePlaces(_)) {
                 self.look_if_it_pays(&open, &index, body.len() as u64);
             }
-            Ok(body.into())
+            Ok(body)
         };
         self.serving.encoded.try_get_with((run, Packed::Against(base)), pack).map_err(shared)
     }
@@ -86,6 +80,19 @@ impl Repository {
                 tracing::warn!(%root, %error, "nothing is packed against it");
             }
         }
+    }
+}
+
+impl BlockReader<'_> {
+    /// All frames of `run`, which is of this file, in one piece of memory.
+    pub(crate) fn matched(&self, run: Run, matcher: Matcher<'_>) -> Result<Bytes, MasterError> {
+        let mut body = Vec::new();
+        let read = |block| self.read(block);
+        encode_matched_run(&run, matcher, read, |frame| {
+            body.extend_from_slice(&frame);
+            Ok::<_, MasterError>(())
+        })?;
+        Ok(body.into())
     }
 }
 

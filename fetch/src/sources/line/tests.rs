@@ -120,6 +120,11 @@ async fn what_was_learned_of_a_line_is_not_learned_again() {
     crowd(&before, line_of(12.5), 200).await;
     assert_eq!(way_after(before.habit(), true), Way::Matched);
     assert_eq!(differences(&Line::new(true, before.habit()), 12.5).await, Way::Matched);
+    // A transfer that is over before it was fast takes nothing from that, nor does one that was never measured.
+    let short = Line::new(true, before.habit());
+    assert_eq!(short.habit(), before.habit());
+    assert_eq!(differences(&short, 10.0).await, Way::Matched);
+    assert_eq!(short.habit(), before.habit());
     assert_eq!(way_after(before.habit(), false), Way::By(Codec::Zstd6));
     let fast = Line::new(false, None);
     stream(&fast, line_of(3_000.0), 2_000).await;

@@ -1,8 +1,8 @@
 //! One regular file on its way into the repository.
 //!
 //! Several threads may be at its pieces. What is hashed is read back from the stored copy, or from a
-//! file that lies on the same places of the disk, so the manifest always says what is stored; whether that is what the source has, its times tell at the
-//! end. Block hashes are put in order as the pieces come, so no more of them are held than pieces
+//! file that lies on the same places of the disk, so the manifest always says what is stored; whether
+//! that is what the source has, its times tell at the end. Block hashes are put in order as the pieces come, so no more of them are held than pieces
 //! are in work.
 
 use std::collections::{BTreeMap, VecDeque};
