@@ -35,11 +35,13 @@ fn what_is_packed_ahead_is_given_to_all() -> Result<()> {
     for version in ["lab@1", "lab@2"] {
         icbd(["image", "replicate", version, "--from", &from.url(), "--socket", to.socket()])?.ok()?;
     }
-    let cache = CacheServer::start(&lab, &from.url())?;
+    let mut cache = CacheServer::start(&lab, &from.url())?;
     cache.prefetch_all("lab@2")?;
     for at in [to.repo().join("versions/lab/2"), cache.path("lab/2")] {
         compare_trees(&repo.join("versions/lab/2"), &at)?;
     }
+    // Before its master, which it would miss.
+    cache.daemon.stop()?;
 
     // A new version is packed as it comes, and all goes with the wish.
     fs::write(tree.join("disk.raw"), solid(3, DISK))?;
