@@ -108,6 +108,8 @@ struct State {
     bytes: u64,
     /// What the source had sent when it began, as it travels, and by now.
     travelled: [u64; 2],
+    /// What it had sent when the last of an earlier codec had come: time counts from then on.
+    settled: u64,
     /// As fast as anything travelled in a measurement in which several requests shared the line.
     fastest: f64,
     /// As fast as it travels if the line is the slow one that it was; asked once.
@@ -156,6 +158,7 @@ impl Line {
             busy: Duration::ZERO,
             bytes: 0,
             travelled: [0; 2],
+            settled: 0,
             fastest: 0.0,
             expected: None,
         }))
@@ -182,9 +185,8 @@ impl Line {
     pub(super) fn carried(&self, way: Way, bytes: u64, travelled: u64) {
         let mut line = self.lock();
         line.travelled[1] = travelled;
-        // As long as an earlier codec's are waited for, nothing is measured: neither time nor bytes.
         if line.others > 0 {
-            line.travelled[0] = travelled;
+            line.settled = travelled;
         }
         if line.others == 0 && way == WAYS[line.codec()] {
             line.bytes += bytes;
@@ -308,10 +310,9 @@ impl State {
     /// Whether the line is the slowest part of all, by what travels. Requests that come one by one say nothing of that, and
     /// others to the same source make it look faster.
     fn is_crawling(&self) -> bool {
+        let travelled = self.travelled[1].saturating_sub(self.travelled[0]);
         let busy = self.busy.as_secs_f64();
-        self.is_shared
-            && (self.travelled_bytes() as f64) < CRAWLING * busy
-            && (self.bytes as f64) < CRAWLING_PLAIN * busy
+        self.is_shared && (travelled as f64) < CRAWLING * busy && (self.bytes as f64) < CRAWLING_PLAIN * busy
     }
 
     /// Whether what was known of a slow line holds no more: it would be full again, of as much as before.
@@ -319,15 +320,11 @@ impl State {
         if !self.is_shared {
             return false;
         }
-        let travels = self.travelled_bytes() as f64 / self.busy.as_secs_f64().max(1e-6);
+        let began = self.settled.max(self.travelled[0]);
+        let travels = self.travelled[1].saturating_sub(began) as f64 / self.busy.as_secs_f64().max(1e-6);
         let is_other = self.expected.take().is_some_and(|expected| !LIKE_BEFORE.contains(&(travels / expected)));
         self.fastest = if is_other { travels } else { self.fastest.max(travels) };
         is_other
-    }
-
-    /// In this measurement.
-    fn travelled_bytes(&self) -> u64 {
-        self.travelled[1].saturating_sub(self.travelled[0])
     }
 
     /// Another codec is in use from now on: those under way are of the one before, and those of the one now were
