@@ -34,6 +34,8 @@ pub struct Daemon {
     allowed: Mutex<Vec<String>>,
     ready_after: Duration,
     is_over: bool,
+    /// What it writes to is there until it has ended.
+    _lab: Lab,
 }
 
 impl Daemon {
@@ -56,8 +58,8 @@ impl Daemon {
             .process_group(0)
             .spawn()
             .context("starting the daemon")?;
-        let mut daemon =
-            Daemon { child, log, notify, allowed: Mutex::default(), ready_after: Duration::ZERO, is_over: false };
+        let (allowed, ready_after, is_over) = (Mutex::default(), Duration::ZERO, false);
+        let mut daemon = Daemon { child, log, notify, allowed, ready_after, is_over, _lab: lab.clone() };
         daemon.wait_ready()?;
         daemon.ready_after = started.elapsed();
         Ok(daemon)
