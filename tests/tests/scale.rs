@@ -189,14 +189,16 @@ fn timed<T>(what: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
     Ok(result)
 }
 
-/// Bytes in use below `root`.
+/// Bytes in use below `root`, where a daemon is at work: what is gone when it is looked at uses none.
 fn disk_use(root: &Path) -> Result<u64> {
-    let metadata = fs::symlink_metadata(root)?;
-    let mut bytes = metadata.blocks() * 512;
-    if metadata.is_dir() {
-        for entry in fs::read_dir(root)? {
-            bytes += disk_use(&entry?.path())?;
-        }
-    }
-    Ok(bytes)
+    let look = || -> std::io::Result<_> {
+        let metadata = fs::symlink_metadata(root)?;
+        let below = if metadata.is_dir() { fs::read_dir(root)?.collect::<Result<_, _>>()? } else { Vec::new() };
+        Ok((metadata.blocks() * 512, below))
+    };
+    let (bytes, below) = match look() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        looked => looked?,
+    };
+    below.into_iter().try_fold(bytes, |sum, entry| Ok(sum + disk_use(&entry.path())?))
 }
