@@ -142,17 +142,105 @@ fn what_differs_is_packed_ahead_as_well() {
     };
     let frames = repository.matched_run(moved, old.0).unwrap();
     assert!(frames.len() < 100_000, "{} bytes of {moved:?}", frames.len());
+    assert_unpacks(frames, moved, (&old, &new));
+    assert_is(repository.matched_run(unseen, old.0).unwrap(), unseen, &new.1);
+}
+
+/// Who has the first unpacks the second.
+fn assert_unpacks(frames: Bytes, run: Run, (old, new): (&Content, &Content)) {
     let base = Arc::new(Old { root: old.0, bytes: old.1.clone() });
-    let mut decoder = FrameDecoder::new(moved.first, moved.count, new.1.len() as u64).with_base(base.clone());
+    let mut decoder = FrameDecoder::new(run.first, run.count, new.1.len() as u64).with_base(base);
     decoder.push(frames);
-    let mut at = (moved.first * BLOCK_BYTES) as usize;
+    let mut at = (run.first * BLOCK_BYTES) as usize;
     while let Some((_, block)) = decoder.next().unwrap() {
         assert!(new.1[at..at + block.len()] == block[..], "at {at}");
         at += block.len();
     }
     decoder.finish().unwrap();
-    assert_eq!(at as u64, (moved.first + u64::from(moved.count)) * BLOCK_BYTES);
-    assert_is(repository.matched_run(unseen, old.0).unwrap(), unseen, &new.1);
+    assert_eq!(at as u64, (run.first + u64::from(run.count)) * BLOCK_BYTES);
+}
+
+/// A version and its disk.
+type Content = (Root, Vec<u8>);
+
+/// A disk of noise that shrinks to half, with a byte changed in some blocks.
+fn alike(area: &Area, repository: &Repository, changed: std::ops::Range<u64>) -> Content {
+    let mut bytes = vec![0; 4 * MIB as usize];
+    noise(7, &mut bytes);
+    bytes.iter_mut().for_each(|byte| *byte &= 15);
+    changed.for_each(|block| bytes[(block * BLOCK_BYTES) as usize + 5] ^= 1);
+    std::fs::write(area.source().join("disk.raw"), &bytes).unwrap();
+    (publish(repository, "lab", &area.source()).unwrap().record.root(), bytes)
+}
+
+/// What is stored is not what was published any more: no answer can be made of it.
+fn damage(area: &Area, version: u32, blocks: impl Iterator<Item = u64>) {
+    let stored = area.repository().join(format!("versions/lab/{version}/disk.raw"));
+    let stored = std::fs::OpenOptions::new().write(true).open(stored).unwrap();
+    blocks.for_each(|block| stored.write_all_at(b"damaged", block * BLOCK_BYTES + 100).unwrap());
+}
+
+/// Of the little that differs only what lay in its places is read, not all of the version before.
+#[test]
+fn a_small_difference_is_packed_against_its_places() {
+    let area = Area::new();
+    let repository = area.open();
+    let (old, new) = (alike(&area, &repository, 0..0), alike(&area, &repository, 9..10));
+    // Whoever read it all would see that.
+    damage(&area, 1, 40..41);
+    pack(&repository, ROOM);
+    damage(&area, 2, 9..10);
+    let repository = {
+        drop(repository);
+        area.open()
+    };
+    let run = run(new.0, 9, 1);
+    let frames = repository.matched_run(run, old.0).unwrap();
+    assert!(frames.len() < 1000, "{} bytes", frames.len());
+    assert_unpacks(frames, run, (&old, &new));
+}
+
+/// As long as the version before cannot be read, what differs from it is not packed; then it is.
+#[test]
+fn what_cannot_be_compared_now_is_compared_later() {
+    let area = Area::new();
+    let repository = area.open();
+    let (old, new) = (alike(&area, &repository, 0..0), alike(&area, &repository, 0..64));
+    drop(repository);
+    let manifest = |name: &str| area.repository().join("manifests").join(name);
+    let (there, away) = (manifest(&format!("{}.head", old.0)), manifest("away"));
+    std::fs::rename(&there, &away).unwrap();
+    let repository = area.open();
+    pack(&repository, ROOM);
+    std::fs::rename(&away, &there).unwrap();
+    pack(&repository, ROOM);
+    damage(&area, 2, 0..64);
+    let run = run(new.0, 16, 16);
+    assert_unpacks(repository.matched_run(run, old.0).unwrap(), run, (&old, &new));
+}
+
+/// What a version takes that has none before it.
+fn packed_bytes_of_one() -> u64 {
+    let area = Area::new();
+    let repository = area.open();
+    alike(&area, &repository, 0..64);
+    pack(&repository, ROOM);
+    repository.packed_bytes()
+}
+
+/// Where there is no room for what differs, nothing is taken for packed that is not: with room it is packed.
+#[test]
+fn differences_that_find_no_room_come_later() {
+    let area = Area::new();
+    let repository = area.open();
+    let (old, new) = (alike(&area, &repository, 0..0), alike(&area, &repository, 0..64));
+    let (run, bytes) = (run(new.0, 16, 16), packed_bytes_of_one());
+    // A run may take a mebibyte, and the last one before the differences takes a half.
+    pack(&repository, bytes + MIB * 3 / 4);
+    assert_eq!(packing(&repository, run), ZSTD, "by itself");
+    pack(&repository, ROOM);
+    damage(&area, 2, 0..64);
+    assert_unpacks(repository.matched_run(run, old.0).unwrap(), run, (&old, &new));
 }
 
 /// A version that the receiver has.
