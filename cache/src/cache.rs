@@ -18,7 +18,7 @@ use crate::seal::SealReport;
 use crate::spoilt::Spoilt;
 use crate::status::CacheStatus;
 use crate::store::{self, StoreLock};
-use crate::verify::{Pace, VerifyProgress, VerifyReport};
+use crate::verify::{Pace, STRIDE_BLOCKS, VerifyProgress, VerifyReport};
 use crate::version::Version;
 use crate::view::View;
 use crate::waiting::WaitingList;
@@ -293,16 +293,19 @@ impl Cache {
         progress: impl FnMut(VerifyProgress) + Send,
     ) -> Result<(VerifyReport, u64), CacheError> {
         let (report, spoilt) = self.unless_stopped(self.core.verify(version, pace, progress)).await?;
-        let mut mended = 0;
-        for (file, block) in spoilt {
-            match file.fetch_again(&[block]).await {
-                Ok(()) if file.is_readable(block..block + 1) => mended += 1,
+        let (mut mended, mut rest) = (0, &spoilt[..]);
+        while let Some((file, _)) = rest.first() {
+            let count = rest.iter().take(STRIDE_BLOCKS as usize).take_while(|(of, _)| Arc::ptr_eq(of, file)).count();
+            let blocks: Vec<u64> = rest[..count].iter().map(|(_, block)| *block).collect();
+            match file.fetch_again(&blocks).await {
                 Ok(()) => {}
                 Err(CacheError::Closed) => return Err(CacheError::Closed),
                 Err(error) => {
-                    tracing::warn!(file = file.shown(), block, %error, "a spoilt block cannot be had anew yet; its next reader asks again");
+                    tracing::warn!(file = file.shown(), ?blocks, %error, "spoilt blocks cannot be had anew yet; their next reader asks again");
                 }
             }
+            mended += blocks.iter().filter(|block| file.is_readable(**block..**block + 1)).count() as u64;
+            rest = &rest[count..];
         }
         Ok((report, mended))
     }

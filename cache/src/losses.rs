@@ -46,6 +46,12 @@ impl Losses {
         }
     }
 
+    /// Blocks of a version whose tree was lost as a whole that have not come again.
+    pub(crate) fn of_tree(&self, version: &Version) -> u64 {
+        let here = version.filling().map_or(0, |filling| filling.resident.counts().0);
+        self.lock().get(&(version.serial(), None)).map_or(0, |loss| loss.blocks.saturating_sub(here))
+    }
+
     /// For people: what is not here again, one line a version.
     pub(crate) fn shown(&self, core: &Core) -> Vec<String> {
         let mut losses = self.lock();
@@ -69,7 +75,7 @@ impl Losses {
         let text = |(loss, count, blocks): (&Loss, usize, u64)| {
             let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
             format!(
-                "the store was changed by hand: {}{more}; it was made anew, and its {blocks} blocks are fetched again when \
+                "the store was changed by hand: {}{more}; it was made anew, and {blocks} of its blocks are fetched again when \
                  they are read, or at once by `icbd prefetch add {} --all`",
                 loss.what, loss.version
             )

@@ -54,6 +54,8 @@ pub struct VerifyReport {
     pub blocks_all: u64,
     /// Those that were not what they should be; they are forgotten, and fetched again when read.
     pub bad: Vec<BadBlock>,
+    /// Blocks that were here until somebody took the whole tree away, and have not come again.
+    pub lost_blocks: u64,
     pub elapsed: Duration,
 }
 
@@ -76,6 +78,7 @@ impl Core {
         let view = self.view();
         let version = self.version(view.usable(id)?.serial()).await?;
         version.prepare().await?;
+        let lost_blocks = self.losses.of_tree(&version);
         self.writeback.flush().await;
         let (total_bytes, blocks_all) =
             (version.residency().resident_bytes, version.residency().total_bytes / BLOCK_BYTES);
@@ -87,6 +90,7 @@ impl Core {
             let looked = file.clone();
             let lost = self.disk_read(move || looked.lost_blocks()).await?;
             checked += lost.len() as u64;
+            spoilt.extend(lost.iter().map(|block| (file.clone(), *block)));
             bad.extend(lost.into_iter().map(|block| BadBlock { path: path.clone(), block }));
             for start in (0..file.blocks()).step_by(PAGE_BLOCKS as usize) {
                 let blocks = start..file.blocks().min(start + PAGE_BLOCKS);
@@ -112,6 +116,7 @@ impl Core {
             blocks_checked: checked,
             blocks_all,
             bad,
+            lost_blocks,
             elapsed: started.elapsed(),
         };
         Ok((report, spoilt))

@@ -183,8 +183,7 @@ impl Version {
         let held = self.core.held.lock().expect("no panic under this lock").get(&self.serial()).copied();
         let blocks = held.map_or(0, |held| held.resident_bytes / BLOCK_BYTES);
         if blocks > 0 {
-            let what =
-                format!("the tree of {}, or its bitmap, was deleted or replaced while icbd did not run", self.id);
+            let what = format!("the tree of {}, or its bitmap, was deleted or replaced", self.id);
             self.core.losses.note(self, None, blocks, &what);
         }
     }

@@ -3,11 +3,13 @@
 //! The line and the codes are those of Nagios' plugins: 0 all is well, 1 worth a look, 2 somebody suffers or will,
 //! 3 it cannot be told. <https://www.monitoring-plugins.org/doc/guidelines.html>
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
 use crate::output::{bytes, counted, plain, seconds};
-use crate::report::{CacheReport, MasterReport, Report};
+use crate::report::{CacheReport, DiskReport, MasterReport, Report};
 
 /// How bad something is. Of several the greatest counts: what is known to be wrong is worse than what is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -48,6 +50,8 @@ pub(crate) struct Figure {
 
 /// A workstation whose disk stands still for so long is noticed by whoever sits there.
 const WAIT_CRITICAL_SECONDS: u64 = 10;
+/// A disk with less than this share of it free is full.
+const DISK_FREE_SHARE: u64 = 50;
 /// Problems in the line; the status has them all.
 const PROBLEMS_SHOWN_MAX: usize = 4;
 /// Characters of one: errors can be long, and who collects lines cuts them.
@@ -125,7 +129,11 @@ impl Check {
 
 fn of_master(master: &MasterReport) -> Check {
     // The only warnings of a master are of versions that are damaged: no cache can fetch them.
-    let problems = master.warnings.iter().map(|warning| problem(Level::Critical, warning)).collect();
+    let mut problems: Vec<Problem> = master.warnings.iter().map(|warning| problem(Level::Critical, warning)).collect();
+    problems.extend(master.disk.as_ref().and_then(|disk| of_disk(&master.path, disk)));
+    for plan in master.plans.iter().filter(|plan| plan.failed.is_some()) {
+        problems.push(problem(Level::Warning, &plan.words()));
+    }
     let MasterReport { process, images, versions, sent, .. } = master;
     let summary = format!(
         "{} is a master of {} with {}, up {}",
@@ -140,6 +148,23 @@ fn of_master(master: &MasterReport) -> Check {
         Figure { unit: "B", ..figure("sent_bytes", sent.bytes) },
     ];
     Check::new(problems, summary, figures)
+}
+
+/// A master that can publish nothing serves on.
+fn of_disk(repository: &Path, disk: &DiskReport) -> Option<Problem> {
+    let DiskReport { size_bytes, free_bytes, is_read_only, .. } = disk;
+    let repository = repository.display();
+    let what = if *is_read_only {
+        format!("the repository {repository} is mounted read-only: nothing can be published, deployed or removed")
+    } else if *free_bytes < size_bytes / DISK_FREE_SHARE {
+        let (free, size) = (bytes(*free_bytes), bytes(*size_bytes));
+        format!(
+            "the disk of the repository {repository} is full ({free} of {size} free): `icbd image prune` says what may go"
+        )
+    } else {
+        return None;
+    };
+    Some(problem(Level::Warning, &what))
 }
 
 fn of_cache(cache: &CacheReport) -> Check {

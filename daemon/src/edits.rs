@@ -47,6 +47,15 @@ pub(crate) struct PruneSpec {
     pub why: String,
 }
 
+/// How a node is to be forgotten.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct ReleaseSpec {
+    /// Also one that was heard of just now.
+    pub force: bool,
+    #[serde(default)]
+    pub why: String,
+}
+
 /// What becomes of each version.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct PruneReport {

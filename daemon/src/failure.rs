@@ -3,6 +3,7 @@
 //! An error without a [`Failure`] in its chain ends with code 1.
 
 use std::fmt;
+use std::io::ErrorKind;
 
 use serde::{Deserialize, Serialize};
 
@@ -64,10 +65,30 @@ impl Failure {
         Failure { exit, message: message.into() }
     }
 
+    /// What a disk refuses is no fault of the daemon's: the same with what to do about it, if `error` comes from that.
+    pub(crate) fn of_disk(self, error: &(dyn std::error::Error + 'static)) -> Failure {
+        let causes = std::iter::successors(Some(error), |error| error.source());
+        let kind = causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind).next();
+        let remedy = match kind {
+            Some(ErrorKind::PermissionDenied) => "run it as root, or as the user who owns it",
+            Some(ErrorKind::ReadOnlyFilesystem) => {
+                "it is mounted read-only: see in the kernel's log whether the disk failed, and mount it for writing"
+            }
+            Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+                "free some space: `icbd image prune` says what a master can do without, `icbd store evict` what a cache can"
+            }
+            _ => return self,
+        };
+        match self.exit {
+            Exit::Failed => Failure::new(Exit::Refused, format!("{}; {remedy}", self.message)),
+            _ => self,
+        }
+    }
+
     /// What `error` means for the command: the failure in its chain, or plain failure.
     pub(crate) fn of(error: &anyhow::Error) -> Failure {
         let exit = error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map_or(Exit::Failed, |f| f.exit);
-        Failure { exit, message: format!("{error:#}") }
+        Failure { exit, message: format!("{error:#}") }.of_disk(error.as_ref())
     }
 }
 

@@ -55,7 +55,21 @@ pub(crate) struct MasterReport {
     /// `None` where nothing is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packed: Option<PackedReport>,
+    /// The repository's file system, once it was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskReport>,
     pub warnings: Vec<String>,
+}
+
+/// A file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DiskReport {
+    pub file_system: String,
+    pub used_bytes: u64,
+    pub size_bytes: u64,
+    /// What may still be written.
+    pub free_bytes: u64,
+    pub is_read_only: bool,
 }
 
 /// What is packed before anybody fetches it.

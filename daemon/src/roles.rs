@@ -4,3 +4,4 @@ pub(crate) mod cache;
 mod config;
 mod every;
 pub(crate) mod master;
+mod space;

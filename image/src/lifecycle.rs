@@ -49,7 +49,7 @@ pub struct Editing {
 /// What an administrator does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Move {
-    /// Begin a working copy of the newest version that is still there.
+    /// Begin a working copy of the newest version that is in service; of the newest that is there, if none is.
     Edit { by: String, at: Timestamp },
     /// Make the working copy the next version, ready.
     Save,
@@ -159,9 +159,15 @@ impl Lifecycle {
             let (image, by) = (self.image.clone(), by.clone());
             return Err(Refusal::BeingEdited { image, by, since: *since });
         }
-        let of = self.versions().filter(|(_, stage)| *stage != Stage::Removed).last().map(|(number, _)| number);
-        self.editing = Some(Editing { by: by.to_owned(), since: at, of });
+        self.editing = Some(Editing { by: by.to_owned(), since: at, of: self.to_edit() });
         Ok(())
+    }
+
+    /// What a working copy begins as: what was withdrawn was so for a reason.
+    fn to_edit(&self) -> Option<VersionNumber> {
+        let newest = |is_meant: fn(&Stage) -> bool| self.versions().filter(|(_, stage)| is_meant(stage)).last();
+        let in_service = newest(|stage| matches!(stage, Stage::Ready | Stage::Deployed));
+        in_service.or_else(|| newest(|stage| *stage != Stage::Removed)).map(|(number, _)| number)
     }
 
     fn end_editing(&mut self) -> Result<(), Refusal> {

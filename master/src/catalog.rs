@@ -202,7 +202,10 @@ impl Catalogue {
     }
 
     fn failed(&self, source: rusqlite::Error) -> MasterError {
-        MasterError::Catalogue { path: self.path.clone(), source }
+        match (source.sqlite_error_code(), self.path.parent()) {
+            (Some(rusqlite::ErrorCode::DiskFull), Some(repository)) => MasterError::Full(repository.to_owned()),
+            _ => MasterError::Catalogue { path: self.path.clone(), source },
+        }
     }
 
     fn damaged(&self, what: String) -> MasterError {

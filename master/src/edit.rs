@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use icbd_image::{Editing, ImageName, Move, SecretKey, VersionId};
+use icbd_image::{Editing, ImageName, Move, Refusal, SecretKey, VersionId};
 use icbd_snapshot::{SnapshotError, Trees};
 
 use crate::catalog::Catalogue;
@@ -37,9 +37,15 @@ pub struct SaveRequest {
 
 impl Repository {
     /// Makes a working copy of the newest version of an image, unless there is one: [`crate::Repository::working_copy`].
+    ///
+    /// A version that is seen not to be what was published is refused: what is wrong with it would be in all that come after.
     pub fn edit(&self, image: &ImageName, by: &str) -> Result<WorkingCopy, MasterError> {
         self.execute();
         let made = Move::Edit { by: by.to_owned(), at: self.now() };
+        let after = self.lifecycle(image)?.after(&made).map_err(|refusal| self.unless_gone(image, refusal))?;
+        if let Some(number) = after.editing().and_then(|editing| editing.of) {
+            self.check_soundness(&VersionId { image: image.clone(), number })?;
+        }
         self.advance(image, &made)?;
         let copy = self.make_working_copy(image);
         if copy.is_err() {
@@ -48,6 +54,20 @@ impl Repository {
             self.execute();
         }
         copy
+    }
+
+    /// That somebody edits it, or that what they edit is gone.
+    fn unless_gone(&self, image: &ImageName, refusal: Refusal) -> MasterError {
+        match self.copy_is_there(image) {
+            Err(gone) if matches!(refusal, Refusal::BeingEdited { .. }) => gone,
+            _ => refusal.into(),
+        }
+    }
+
+    /// Somebody may have deleted it.
+    fn copy_is_there(&self, image: &ImageName) -> Result<(), MasterError> {
+        let path = self.layout.root().join(trees::editing(image));
+        if path.exists() { Ok(()) } else { Err(MasterError::CopyGone { image: image.clone(), path }) }
     }
 
     fn make_working_copy(&self, image: &ImageName) -> Result<WorkingCopy, MasterError> {
@@ -86,6 +106,7 @@ impl Repository {
         let SaveRequest { image, note, sign } = request.clone();
         let life = self.lifecycle(&image)?;
         life.after(&Move::Save)?;
+        self.copy_is_there(&image)?;
         let path = self.layout.root().join(trees::editing(&image));
         let request = PublishRequest { image: image.clone(), path, raw: false, note, deploy: false, sign };
         let new = New { request: &request, from: From::Outside, parent: life.editing().and_then(|editing| editing.of) };

@@ -47,7 +47,7 @@ pub enum MasterError {
     Changed(PathBuf),
     #[error("{} lies too deep: a version holds paths of at most {bytes_max} bytes and {depth_max} directories", path.display())]
     Deep { path: PathBuf, bytes_max: usize, depth_max: usize },
-    #[error("the file system of repository {} is full; free some space and publish again", .0.display())]
+    #[error("the file system of repository {} is full; free some space (`icbd image prune` says what may go) and try again", .0.display())]
     Full(PathBuf),
     #[error("cannot keep {what} of {} in the repository: {source}; publish as root into a file system that can store it", path.display())]
     Attribute { path: PathBuf, what: String, source: io::Error },
@@ -76,10 +76,15 @@ pub enum MasterError {
     NotDeployed(ImageName),
     #[error(transparent)]
     Refused(#[from] Refusal),
+    #[error("the working copy of {image}, {}, is gone: somebody deleted it; `icbd image discard {image}` ends it", path.display())]
+    CopyGone { image: ImageName, path: PathBuf },
+    #[error("{0} is to be deployed; give that up first with `icbd image deploy {0} --cancel`, or insist with --force")]
+    Planned(VersionId),
     #[error("{0} is the deployed version already")]
     DeployedAlready(VersionId),
     #[error(
-        "{version} is not what was published: {what}; `icbd image verify {version}` tells all of it, and only a good copy mends it"
+        "{version} is not what was published: {what}; `icbd image verify {version}` tells all of it, and `icbd store scrub --from URL` \
+         mends it from a node that holds a good copy"
     )]
     Unsound { version: VersionId, what: String },
     #[error(
@@ -184,6 +189,8 @@ impl MasterError {
             | MasterError::NoImage(_)
             | MasterError::NoVersion(_)
             | MasterError::NotDeployed(_)
+            | MasterError::CopyGone { .. }
+            | MasterError::Planned(_)
             | MasterError::DeployedAlready(_)
             | MasterError::ForeignVersion { .. }
             | MasterError::HereAlready(_)

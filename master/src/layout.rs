@@ -25,6 +25,8 @@ const EDITING: &str = "editing";
 const MAKING: &str = "making";
 /// Where versions are received.
 pub(crate) const RECEIVING: &str = "receiving";
+/// Room that is kept for making room.
+const SPARE: &str = "spare";
 /// Runs that are packed already: made when there are any.
 const PACKED: &str = "packed";
 
@@ -98,6 +100,10 @@ impl Layout {
         self.root.join(PACKED)
     }
 
+    pub(crate) fn spare(&self) -> PathBuf {
+        self.root.join(SPARE)
+    }
+
     pub(crate) fn profiles(&self) -> PathBuf {
         self.root.join(PROFILES)
     }
@@ -128,7 +134,9 @@ impl Layout {
     pub(crate) fn check_ours(&self) -> Result<(), MasterError> {
         let is_repository = [LOCK, VERSIONS, PUBLISHING].iter().any(|name| self.root.join(name).exists());
         if let Some(mark) = store_mark(&self.root) {
-            let hint = if is_repository { SPOILT } else { "" };
+            // Sealed versions are under a name that a repository has, too.
+            let was_repository = [LOCK, PUBLISHING].iter().any(|name| self.root.join(name).exists());
+            let hint = if was_repository { SPOILT } else { "" };
             return Err(MasterError::IsAStore { path: self.root.clone(), mark, hint });
         }
         match !is_repository && self.catalogue().exists() {
@@ -145,7 +153,8 @@ impl Layout {
 
     fn check_names(&self) -> Result<(), MasterError> {
         let entries = std::fs::read_dir(&self.root).map_err(MasterError::io("list", &self.root))?;
-        let ours = [LOCK, VERSIONS, MANIFESTS, PUBLISHING, PROFILES, EDITING, MAKING, RECEIVING, PACKED, "lost+found"];
+        let ours =
+            [LOCK, VERSIONS, MANIFESTS, PUBLISHING, PROFILES, EDITING, MAKING, RECEIVING, PACKED, SPARE, "lost+found"];
         for entry in entries {
             let name = entry.map_err(MasterError::io("list", &self.root))?.file_name();
             let name = name.to_string_lossy();

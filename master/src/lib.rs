@@ -26,6 +26,7 @@ mod receive;
 mod recover;
 mod repository;
 mod serve;
+mod spare;
 mod stream;
 mod trees;
 mod users;
@@ -40,6 +41,7 @@ pub use publish::{Phase, Progress, PublishRequest, Published, Skipped, SkippedKi
 pub use receive::Receiving;
 pub use repository::{Clock, Repository, Settings};
 pub use serve::{BlockReader, FileRead};
+pub use spare::SpareRoom;
 pub use stream::{Incoming, Outgoing};
 pub use users::{Hold, Lacking, NodeRecord};
 pub use verify::{Fault, FaultKind, VerifyProgress, VerifyReport};

@@ -33,9 +33,18 @@ impl Repository {
         self.choose(image, &Move::Rollback { to })
     }
 
-    /// Offers a version to nobody new; who uses it goes on.
+    /// Offers a version to nobody new; who uses it goes on. One that is to be deployed is refused, unless somebody insists:
+    /// then that is given up.
     pub fn retire(&self, version: &VersionId, force: Force) -> Result<Advance, MasterError> {
-        self.advance(&version.image, &Move::Retire { number: version.number, force })
+        let retire = Move::Retire { number: version.number, force };
+        self.lifecycle(&version.image)?.after(&retire)?;
+        let plan = self.plans()?.into_iter().find(|plan| plan.version == *version);
+        if plan.is_some_and(|plan| plan.failed.is_none()) && force == Force::No {
+            return Err(MasterError::Planned(version.clone()));
+        }
+        let advance = self.advance(&version.image, &retire)?;
+        self.cancel_plan(version)?;
+        Ok(advance)
     }
 
     /// Makes a retired version ready again.

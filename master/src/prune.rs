@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use icbd_image::{Force, ImageRecord, Move, Root, VersionId, VersionNumber, VersionRecord, VersionState};
+use icbd_image::{Force, ImageRecord, Move, NodeUuid, Root, VersionId, VersionNumber, VersionRecord, VersionState};
 use icbd_snapshot::{Sealed, Tree};
 
 use crate::repository::guard;
@@ -57,8 +57,8 @@ pub struct Pruning {
 }
 
 impl Repository {
-    /// What would become of each version. Nodes whose names are in `ignored` count as using none.
-    pub fn plan_pruning(&self, retention: &Retention, ignored: &[String]) -> Result<Pruning, MasterError> {
+    /// What would become of each version. Nodes that are in `ignored` count as using none.
+    pub fn plan_pruning(&self, retention: &Retention, ignored: &[NodeUuid]) -> Result<Pruning, MasterError> {
         let listing = self.listing();
         let mut verdicts = Vec::new();
         for image in &listing.images {
@@ -76,7 +76,7 @@ impl Repository {
     }
 
     /// Does what [`Repository::plan_pruning`] says. A version that somebody began to use since then waits.
-    pub fn prune(&self, retention: &Retention, ignored: &[String]) -> Result<Pruning, MasterError> {
+    pub fn prune(&self, retention: &Retention, ignored: &[NodeUuid]) -> Result<Pruning, MasterError> {
         // What is being published may have the root of what goes.
         let _turn = self.publishing.take(&AtomicBool::new(false), || {})?;
         let mut pruning = self.plan_pruning(retention, ignored)?;
@@ -108,7 +108,7 @@ impl Repository {
     }
 
     /// Takes a version out of service, unless somebody uses it.
-    fn archive(&self, version: &VersionId, ignored: &[String]) -> Result<(), MasterError> {
+    fn archive(&self, version: &VersionId, ignored: &[NodeUuid]) -> Result<(), MasterError> {
         let number = version.number;
         match self.version(version)?.state {
             VersionState::Archived => return Ok(()),
@@ -119,7 +119,7 @@ impl Repository {
         self.advance(&version.image, &Move::Archive { number, users }).map(drop)
     }
 
-    fn remove(&self, version: &VersionId, ignored: &[String]) -> Result<(), MasterError> {
+    fn remove(&self, version: &VersionId, ignored: &[NodeUuid]) -> Result<(), MasterError> {
         self.archive(version, ignored)?;
         let root = self.version(version)?.root();
         // Whoever begins to read it from here on is told that it is gone.
@@ -166,7 +166,7 @@ impl Repository {
         record: &VersionRecord,
         retention: &Retention,
         needed: &[(VersionNumber, &'static str)],
-        ignored: &[String],
+        ignored: &[NodeUuid],
     ) -> Result<(Fate, String), MasterError> {
         let version = record.statement.statement().version();
         if let Some((_, what)) = needed.iter().find(|(number, _)| *number == version.number) {

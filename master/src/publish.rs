@@ -230,7 +230,7 @@ impl Repository {
         let source = match &new.from {
             From::Outside => Source::open(&self.layout, &request.path)?,
             From::WorkingCopy(copy) | From::Received(copy, ..) if self.trees.kind() == Kind::Btrfs => {
-                Source::within(&self.layout, &staging.freeze(&self.trees, copy)?)?
+                Source::within(&self.layout, &staging.freeze(&self.trees, copy)?)?.known_as(copy.path())
             }
             From::WorkingCopy(copy) | From::Received(copy, ..) => Source::within(&self.layout, copy.path())?,
             From::Streamed(received, _) => Source::within(&self.layout, received.tree.path())?,

@@ -25,6 +25,7 @@ use crate::publish::Turns;
 use crate::receive;
 use crate::recover;
 use crate::serve::Serving;
+use crate::spare;
 use crate::trees;
 use crate::users::Users;
 pub(crate) use snapshot::Snapshot;
@@ -106,6 +107,7 @@ impl Repository {
         edit::recover(&layout, &trees, &mut catalogue)?;
         recover::clean(&layout, &trees, &snapshot)?;
         receive::clean(&layout, &trees, &snapshot.listing)?;
+        spare::keep(&layout.spare());
         if manifests::look(&layout, &snapshot, &mut catalogue)? {
             snapshot = Snapshot::new(catalogue.listing()?, 0);
         }

@@ -167,8 +167,8 @@ impl Repository {
         Ok(())
     }
 
-    /// Who uses a version, or may use it, in words; nodes named in `ignored` count as none.
-    pub fn users(&self, version: &VersionId, ignored: &[String]) -> Result<Vec<String>, MasterError> {
+    /// Who uses a version, or may use it, in words; nodes in `ignored` count as none.
+    pub fn users(&self, version: &VersionId, ignored: &[NodeUuid]) -> Result<Vec<String>, MasterError> {
         let record = self.version(version)?;
         let retired = self.catalogue(|catalogue| catalogue.retired_at(version))?;
         let is_retired = matches!(record.state, VersionState::Retiring | VersionState::Archived);
@@ -177,9 +177,9 @@ impl Repository {
             let NodeRecord { name, seen, uses, .. } = node;
             match uses.get(&record.serial()) {
                 Some(clients) if node.is_unknown(now) => {
-                    Some(format!("{name} (unknown: silent since {seen}, {clients} files open then)"))
+                    Some(format!("{name} (unknown: silent since {seen}, {} open then)", files(*clients)))
                 }
-                Some(clients) => Some(format!("{name} ({clients} files open)")),
+                Some(clients) => Some(format!("{name} ({} open)", files(*clients))),
                 // It may have begun to use it since, and nobody would know.
                 None if is_retired && retired.is_some_and(|retired| seen.seconds <= retired) => {
                     Some(format!("{name} (unknown: silent since {seen}, before {version} was retired)"))
@@ -188,8 +188,7 @@ impl Repository {
             }
         };
         let nodes = self.nodes();
-        let mut users: Vec<String> =
-            nodes.iter().filter(|node| !ignored.contains(&node.name)).filter_map(user).collect();
+        let mut users: Vec<String> = nodes.iter().filter(|node| !ignored.contains(&node.id)).filter_map(user).collect();
         users.extend(self.users.sent.is_read(&record.root()).then(|| "somebody to whom it is being sent".to_owned()));
         Ok(users)
     }
@@ -218,4 +217,8 @@ impl Drop for Hold {
             (reading.now, reading.last) = (reading.now.saturating_sub(1), Instant::now());
         }
     }
+}
+
+fn files(count: u32) -> String {
+    format!("{count} file{}", if count == 1 { "" } else { "s" })
 }

@@ -100,7 +100,15 @@ impl Repository {
         let signer = trust.signer(&record.statement)?.map(|key| key.id());
         let root = record.root();
         self.serving.forget(&root);
-        let opened = OpenVersion::open_as(self, self.head(root)?, version.clone())?;
+        let opened = match OpenVersion::open_as(self, self.head(root)?, version.clone()) {
+            Err(MasterError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                // That is noted already.
+                let faults = vec![Fault { path: String::new(), kind: FaultKind::Missing }];
+                let (version, fault_count) = (version.clone(), 1);
+                return Ok(VerifyReport { version, root, blocks: 0, bytes: 0, signer, faults, fault_count });
+            }
+            opened => opened?,
+        };
         let faults = Faults::default();
         names::check(&opened, &faults)?;
         let check = Check {
@@ -133,7 +141,7 @@ impl Repository {
 impl Repository {
     /// That a version looks as it was published: its manifest is there and right, and so are all names, sizes, times
     /// and other attributes, and nobody who read it found anything wrong. No block is read.
-    pub(crate) fn check_soundness(&self, version: &VersionId) -> Result<(), MasterError> {
+    pub fn check_soundness(&self, version: &VersionId) -> Result<(), MasterError> {
         let unsound = |what: String| MasterError::Unsound { version: version.clone(), what };
         let root = self.version(version)?.root();
         let known = || self.damages().get(version).map_or(Ok(()), |damage| Err(unsound(damage.clone())));

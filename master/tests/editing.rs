@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use common::{Area, compare_trees, image, no_progress, publish, run, stored};
-use icbd_image::{Refusal, Trust, VersionId};
+use icbd_image::{Force, Refusal, Trust, VersionId};
 use icbd_master::{MasterError, Published, Repository, SaveRequest, Settings, WorkingCopy};
 
 const REPOSITORY: &str = "ICBD_TEST_EDITED";
@@ -118,6 +118,62 @@ fn so_does_one_on_btrfs() {
 fn so_does_one_on_xfs() {
     let area = Area::on(&["mkfs.xfs", "-q", "-m", "reflink=1"], 400 * MIB);
     a_working_copy_becomes_a_version(&area);
+}
+
+/// Damage that is seen is not carried into the next version, and another version can be begun from.
+#[test]
+fn what_is_damaged_is_not_edited() {
+    let area = Area::new();
+    make_source(&area.source(), 8 * MIB);
+    let repository = area.open();
+    let first = publish(&repository, "lab", &area.source()).unwrap();
+    std::fs::write(area.source().join("boot/initrd"), b"new").unwrap();
+    let second = publish(&repository, "lab", &area.source()).unwrap();
+    std::fs::remove_dir_all(place(&area, &second.version)).unwrap();
+    let refused = repository.edit(&image("lab"), "alice").unwrap_err();
+    assert!(matches!(&refused, MasterError::Unsound { version, .. } if *version == second.version), "{refused}");
+    assert_eq!(repository.working_copy(&image("lab")).unwrap(), None);
+    repository.retire(&second.version, Force::No).unwrap();
+    assert_eq!(edit(&repository).editing.of, Some(first.version.number));
+}
+
+/// A working copy that somebody deleted is said to be gone, and given up by a word; one with subvolumes in it goes whole.
+#[test]
+fn working_copies_that_were_meddled_with_are_given_up() {
+    let area = Area::on(&["mkfs.btrfs", "-q"], 400 * MIB);
+    make_source(&area.source(), 8 * MIB);
+    let repository = area.open();
+    publish(&repository, "lab", &area.source()).unwrap();
+    let copy = edit(&repository);
+    run(Command::new("btrfs").args(["-q", "subvolume", "delete"]).arg(&copy.path));
+    for refused in [repository.edit(&image("lab"), "bob").unwrap_err(), save(&repository, "").unwrap_err()] {
+        assert!(matches!(refused, MasterError::CopyGone { .. }), "{refused}");
+    }
+    repository.discard(&image("lab")).unwrap();
+    let copy = edit(&repository);
+    run(Command::new("btrfs").args(["-q", "subvolume", "create"]).arg(copy.path.join("nested")));
+    assert!(matches!(save(&repository, "").unwrap_err(), MasterError::Tree(_)));
+    repository.discard(&image("lab")).unwrap();
+    assert!(!copy.path.exists());
+    edit(&repository);
+}
+
+/// What is left out is named as whoever edits knows it.
+#[test]
+fn messages_name_the_working_copy() {
+    let area = Area::on(&["mkfs.btrfs", "-q"], 400 * MIB);
+    make_source(&area.source(), 8 * MIB);
+    let repository = area.open();
+    publish(&repository, "lab", &area.source()).unwrap();
+    let copy = edit(&repository);
+    run(Command::new("mkfifo").arg(copy.path.join("fifo")));
+    assert_eq!(save(&repository, "").unwrap().skipped[0].path, copy.path.join("fifo"));
+    let copy = edit(&repository);
+    for entry in std::fs::read_dir(&copy.path).unwrap() {
+        run(Command::new("rm").arg("-r").arg(entry.unwrap().path()));
+    }
+    let empty = save(&repository, "").unwrap_err();
+    assert!(matches!(&empty, MasterError::SourceEmpty(path) if *path == copy.path), "{empty}");
 }
 
 /// A repository that was made before there were trees keeps working: its versions are plain directories.

@@ -248,6 +248,17 @@ fn a_plan_is_kept_until_it_is_carried_out_or_given_up() {
     repository.deploy(&lab(3)).unwrap();
     assert_eq!(repository.plans().unwrap(), []);
     assert_eq!(repository.version(&lab(3)).unwrap().state, VersionState::Deployed);
+    // What is to be deployed is not retired by mistake; what could not be, is in nobody's way.
+    repository.plan(&plan(1, 40)).unwrap();
+    assert!(matches!(repository.retire(&lab(1), Force::No), Err(MasterError::Planned(_))));
+    assert_eq!(repository.plans().unwrap().len(), 1);
+    repository.plan_failed(&lab(1), "it was damaged").unwrap();
+    repository.retire(&lab(1), Force::No).unwrap();
+    assert_eq!(repository.plans().unwrap(), []);
+    repository.restore(&lab(1)).unwrap();
+    repository.plan(&plan(1, 50)).unwrap();
+    repository.retire(&lab(1), Force::Yes).unwrap();
+    assert_eq!(repository.plans().unwrap(), []);
     let absent: ImageName = image("nowhere");
     assert!(repository.lifecycle(&absent).unwrap_err().is_absent());
 }

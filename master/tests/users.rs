@@ -51,11 +51,14 @@ fn say_ready(
     is_whole: bool,
     ready: &[(Serial, Readiness)],
 ) -> bool {
+    let report = NodeReport { node: id_of(name), name: name.to_owned(), uses: uses.to_vec(), is_whole };
+    repository.heard(&report, &ReadyReport::new(ready.iter().copied()), HERE).unwrap()
+}
+
+fn id_of(name: &str) -> NodeUuid {
     let mut id = [0; 16];
     id[..name.len()].copy_from_slice(name.as_bytes());
-    let node = NodeUuid::from_random(id);
-    let report = NodeReport { node, name: name.to_owned(), uses: uses.to_vec(), is_whole };
-    repository.heard(&report, &ReadyReport::new(ready.iter().copied()), HERE).unwrap()
+    NodeUuid::from_random(id)
 }
 
 fn published(area: &Area, count: u32) -> Repository {
@@ -70,7 +73,7 @@ fn published(area: &Area, count: u32) -> Repository {
 
 /// What pruning says of each version.
 fn fates(repository: &Repository, retention: &Retention, ignored: &[&str]) -> Vec<(Fate, String)> {
-    let ignored: Vec<String> = ignored.iter().map(|name| (*name).to_owned()).collect();
+    let ignored: Vec<NodeUuid> = ignored.iter().map(|name| id_of(name)).collect();
     let pruning = repository.plan_pruning(retention, &ignored).unwrap();
     pruning.verdicts.into_iter().map(|verdict| (verdict.fate, verdict.reason)).collect()
 }

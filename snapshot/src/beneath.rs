@@ -29,6 +29,11 @@ impl Beneath {
         Beneath { root, path }
     }
 
+    /// Has messages name another path than the one it was opened at.
+    pub fn show_as(&mut self, path: &Path) {
+        self.path = path.to_owned();
+    }
+
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
     }

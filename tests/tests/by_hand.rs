@@ -10,6 +10,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 const FILE_BYTES: u64 = 6 * MIB;
+const BLOCK: u64 = 64 << 10;
+const VERIFICATION: i32 = 7;
 const SAID: &str = "the store was changed by hand";
 
 /// What somebody does to the tree of a version.
@@ -123,6 +125,26 @@ fn a_store_that_is_changed_while_the_cache_runs() -> Result<()> {
         site.check(sent).with_context(|| format!("{deed:?}"))?;
     }
     Ok(())
+}
+
+/// A scrub says what was taken away, and fetches what it can at once.
+#[test]
+fn a_scrub_counts_what_was_taken_away() -> Result<()> {
+    let mut site = Site::new()?;
+    let blocks = FILE_BYTES / BLOCK;
+    site.tamper(Deed::Delete)?;
+    site.cache.daemon.allow_log("it is forgotten");
+    let scrub = site.cache.command(&["store", "scrub"])?;
+    scrub.prints(&[&format!("{blocks} bad, {blocks} mended")])?.ok()?;
+    site.cache.daemon.stop()?;
+    site.tamper(Deed::DeleteTree)?;
+    site.cache.start_again(&site.lab)?;
+    site.cache.daemon.allow_log(SAID);
+    site.cache.daemon.allow_log("bitmap of the store");
+    let scrub = site.cache.command(&["store", "scrub"])?.failed_with(VERIFICATION)?;
+    scrub.prints(&["lab@1: ", "were here until its tree was taken away"])?;
+    site.cache.prefetch_all("lab@1")?;
+    site.cache.command(&["store", "scrub"])?.prints(&["0 bad"]).map(drop)
 }
 
 /// A file that is deleted under an order that fetches it is fetched anew by that order, which ends.

@@ -38,7 +38,7 @@ fn a_local_rollback_stands_until_it_is_cleared() -> Result<()> {
     wait_current(&cache, "2")?;
     // The master says what it keeps to go back to, whatever this cache saw.
     ensure!(cache.command(&["image", "list", "lab"])?.ok()?.contains("lab@3    fallback"), "no fallback");
-    cache.command(&["image", "rollback", "lab"])?.failed_with(USAGE)?.says(&["on their master"])?;
+    cache.command(&["image", "rollback", "lab"])?.failed_with(USAGE)?.says(&["done on a master"])?;
     cache.prefetch_all("lab@1")?;
     master.daemon.stop()?;
 

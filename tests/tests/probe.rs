@@ -29,7 +29,7 @@ fn is_empty(path: &Path) -> Result<bool> {
 fn file_systems_are_told_apart() -> Result<()> {
     let lab = Lab::new()?;
     let grounds = [
-        (FileSystem::Btrfs, ["btrfs", "works", "works", "works", "subvolumes"], "cannot be altered once it is sealed"),
+        (FileSystem::Btrfs, ["btrfs", "works", "works", "works", "subvolumes"], "is read-only once it is sealed"),
         (FileSystem::Xfs, ["xfs", "works", "no", "no", "reflinks"], "the more files it has"),
         (FileSystem::Ext4, ["ext4", "no", "no", "no", "copies"], "use btrfs, or xfs with reflink=1"),
     ];

@@ -404,6 +404,14 @@ fn a_master_is_mended_from_its_caches() -> Result<()> {
     let other = CacheServer::start(&lab, &master.url())?;
     ensure!(fs::read(other.path("lab/1/disk.raw"))? == content(1), "wrong bytes");
     icbd(["log", "--socket", master.socket()])?.prints(&[&format!("store scrub --from {url}")])?;
+
+    // One that is gone as a whole keeps nobody from reading the others.
+    fs::remove_dir_all(tree(&master, 1))?;
+    scrub(&[])?.failed_with(VERIFICATION)?.prints(&["lab@1: the top directory is missing", "lab@2: disk.raw"])?;
+    let again = icbd(["image", "replicate", "lab@1", "--from", &url, "--socket", master.socket()])?;
+    again.failed_with(VERIFICATION)?.says(&["lab@1", "icbd store scrub --from"])?;
+    scrub(&["--from", &url])?.failed_with(VERIFICATION)?.prints(&["2 bad, 1 mended"])?;
+    icbd(["image", "verify", "lab@1", "--socket", master.socket()])?.ok()?;
     Ok(())
 }
 

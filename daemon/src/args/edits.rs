@@ -29,7 +29,7 @@ pub(crate) struct PruneArgs {
     /// Do it
     #[arg(long)]
     pub yes: bool,
-    /// Count this node as using nothing, whatever it said last; may be repeated
+    /// Count this node as using nothing, whatever it said last: its name, or its id; may be repeated
     #[arg(long, value_name = "NODE")]
     pub force: Vec<String>,
     /// Why, for the audit log
@@ -45,6 +45,9 @@ pub(crate) enum NodeCommand {
     Remove {
         /// Its name, or its id
         node: String,
+        /// Also one that was heard of just now
+        #[arg(long)]
+        force: bool,
         /// Why, for the audit log
         #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true, value_parser = super::moves::why)]
         message: String,

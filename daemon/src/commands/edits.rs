@@ -36,6 +36,9 @@ pub(super) async fn save(settings: &Settings, args: SaveArgs) -> Result<()> {
         ))
     })?;
     tell_skipped(settings, &saved);
+    if saved.unchanged {
+        settings.talk().say(format_args!("nothing was changed: it is the same as the version before"));
+    }
     settings.talk().result(&saved, |saved| saved.version.to_string())
 }
 

@@ -31,7 +31,7 @@ pub(crate) async fn run(settings: &Settings, command: ImageCommand) -> Result<()
         ImageCommand::Deploy(args) => moves::deploy(settings, args).await,
         ImageCommand::Rollback(args) => moves::roll_back(settings, args).await,
         ImageCommand::Retire { version, force, made } => {
-            moves::make(settings, Verb::Retire { version, force }, made, moves::name).await
+            moves::retire(settings, Verb::Retire { version, force }, made).await
         }
         ImageCommand::Pin { version, until, message } => {
             pin(settings, PinSpec { version, until, remove: false, why: message }).await

@@ -47,12 +47,25 @@ pub(super) async fn make(
     made: MadeArgs,
     show: impl FnOnce(&MoveResult) -> String,
 ) -> Result<()> {
+    settings.talk().result(&ask(settings, verb, made).await?, show)
+}
+
+/// Says what the bare name means without the version, if that is nothing.
+pub(super) async fn retire(settings: &Settings, verb: Verb, made: MadeArgs) -> Result<()> {
+    let done = ask(settings, verb, made).await?;
+    if done.deployed_before.is_some() && done.deployed.is_none() {
+        let image = &done.version.version.image;
+        settings.talk().say(format_args!("! nothing of {image} is deployed now: nobody boots it by its name"));
+    }
+    settings.talk().result(&done, name)
+}
+
+async fn ask(settings: &Settings, verb: Verb, made: MadeArgs) -> Result<MoveResult> {
     let spec = MoveSpec { verb, why: made.message };
-    let done = match publish::daemon_for(settings, &made.repo).await? {
-        Some(mut client) => client.call(Method::POST, "/v1/move", &spec).await?,
-        None => publish::move_directly(&made.repo, &spec)?,
-    };
-    settings.talk().result(&done, show)
+    match publish::daemon_for(settings, &made.repo).await? {
+        Some(mut client) => client.call(Method::POST, "/v1/move", &spec).await,
+        None => publish::move_directly(&made.repo, &spec),
+    }
 }
 
 pub(super) fn name(done: &MoveResult) -> String {

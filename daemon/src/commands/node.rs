@@ -5,7 +5,7 @@ use http::Method;
 
 use crate::args::NodeCommand;
 use crate::control::Client;
-use crate::edits::{NodeReport, PruneSpec};
+use crate::edits::{NodeReport, ReleaseSpec};
 use crate::settings::{Role, Settings};
 
 pub(crate) async fn run(settings: &Settings, command: NodeCommand) -> Result<()> {
@@ -15,8 +15,8 @@ pub(crate) async fn run(settings: &Settings, command: NodeCommand) -> Result<()>
             let nodes: Vec<NodeReport> = client.get("/v1/nodes").await?;
             settings.talk().result(&nodes, |nodes| NodeReport::list(nodes))
         }
-        NodeCommand::Remove { node, message } => {
-            let spec = PruneSpec { why: message, ..PruneSpec::default() };
+        NodeCommand::Remove { node, force, message } => {
+            let spec = ReleaseSpec { force, why: message };
             client.call(Method::POST, &format!("/v1/nodes/{node}/release"), &spec).await
         }
     }

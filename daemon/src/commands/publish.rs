@@ -14,7 +14,7 @@ use super::{follow, interrupted};
 use crate::args::{PublishArgs, RepoArgs};
 use crate::audit::Audit;
 use crate::control::{Client, Peer};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::moves::{MoveResult, MoveSpec};
 use crate::output::{ProgressBar, plain};
 use crate::report::Report;
@@ -59,8 +59,12 @@ pub(super) fn tell_skipped(settings: &Settings, result: &PublishResult) {
 pub(super) async fn daemon_for(settings: &Settings, repo: &RepoArgs) -> Result<Option<Client>> {
     let sockets = settings.sockets(Role::Master);
     let Some(repo) = &repo.repo else {
-        let client = Client::connect(&sockets).await;
-        return client.map(Some).context("a repository without a daemon is named with --repo DIR");
+        return Client::connect(&sockets).await.map(Some).map_err(|error| {
+            let Failure { exit, message } = Failure::of(&error);
+            let hint =
+                if exit == Exit::Unreachable { "; a repository that none serves is named with --repo DIR" } else { "" };
+            Failure::new(exit, format!("{message}{hint}")).into()
+        });
     };
     let Ok(Some(mut client)) = Client::find(&sockets).await else { return Ok(None) };
     let Ok(Report::Master(report)) = client.get("/v1/status").await else { return Ok(None) };

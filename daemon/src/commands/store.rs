@@ -14,7 +14,7 @@ use crate::args::StoreCommand;
 use crate::control::Client;
 use crate::evictions::{EvictReport, EvictSpec};
 use crate::failure::{Exit, Failure};
-use crate::output::{bytes, table};
+use crate::output::{bytes, counted, table};
 use crate::scrubs::{ScrubResult, ScrubSpec};
 use crate::settings::{Role, Settings};
 
@@ -78,8 +78,9 @@ async fn scrub(settings: &Settings, spec: ScrubSpec) -> Result<()> {
         0 => Ok(()),
         count => {
             let message = format!(
-                "{count} faults are left in what is kept here; a master mends itself from a cache server or a master that holds \
-                 the same: `icbd store scrub --from URL`"
+                "{} left; a master is mended from a cache server or a master that holds the same (`icbd store scrub --from \
+                 URL`), and a cache server fetches what it lacks when it is read, or its source is back",
+                counted(count, "fault")
             );
             Err(Failure::new(Exit::Verification, message).into())
         }
@@ -196,7 +197,8 @@ fn verdict(probe: &Probe) -> Vec<String> {
     let mut lines: Vec<&str> = match probe.best() {
         Kind::Btrfs => vec![
             "Versions are subvolumes here: a new one takes the room of what it changed, is begun, saved and sealed at",
-            "once whatever its size, and cannot be altered once it is sealed.",
+            "once whatever its size, and is read-only once it is sealed: whoever alters it does so on purpose, and a scrub",
+            "finds it.",
         ],
         Kind::Reflink => vec![
             "Versions are directories of reflinked files here: a new one takes the room of what it changed. To begin, save",

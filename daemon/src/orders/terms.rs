@@ -35,13 +35,18 @@ impl FromStr for When {
     }
 }
 
+/// A time that no clock shows.
+fn never(_: jiff::Error) -> Failure {
+    usage("there is no such time on this machine's clock; name one of the years to come".to_owned())
+}
+
 impl When {
     /// The next such time from now on.
     pub(crate) fn next(self, zone: &TimeZone) -> anyhow::Result<Timestamp> {
         let now = Timestamp::now();
         let at = match self {
             When::Exact(at) => at,
-            When::Local(local) => zone.to_ambiguous_timestamp(local).earlier()?,
+            When::Local(local) => zone.to_ambiguous_timestamp(local).earlier().map_err(never)?,
             When::Daily(time) => {
                 let today = now.to_zoned(zone.clone()).date();
                 let at = zone.to_ambiguous_timestamp(today.to_datetime(time)).earlier()?;

@@ -21,8 +21,9 @@ fn show_master(master: &MasterReport) -> String {
     let mut lines = vec![
         format!("{}  master of {}", up(&master.process), master.repository),
         format!(
-            "repository {}  {}, {}",
+            "repository {}{}  {}, {}",
             master.path.display(),
+            master.disk.as_ref().map_or(String::new(), show_disk),
             counted(master.images, "image"),
             counted(master.versions, "version")
         ),
@@ -49,6 +50,11 @@ fn show_master(master: &MasterReport) -> String {
     lines.extend(master.operations.iter().map(running));
     lines.extend(master.warnings.iter().map(|warning| format!("! {}", plain(warning))));
     lines.join("\n")
+}
+
+fn show_disk(disk: &super::DiskReport) -> String {
+    let read_only = if disk.is_read_only { ", READ-ONLY" } else { "" };
+    format!(" {} {}/{}{read_only}", disk.file_system, bytes(disk.used_bytes), bytes(disk.size_bytes))
 }
 
 fn show_cache(cache: &CacheReport, all: bool) -> String {

@@ -15,7 +15,6 @@ mod ready;
 mod refresh;
 mod replicate;
 mod seal;
-mod space;
 mod state;
 
 use std::process::ExitCode;

@@ -73,6 +73,7 @@ async fn serve(settings: MasterSettings, config: RunningConfig<MasterArgs>) -> a
     servers.spawn(plans::run(master.clone(), stop.clone()));
     servers.spawn(pack::run(master.clone(), stop.clone()));
     servers.spawn(look::run(master.repository.clone(), stop.clone()));
+    servers.spawn(master.space.clone().watch(stop.clone()));
     for (listener, _) in listeners {
         let told = master.clone();
         let router = serve::router(master.repository.clone(), master.sent.clone(), offers.clone(), reports.clone())
@@ -130,7 +131,7 @@ fn join(addresses: &[SocketAddr]) -> String {
 
 impl From<MasterError> for Failure {
     fn from(error: MasterError) -> Failure {
-        Failure::new(exit_of(&error), error.to_string())
+        Failure::new(exit_of(&error), error.to_string()).of_disk(&error)
     }
 }
 
@@ -145,6 +146,8 @@ fn exit_of(error: &MasterError) -> Exit {
         | MasterError::TreesKind { .. }
         | MasterError::SourceOverlaps { .. }
         | MasterError::Changed(_)
+        | MasterError::CopyGone { .. }
+        | MasterError::Planned(_)
         | MasterError::DeployedAlready(_)
         | MasterError::ForeignVersion { .. }
         | MasterError::HereAlready(_)

@@ -77,7 +77,19 @@ fn pruning_says_why_and_never_takes_what_is_used() {
     assert!(!lab.path("repo/versions/lab/1").exists() && !lab.path("repo/versions/lab/2").exists());
     lab.fails(&[&["image", "restore", "lab@1"][..], &socket].concat(), 4, &["removed for good"]);
     assert_eq!(master.get("/files/lab/1/own").status, 404);
-    ok(&["node", "remove", "cache-17"]);
+    lab.fails(&[&["node", "remove", "cache-17"][..], &socket].concat(), 4, &["cache-17 was heard of at", "--force"]);
+    ok(&["node", "remove", "cache-17", "--force"]);
     assert!(!nodes().contains("cache-17"));
+    // Of two with one name nobody guesses which is meant.
+    let other = id.replace("0011", "1100");
+    [id, &other].iter().for_each(|id| drop(master.ask("GET", "/v1/images", &[&format!("icbd-node: {id} cache-17")])));
+    while nodes().matches("cache-17").count() < 2 {
+        std::thread::yield_now();
+    }
+    for line in [&["node", "remove", "cache-17", "--force"][..], &["image", "prune", "--force", "cache-17"]] {
+        lab.fails(&[line, &socket].concat(), 4, &["2 nodes are called cache-17", id, &other]);
+    }
+    ok(&["node", "remove", &other, "--force"]);
+    assert!(nodes().contains(id) && !nodes().contains(&other));
     assert!(ok(&["log"]).contains("disk is full"));
 }

@@ -136,11 +136,12 @@ fn a_deployment_at_a_time_survives_a_restart_of_the_master() {
 
     // What cannot be deployed any more is said, until somebody forgets it.
     ok(&["image", "deploy", "lab@3", "--at", &soon(2)]);
-    ok(&["image", "retire", "lab@3"]);
+    lab.fails(&[&["image", "retire", "lab@3"][..], &socket].concat(), 4, &["lab@3 is to be deployed", "--cancel"]);
+    std::fs::write(lab.path("repo/versions/lab/3/disk.raw"), "short").unwrap();
     wait_for("failure", || ok(&["status"]).contains("! lab@3 was to be deployed at"));
-    assert!(ok(&["status"]).contains("lab@3 is retiring"));
+    assert!(ok(&["status"]).contains("lab@3 is not what was published"));
     ok(&["image", "deploy", "lab@3", "--cancel"]);
-    assert!(!ok(&["status"]).contains("lab@3"));
+    assert!(!ok(&["status"]).contains("lab@3 was to be"));
 }
 
 /// A version of which something was altered is not deployed, whatever the time.

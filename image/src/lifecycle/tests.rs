@@ -72,6 +72,21 @@ fn a_version_lives_from_ready_to_removed_and_may_come_back_before() {
 }
 
 #[test]
+fn what_was_withdrawn_is_not_edited_as_long_as_something_else_is_in_service() {
+    let edit = Move::Edit { by: "alice".into(), at: Timestamp::default() };
+    let begins_as = |moves: &[Move]| {
+        let life = after(moves).after(&edit).unwrap();
+        life.editing().unwrap().of.map(VersionNumber::get)
+    };
+    let archive = Move::Archive { number: number(2), users: Vec::new() };
+    assert_eq!(begins_as(&[]), None);
+    assert_eq!(begins_as(&[P, P, deploy(1)]), Some(2));
+    assert_eq!(begins_as(&[P, P, retire(2)]), Some(1));
+    assert_eq!(begins_as(&[P, P, retire(1), retire(2), archive]), Some(2), "better than nothing");
+    assert_eq!(begins_as(&[P, retire(1), Move::Archive { number: number(1), users: Vec::new() }, remove(1)]), None);
+}
+
+#[test]
 fn what_may_not_be_is_refused_with_what_to_do() {
     let archive = |users: &[&str]| Move::Archive {
         number: number(1),

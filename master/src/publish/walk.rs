@@ -57,6 +57,12 @@ impl Source {
         Source::at(layout, path, path)
     }
 
+    /// The same, for people: they know where it was taken from.
+    pub(super) fn known_as(mut self, path: &Path) -> Source {
+        self.tree.show_as(path);
+        self
+    }
+
     fn at(layout: &Layout, path: &Path, real: &Path) -> Result<Source, MasterError> {
         let repository = std::fs::canonicalize(layout.root()).map_err(MasterError::io("open", layout.root()))?;
         let kind = real.metadata().map_err(MasterError::io("open", path))?.file_type();

@@ -123,8 +123,8 @@ async fn pin(State(api): State<Api>, peer: Peer, Json(spec): Json<PinSpec>) -> R
 async fn not_here(State(api): State<Api>) -> Response {
     let sources: Vec<String> = api.server.sources.health().into_iter().map(|source| source.name).collect();
     let message = format!(
-        "this is a cache server: images are changed on their master ({}); run the command there, or name a \
-        master's socket with --socket",
+        "this is a cache server, and that is done on a master ({}): run the command there, or name a master's socket \
+        with --socket",
         sources.join(", ")
     );
     Failure::new(Exit::Usage, message).into_response()

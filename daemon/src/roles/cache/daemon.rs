@@ -16,7 +16,6 @@ use tokio_util::task::TaskTracker;
 
 use super::handover::{self, Keeping};
 use super::ready::Ready;
-use super::space::Space;
 use super::state::{CacheServer, Plane};
 use super::{api, evict, ready, refresh, seal};
 use crate::args::CacheArgs;
@@ -25,6 +24,7 @@ use crate::control::ControlServer;
 use crate::failure::{Exit, Failure};
 use crate::notify::{self, Signals, Told};
 use crate::roles::config::{self, RunningConfig};
+use crate::roles::space::Space;
 use crate::serve::{self, Allow};
 use crate::settings::{CacheSettings, SourceSettings};
 

@@ -14,7 +14,7 @@ use super::state::CacheServer;
 use crate::audit::Change;
 use crate::control::{Event, Peer, events::Teller};
 use crate::failure::{Exit, Failure};
-use crate::output::Progress;
+use crate::output::{Progress, counted};
 use crate::roles::every::Every;
 use crate::scrubs::{ScrubResult, ScrubSpec, SealResult, SealSpec};
 use crate::settings::SealWhen;
@@ -131,7 +131,11 @@ pub(super) async fn scrub(server: &CacheServer, spec: &ScrubSpec, teller: &Telle
             scrubbed => scrubbed.map_err(Failure::from)?,
         };
         let faults = report.bad.iter().map(|bad| format!("{}:{}, block {}", version.id, bad.path, bad.block));
-        result.add(report.blocks_checked, report.bad.len() as u64, mended, faults);
+        let lost = report.lost_blocks;
+        let taken = (lost > 0).then(|| {
+            format!("{}: {} of it were here until its tree was taken away", version.id, counted(lost, "block"))
+        });
+        result.add(report.blocks_checked, report.bad.len() as u64 + lost, mended, taken.into_iter().chain(faults));
     }
     result.seconds = started.elapsed().as_secs_f64();
     Ok(result)

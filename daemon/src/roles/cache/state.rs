@@ -13,7 +13,6 @@ use icbd_image::{BLOCK_BYTES, ImageRef, Serial, Timestamp, Trust, VersionId, Ver
 use icbd_wire::{NodeReport, Offer, Readiness, ReadyReport};
 
 use super::ready::Ready;
-use super::space::Space;
 use crate::args::CacheArgs;
 use crate::audit::Audit;
 use crate::failure::Failure;
@@ -23,6 +22,7 @@ use crate::report::{
     CacheReport, LocalReport, MountReport, Process, Report, SourceReport, StoreReport, VersionReport, WaitingReport,
 };
 use crate::roles::config::RunningConfig;
+use crate::roles::space::Space;
 use crate::serve::Allow;
 use crate::settings::{Reloaded, SealWhen, Settings, TRUST_CA, TRUST_KEYS};
 use crate::{orders, output};
@@ -154,16 +154,17 @@ impl CacheServer {
 
     /// Tells masters with their next poll who this is and which versions are used here.
     pub(super) fn report_uses(&self) {
-        // As long as nobody knows what is open, nothing is let go of.
-        let is_mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        // As long as nobody knows what is open, nothing is said; a cache that never gets so far is no node of anybody's.
+        if self.in_use().is_none() {
+            return;
+        }
         let mut uses: BTreeMap<Serial, u32> = BTreeMap::new();
         for (serial, count) in self.open_by_version() {
             uses.insert(serial, u32::try_from(count).unwrap_or(u32::MAX));
         }
         self.cache.needed().into_iter().for_each(|serial| _ = uses.entry(serial).or_default());
         let name = NodeReport::name_of(&Process::this(self.started).name);
-        let report =
-            NodeReport { node: self.cache.node(), name, uses: uses.into_iter().collect(), is_whole: is_mounted };
+        let report = NodeReport { node: self.cache.node(), name, uses: uses.into_iter().collect(), is_whole: true };
         let ready = self.ready_report();
         self.masters.iter().for_each(|master| master.report(Some((report.clone(), ready.clone()))));
     }

@@ -84,8 +84,8 @@ async fn reload(State(api): State<Api>, peer: Peer) -> Response {
 }
 
 async fn not_here() -> Response {
-    let message = "this is a master: prefetching, profiles and local rollbacks are a cache server's; run the command there, or name the \
-        cache's socket with --socket";
+    let message = "this is a master, and that is done on a cache server: run the command there, or name the cache's socket with \
+        --socket";
     Failure::new(Exit::Usage, message).into_response()
 }
 

@@ -7,8 +7,8 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use icbd_image::{ImageName, VersionId};
-use icbd_master::SaveRequest;
+use icbd_image::{ImageName, NodeUuid, VersionId};
+use icbd_master::{NodeRecord, SaveRequest};
 
 use super::api::Api;
 use super::publish::{self, PublishResult};
@@ -16,7 +16,7 @@ use super::state::Master;
 use crate::audit::Change;
 use crate::control::events::{self, Event};
 use crate::control::{Peer, fail};
-use crate::edits::{EditReport, EditSpec, NodeReport, PruneReport, PruneSpec, SaveSpec};
+use crate::edits::{EditReport, EditSpec, NodeReport, PruneReport, PruneSpec, ReleaseSpec, SaveSpec};
 use crate::failure::{Exit, Failure};
 use crate::images::find_image;
 use crate::near;
@@ -32,10 +32,17 @@ pub(super) fn routes() -> Router<Api> {
         .route("/v1/nodes/{name}/release", post(release))
 }
 
+/// What a full disk must not keep anybody from, and the rest.
+enum Effect {
+    MakesRoom,
+    Other,
+}
+
 /// Does `work` where it may block, with both ends of it in the audit log.
 async fn logged<T: serde::Serialize + Send + 'static>(
     api: Api,
     peer: Peer,
+    effect: Effect,
     what: String,
     why: String,
     work: impl FnOnce(&Master, &Peer) -> anyhow::Result<T> + Send + 'static,
@@ -43,7 +50,11 @@ async fn logged<T: serde::Serialize + Send + 'static>(
     let master = api.master;
     let done = api.runtime.spawn_blocking(move || {
         let change = Change { what: &what, why: &why };
-        master.audit.begin(&peer, change)?;
+        let _room = matches!(effect, Effect::MakesRoom).then(|| master.repository.spare_room());
+        match effect {
+            Effect::MakesRoom => master.audit.begin_to_make_room(&peer, change)?,
+            Effect::Other => master.audit.begin(&peer, change)?,
+        }
         let done = work(&master, &peer);
         master.audit.record(&peer, change, &done);
         done
@@ -56,7 +67,7 @@ async fn logged<T: serde::Serialize + Send + 'static>(
 
 async fn edit(State(api): State<Api>, peer: Peer, Json(spec): Json<EditSpec>) -> Response {
     let EditSpec { image, why } = spec;
-    logged(api, peer, format!("image edit {image}"), why, move |master, peer| {
+    logged(api, peer, Effect::Other, format!("image edit {image}"), why, move |master, peer| {
         find_image(&master.images(), &image)?;
         let copy = master.repository.edit(&image, &peer.user).map_err(Failure::from)?;
         Ok(report(&image, copy))
@@ -81,7 +92,7 @@ pub(super) fn all(master: &Master) -> Vec<EditReport> {
 
 async fn discard(State(api): State<Api>, peer: Peer, Json(spec): Json<EditSpec>) -> Response {
     let EditSpec { image, why } = spec;
-    logged(api, peer, format!("image discard {image}"), why, move |master, _| {
+    logged(api, peer, Effect::MakesRoom, format!("image discard {image}"), why, move |master, _| {
         find_image(&master.images(), &image)?;
         Ok(master.repository.discard(&image).map_err(Failure::from)?)
     })
@@ -125,25 +136,25 @@ fn save(
 
 async fn prune(State(api): State<Api>, peer: Peer, Json(spec): Json<PruneSpec>) -> Response {
     let PruneSpec { yes, force, why } = spec;
-    let retention = api.master.retention();
-    let known = api.master.repository.nodes();
-    if let Some(name) = force.iter().find(|name| !known.iter().any(|node| node.name == **name)) {
-        let hint = near::hint(name, known.iter().map(|node| node.name.as_str()));
-        let message = format!("there is no node {name}{hint}; `icbd node list` shows those there are");
-        return Failure::new(Exit::Absent, message).into_response();
-    }
+    let (retention, known) = (api.master.retention(), api.master.repository.nodes());
+    let forced: Result<Vec<NodeUuid>, Failure> =
+        force.iter().map(|name| find_node(&known, name).map(|node| node.id)).collect();
+    let forced = match forced {
+        Ok(forced) => forced,
+        Err(failure) => return failure.into_response(),
+    };
     if !yes {
         let master = api.master;
-        let planned = api.runtime.spawn_blocking(move || master.repository.plan_pruning(&retention, &force));
+        let planned = api.runtime.spawn_blocking(move || master.repository.plan_pruning(&retention, &forced));
         return match planned.await {
             Ok(Ok(pruning)) => Json(PruneReport::new(pruning, false)).into_response(),
             Ok(Err(error)) => Failure::from(error).into_response(),
             Err(error) => fail(&error.into()),
         };
     }
-    let forced: String = force.iter().map(|name| format!(" --force {name}")).collect();
-    logged(api, peer, format!("image prune --yes{forced}"), why, move |master, _| {
-        let pruning = master.repository.prune(&retention, &force).map_err(Failure::from)?;
+    let insists: String = force.iter().map(|name| format!(" --force {name}")).collect();
+    logged(api, peer, Effect::MakesRoom, format!("image prune --yes{insists}"), why, move |master, _| {
+        let pruning = master.repository.prune(&retention, &forced).map_err(Failure::from)?;
         for verdict in &pruning.verdicts {
             tracing::info!(version = %verdict.version, fate = ?verdict.fate, reason = verdict.reason, "pruned");
         }
@@ -170,15 +181,41 @@ async fn release(
     State(api): State<Api>,
     peer: Peer,
     Path(name): Path<String>,
-    Json(spec): Json<PruneSpec>,
+    Json(ReleaseSpec { force, why }): Json<ReleaseSpec>,
 ) -> Response {
-    logged(api, peer, format!("node remove {name}"), spec.why, move |master, _| {
+    let insists = if force { " --force" } else { "" };
+    logged(api, peer, Effect::Other, format!("node remove {name}{insists}"), why, move |master, _| {
         let nodes = master.repository.nodes();
-        let Some(node) = nodes.iter().find(|node| node.name == name || node.id.to_string() == name) else {
-            let hint = near::hint(&name, nodes.iter().map(|node| node.name.as_str()));
-            return Err(Failure::new(Exit::Absent, format!("there is no node {name}{hint}")).into());
-        };
+        let node = find_node(&nodes, &name)?;
+        if !force && !node.is_unknown(output::now()) {
+            let message = format!(
+                "{name} was heard of at {}, and what it uses would be let go of; stop it first, or insist with --force: as \
+                 long as it runs it comes back",
+                node.seen
+            );
+            return Err(Failure::new(Exit::Refused, message).into());
+        }
         Ok(master.repository.forget_node(node.id).map_err(Failure::from)?)
     })
     .await
+}
+
+/// The node of this name or id: nobody is to guess which of two is meant.
+fn find_node<'n>(nodes: &'n [NodeRecord], name: &str) -> Result<&'n NodeRecord, Failure> {
+    let named: Vec<&NodeRecord> =
+        nodes.iter().filter(|node| node.name == name || node.id.to_string() == name).collect();
+    match named[..] {
+        [node] => Ok(node),
+        [] => {
+            let hint = near::hint(name, nodes.iter().map(|node| node.name.as_str()));
+            let message = format!("there is no node {name}{hint}; `icbd node list` shows those there are");
+            Err(Failure::new(Exit::Absent, message))
+        }
+        _ => {
+            let each = |node: &&NodeRecord| format!("{} ({}, last seen {})", node.id, node.address, node.seen);
+            let each = named.iter().map(each).collect::<Vec<_>>().join(", ");
+            let message = format!("{} nodes are called {name}; name the one you mean by its id: {each}", named.len());
+            Err(Failure::new(Exit::Refused, message))
+        }
+    }
 }

@@ -54,31 +54,48 @@ struct Scrubbing {
     runtime: Handle,
 }
 
+/// What is wrong with one version.
+struct Found {
+    blocks: u64,
+    count: u64,
+    /// The first of it.
+    faults: Vec<String>,
+}
+
 impl Scrubbing {
     /// Blocks; `cancel` ends it soon.
     fn all(&self, cancel: &AtomicBool) -> anyhow::Result<ScrubResult> {
         let (started, mut result) = (Instant::now(), ScrubResult::default());
         let images = self.master.images();
         for version in images.into_iter().flat_map(|image| image.versions).map(|version| version.version) {
-            let report = match self.read(&version, cancel) {
-                // Removed since the list was made.
-                Err(MasterError::NoVersion(_)) => continue,
-                report => report.map_err(Failure::from)?,
-            };
-            let faults = report.faults.iter().map(|fault| format!("{version}: {fault}"));
-            let (mut left, mut why) = (report.fault_count, None);
-            if let (Some(mender), false) = (&self.mender, report.is_whole()) {
+            // Removed since the list was made?
+            let Some(found) = self.look(&version, cancel)? else { continue };
+            let (mut left, mut why) = (found.count, None);
+            if let (Some(mender), true) = (&self.mender, found.count > 0) {
                 match self.mend(&version, mender, cancel) {
-                    Ok(()) => left = self.read(&version, cancel).map_err(Failure::from)?.fault_count,
+                    Ok(()) => left = self.look(&version, cancel)?.map_or(0, |found| found.count),
                     Err(error) if cancel.load(Ordering::Relaxed) => return Err(error),
                     Err(error) => why = Some(format!("{version} could not be mended: {error:#}")),
                 }
             }
-            let mended = report.fault_count.saturating_sub(left);
-            result.add(report.blocks, report.fault_count, mended, why.into_iter().chain(faults));
+            let mended = found.count.saturating_sub(left);
+            result.add(found.blocks, found.count, mended, why.into_iter().chain(found.faults));
         }
         result.seconds = started.elapsed().as_secs_f64();
         Ok(result)
+    }
+
+    /// What is wrong with a version; `None`: it is no more. One that cannot be read at all keeps nobody from reading the others.
+    fn look(&self, version: &VersionId, cancel: &AtomicBool) -> anyhow::Result<Option<Found>> {
+        match self.read(version, cancel) {
+            Err(MasterError::NoVersion(_)) => Ok(None),
+            Err(error @ MasterError::Cancelled) => Err(Failure::from(error).into()),
+            Err(error) => Ok(Some(Found { blocks: 0, count: 1, faults: vec![format!("{version}: {error}")] })),
+            Ok(report) => {
+                let faults = report.faults.iter().map(|fault| format!("{version}: {fault}")).collect();
+                Ok(Some(Found { blocks: report.blocks, count: report.fault_count, faults }))
+            }
+        }
     }
 
     fn read(&self, version: &VersionId, cancel: &AtomicBool) -> Result<icbd_master::VerifyReport, MasterError> {

@@ -41,6 +41,9 @@ pub(crate) struct PublishResult {
     /// Bytes that were read to hash them; all others are those of the version before.
     #[serde(default)]
     pub hashed_bytes: u64,
+    /// Whether it is the same as the version before.
+    #[serde(default)]
+    pub unchanged: bool,
     /// What of the tree is not in the version, each with its reason.
     pub skipped: Vec<String>,
     pub skipped_count: u64,
@@ -118,6 +121,7 @@ impl PublishResult {
             files: published.files,
             data_bytes: published.record.data_bytes,
             hashed_bytes: published.hashed_bytes,
+            unchanged: published.record.statement.statement().parent == Some(published.record.root()),
             skipped: published.skipped.iter().take(SKIPPED_SHOWN_MAX).map(ToString::to_string).collect(),
             skipped_count: published.skipped_count,
         }

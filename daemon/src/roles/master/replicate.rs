@@ -30,7 +30,7 @@ pub(super) async fn replicate(
     let (what, owned, told, runtime) = (spec.to_string(), master.clone(), teller.clone(), Handle::current());
     let work = move |cancel: &AtomicBool| {
         let announced = runtime.block_on(Announced::ask(&owned, &spec))?;
-        if announced.is_here(&owned) {
+        if announced.is_here(&owned)? {
             return Ok(announced.result(None, 0));
         }
         match spec.stream {
@@ -79,12 +79,16 @@ impl Announced {
         Ok(Announced { started, source, is_told, image, record, head })
     }
 
-    /// Whether the same version is here already.
-    fn is_here(&self, master: &Master) -> bool {
+    /// Whether the same version is here already; one that is damaged is not to be taken for it.
+    fn is_here(&self, master: &Master) -> Result<bool, Failure> {
         let version = self.record.statement.statement().version();
         let listing = master.repository.listing();
         let here = listing.image(&version.image).and_then(|image| image.version(version.number));
-        here.is_some_and(|here| here.statement.statement() == self.record.statement.statement())
+        if here.is_none_or(|here| here.statement.statement() != self.record.statement.statement()) {
+            return Ok(false);
+        }
+        master.repository.check_soundness(&version)?;
+        Ok(true)
     }
 
     /// `published`: what it is here now, if it was not here before.

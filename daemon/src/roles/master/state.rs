@@ -16,8 +16,9 @@ use crate::args::MasterArgs;
 use crate::audit::Audit;
 use crate::images::ImageSummary;
 use crate::moves::PlanReport;
-use crate::report::{MasterReport, Process, Report, SentReport};
+use crate::report::{DiskReport, MasterReport, Process, Report, SentReport};
 use crate::roles::config::RunningConfig;
+use crate::roles::space::{Seen, Space};
 use crate::serve::{Allow, Certificate, Sent, Tls};
 use crate::settings::{MasterSettings, Reloaded, Settings, TLS_CERT, TRUST_CA, TRUST_KEYS};
 
@@ -31,6 +32,7 @@ pub(super) struct Master {
     /// Told when what is planned changes.
     pub(super) planned: Notify,
     pub(super) packing: Packing,
+    pub(super) space: Space,
     /// How blocks travel best from the masters that were asked for versions.
     habits: Mutex<Habits>,
     believed: RwLock<Believed>,
@@ -76,7 +78,7 @@ impl Master {
     ) -> Master {
         let (operations, sent, believed) = (Operations::default(), Arc::default(), RwLock::new(believed));
         let (planned, packing, started) = (Notify::new(), Packing::default(), Instant::now());
-        let habits = Mutex::default();
+        let (habits, space) = (Mutex::default(), Space::new(repository.path()));
         Master {
             repository,
             audit,
@@ -84,6 +86,7 @@ impl Master {
             sent,
             planned,
             packing,
+            space,
             habits,
             believed,
             allow,
@@ -176,7 +179,12 @@ impl Master {
             operations: self.operations.list(),
             sent: SentReport { requests, blocks, bytes },
             packed: pack::report(self),
+            disk: Some(disk(self.space.last())).filter(|disk| disk.size_bytes > 0),
             warnings: damages.iter().map(|(version, what)| format!("{version} is damaged: {what}")).collect(),
         })
     }
+}
+
+fn disk(Seen { file_system, used_bytes, size_bytes, free_bytes, is_read_only }: Seen) -> DiskReport {
+    DiskReport { file_system, used_bytes, size_bytes, free_bytes, is_read_only }
 }

@@ -1,10 +1,11 @@
-//! How full the store's file system is, looked at now and then: asking a failing disk may hang, and status must not.
+//! How full the file system of a store or a repository is, looked at now and then: asking a failing disk may hang, and status must not.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::statfs::{self, FsType, statfs};
+use nix::sys::statvfs::FsFlags;
 use tokio_util::sync::CancellationToken;
 
 use crate::roles::every::Every;
@@ -18,9 +19,12 @@ pub(super) struct Seen {
     pub(super) file_system: String,
     pub(super) used_bytes: u64,
     pub(super) size_bytes: u64,
+    /// What may still be written.
+    pub(super) free_bytes: u64,
+    pub(super) is_read_only: bool,
 }
 
-/// The last look at the store's file system.
+/// The last look at a file system.
 #[derive(Debug, Clone)]
 pub(super) struct Space {
     path: PathBuf,
@@ -54,11 +58,13 @@ impl Space {
                     file_system: name_of(stat.filesystem_type()),
                     used_bytes: stat.blocks().saturating_sub(stat.blocks_free()) * unit,
                     size_bytes: stat.blocks() * unit,
+                    free_bytes: stat.blocks_available() * unit,
+                    is_read_only: stat.flags().contains(FsFlags::ST_RDONLY),
                 };
                 *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
             }
             Err(error) => {
-                tracing::debug!(path = %self.path.display(), %error, "cannot look at the store's file system")
+                tracing::debug!(path = %self.path.display(), %error, "cannot look at the file system")
             }
         }
     }
