@@ -27,11 +27,13 @@ pub(crate) const LOCK: &str = "lock";
 pub(crate) const FORMAT: &str = "format";
 /// The daemon's record of changes.
 const AUDIT: &str = "audit.jsonl";
+/// What the daemon exports.
+const EXPORTS: &str = "exports.json";
 
 /// Whether this may stand at the top of a store.
 pub(crate) fn is_ours(name: &str) -> bool {
     let names = [MANIFESTS, FILLING, VERSIONS, SEALING, MAKING, PROFILES, SITE, PROBE, LOCK, FORMAT, AUDIT];
-    names.contains(&name) || [CATALOGUE, FOUND].iter().any(|prefix| name.starts_with(prefix))
+    names.contains(&name) || [CATALOGUE, FOUND, EXPORTS].iter().any(|prefix| name.starts_with(prefix))
 }
 
 pub(crate) fn head(root: Root) -> PathBuf {

@@ -1,6 +1,7 @@
 //! The command line as it is typed. [`crate::settings`] turns it, with the configuration file, into what is done.
 
 mod edits;
+mod export;
 mod moves;
 mod prefetch;
 mod store;
@@ -15,6 +16,7 @@ use icbd_wire::Codec;
 use ipnet::IpNet;
 
 pub(crate) use edits::{EditArgs, NodeCommand, PruneArgs, SaveArgs};
+pub(crate) use export::ExportCommand;
 pub(crate) use moves::{DeployArgs, MadeArgs, RollbackArgs};
 pub(crate) use prefetch::{AddArgs, PrefetchCommand, TermArgs, WhatArgs};
 pub(crate) use store::StoreCommand;
@@ -73,6 +75,9 @@ pub(crate) enum Command {
     /// Fetch before somebody reads (on a cache)
     #[command(subcommand)]
     Prefetch(PrefetchCommand),
+    /// What workstations are offered (on a cache)
+    #[command(subcommand)]
+    Export(ExportCommand),
     /// What boots of a version read (on a cache)
     #[command(subcommand)]
     Profile(ProfileCommand),

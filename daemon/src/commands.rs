@@ -5,6 +5,7 @@ pub(crate) mod bundle;
 pub(crate) mod check;
 pub(crate) mod config;
 mod edits;
+pub(crate) mod export;
 pub(crate) mod image;
 pub(crate) mod key;
 pub(crate) mod log;

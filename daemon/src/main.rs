@@ -11,6 +11,7 @@ mod connections;
 mod control;
 mod edits;
 mod evictions;
+mod exports;
 mod failure;
 mod images;
 mod logging;
@@ -101,6 +102,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Image(command) => block_on(commands::image::run(&settings, command))?,
         Command::Node(command) => block_on(commands::node::run(&settings, command))?,
         Command::Prefetch(command) => block_on(commands::prefetch::run(&settings, command))?,
+        Command::Export(command) => block_on(commands::export::run(&settings, command))?,
         Command::Profile(command) => block_on(commands::profile::run(&settings, command))?,
         Command::Key(command) => commands::key::run(&settings, &command)?,
         Command::Config(command) => commands::config::run(&settings, command)?,

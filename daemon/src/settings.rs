@@ -23,7 +23,7 @@ use crate::args::{CacheArgs, GlobalArgs, MasterArgs};
 use crate::failure::{Exit, Failure};
 use crate::output::Talk;
 use crate::trust;
-pub(crate) use file::{File, LogLevel, Role, SealWhen};
+pub(crate) use file::{File, IscsiServer, LogLevel, Role, SealWhen};
 pub(crate) use quantity::{BitRate, OFF, Span};
 pub(crate) use reload::{Reloaded, TLS_CERT, TRUST_CA, TRUST_KEYS};
 
@@ -79,6 +79,7 @@ pub(crate) struct CacheSettings {
     pub quota: Option<Quota>,
     pub window: Option<Window>,
     pub seal_when: SealWhen,
+    pub iscsi: IscsiServer,
     pub trust: TrustSettings,
     pub socket: PathBuf,
 }
@@ -242,6 +243,7 @@ impl Settings {
             quota: file.store.quota.map(|portion| portion.0),
             window: window(&file.window),
             seal_when: file.store.seal_when.unwrap_or(SealWhen::Never),
+            iscsi: file.export.iscsi.unwrap_or(IscsiServer::Off),
             trust: self.trust(),
             socket: self.socket.clone().unwrap_or_else(|| default_socket(Role::Cache)),
         })

@@ -14,8 +14,8 @@ packages=(
     mmdebstrap fdisk extlinux syslinux-common zstd
     # the machines that boot from them; nbdkit counts what a boot reads
     qemu-system-x86 qemu-utils qemu-block-extra seabios nbdkit
-    # an iSCSI target
-    tgt
+    # an iSCSI target, and clients that try it
+    tgt libiscsi-bin
     # another end for tunnels, and certificates
     openssh-client openssh-server openssl
 )

@@ -22,6 +22,8 @@ pub struct CacheSettings {
     pub no_passthrough: bool,
     /// Lines for its configuration file.
     pub config: String,
+    /// What is in its environment.
+    pub env: Vec<(&'static str, PathBuf)>,
 }
 
 /// A running cache server.
@@ -29,6 +31,7 @@ pub struct CacheSettings {
 pub struct CacheServer {
     pub daemon: Daemon,
     args: Vec<String>,
+    env: Vec<(&'static str, PathBuf)>,
     store: PathBuf,
     mount: PathBuf,
     socket: PathBuf,
@@ -64,14 +67,15 @@ impl CacheServer {
         if settings.no_passthrough {
             args.push("--no-passthrough".to_owned());
         }
-        let daemon = Daemon::start(lab, "cache", &args)?;
-        Ok(CacheServer { daemon, args, store, mount, socket, config })
+        let env = settings.env.clone();
+        let daemon = Daemon::start_in(lab, "cache", &args, &env)?;
+        Ok(CacheServer { daemon, args, env, store, mount, socket, config })
     }
 
     /// Starts again what was stopped or killed, with the same arguments. What the old log may hold stays allowed
     /// only for the old log.
     pub fn start_again(&mut self, lab: &Lab) -> Result<()> {
-        self.daemon = Daemon::start(lab, "cache", &self.args)?;
+        self.daemon = Daemon::start_in(lab, "cache", &self.args, &self.env)?;
         Ok(())
     }
 

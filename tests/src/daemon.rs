@@ -41,6 +41,11 @@ pub struct Daemon {
 impl Daemon {
     /// Starts `icbd ARGS` and waits until it says `READY=1`. `name` names its log.
     pub fn start(lab: &Lab, name: &str, args: &[String]) -> Result<Daemon> {
+        Daemon::start_in(lab, name, args, &[])
+    }
+
+    /// The same with more in its environment.
+    pub fn start_in(lab: &Lab, name: &str, args: &[String], env: &[(&str, PathBuf)]) -> Result<Daemon> {
         let address = lab.unique("notify");
         let notify = UnixDatagram::bind(&address).with_context(|| format!("binding {}", address.display()))?;
         notify.set_read_timeout(Some(LIVENESS_INTERVAL))?;
@@ -51,6 +56,7 @@ impl Daemon {
             .args(args)
             .env("NOTIFY_SOCKET", &address)
             .env_remove("RUST_LOG")
+            .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)

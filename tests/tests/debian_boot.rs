@@ -1,7 +1,9 @@
-//! A real Debian machine boots from the mount.
+//! A real Debian machine boots from the mount, and from what is exported of it.
 
 use anyhow::{Result, ensure};
-use icbd_tests::{BOOT_DEADLINE, CacheServer, Lab, Master, Vm, debian_image, disk_argument, touched_blocks};
+use icbd_tests::{
+    BOOT_DEADLINE, CacheServer, CacheSettings, Lab, Master, Tgtd, Vm, debian_image, disk_argument, touched_blocks,
+};
 
 /// Of the blocks that a boot touches, fetching may overshoot by this much: neighbours that the kernel reads ahead.
 const OVERSHOOT_MAX: f64 = 1.15;
@@ -44,5 +46,21 @@ fn debian_boots_cold_and_warm_and_fetches_what_it_touches() -> Result<()> {
 
     let took = Vm::boot(&lab, &disk_argument(&disk))?.wait_for("login:", BOOT_DEADLINE)?;
     println!("login after {:.1} s with nothing between machine and mount", took.as_secs_f64());
+    Ok(())
+}
+
+/// A Debian machine boots by iSCSI from a cache that has nothing yet.
+#[test]
+fn debian_boots_by_iscsi() -> Result<()> {
+    let (lab, image) = (Lab::new()?, debian_image()?.join("v1"));
+    let repo = lab.path("repo");
+    Master::publish_offline(&repo, "debian-lab", &image, &["--deploy"])?;
+    let (master, tgtd) = (Master::start(&lab, &repo)?, Tgtd::start(&lab)?);
+    let settings = CacheSettings { env: vec![("TGT_IPC_SOCKET", tgtd.socket().to_owned())], ..Default::default() };
+    let cache = CacheServer::start_with(&lab, &[&master.url()], &settings)?;
+    cache.command(&["export", "add", "debian-lab", "--iscsi", "--clients", "127.0.0.0/8"])?.ok()?;
+    let url = format!("iscsi://{}/iqn.2026-01.net.icbd:debian-lab.1/1", tgtd.address());
+    let took = Vm::boot(&lab, &url)?.wait_for("login:", BOOT_DEADLINE)?;
+    println!("login after {:.1} s by iSCSI", took.as_secs_f64());
     Ok(())
 }

@@ -18,9 +18,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("fetch", &["image", "wire"]),
     ("cache", &["image", "fetch", "snapshot"]),
     ("fs", &["image", "cache"]),
+    ("export", &["image"]),
     // What measures anybody's disk knows nothing of ours.
     ("storm", &[]),
-    ("daemon", &["image", "wire", "snapshot", "master", "fetch", "cache", "fs", "storm"]),
+    ("daemon", &["image", "wire", "snapshot", "master", "fetch", "cache", "fs", "export", "storm"]),
     // What a scenario compares with must not be made by what it tests.
     ("tests", &[]),
 ];

@@ -84,7 +84,9 @@ fn show_cache(cache: &CacheReport, all: bool) -> String {
         ));
     }
     if shown.iter().any(|version| version.open_handles > 0) {
-        lines.push("CLIENTS: opens of files of at least 1 MiB that programs hold now".to_owned());
+        lines.push(
+            "CLIENTS: opens of files of at least 1 MiB that programs hold now, and workstations by iSCSI".to_owned(),
+        );
     }
     if hidden > 0 {
         lines.push(format!("{hidden} more, of which nothing is here; --all lists them"));
@@ -193,7 +195,7 @@ mount /icbd  open: 2 cached, 0 passthrough
 IMAGE@N       STATE     LOCAL  READY                                CLIENTS  FROM MASTER TODAY     HERE     SIZE
 debian-lab@3  deployed   61 %  filling                                    3            212 MiB  3.8 MiB  6.2 MiB
 debian-lab@2  fallback  100 %  complete since 2026-09-21 14:13:20Z        0                0 B  6.2 MiB  6.2 MiB
-CLIENTS: opens of files of at least 1 MiB that programs hold now
+CLIENTS: opens of files of at least 1 MiB that programs hold now, and workstations by iSCSI
 1 more, of which nothing is here; --all lists them
 ! debian-lab@3 disk.raw block 17: waiting 12 s for master (connection refused)
 ! debian-lab@1 is gone from the master; it is kept";

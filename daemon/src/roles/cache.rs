@@ -8,6 +8,7 @@ mod boots;
 mod daemon;
 mod demand;
 mod evict;
+mod exports;
 mod handover;
 mod local;
 mod prefetch;

@@ -17,7 +17,10 @@ const IN_FLIGHT_BYTES_MIN: u64 = 16 << 20;
 const KNOWN: &[(&str, &[&str])] = &[
     (
         "",
-        &["role", "source", "trust", "store", "mount", "window", "memory", "serve", "master", "sign", "retain", "log"],
+        &[
+            "role", "source", "trust", "store", "mount", "window", "memory", "serve", "export", "master", "sign",
+            "retain", "log",
+        ],
     ),
     ("source", &["url", "codec"]),
     ("trust", &["keys", "require", "ca"]),
@@ -26,6 +29,7 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("window", &["hours", "outside"]),
     ("memory", &["in_flight"]),
     ("serve", &["listen", "allow"]),
+    ("export", &["iscsi"]),
     ("master", &["repo", "listen", "allow", "tls_cert", "tls_key", "keep_packed"]),
     ("sign", &["key"]),
     ("retain", &["last", "younger_than"]),
@@ -33,8 +37,12 @@ const KNOWN: &[(&str, &[&str])] = &[
 ];
 
 /// What the documentation of icbd names and this version cannot do yet: silence would be a broken promise.
-const LATER: &[(&str, &[&str])] =
-    &[("", &["network", "export", "clone"]), ("source", &["limit"]), ("log", &["audit_keep", "boots_keep"])];
+const LATER: &[(&str, &[&str])] = &[
+    ("", &["network", "clone"]),
+    ("source", &["limit"]),
+    ("export", &["nfs"]),
+    ("log", &["audit_keep", "boots_keep"]),
+];
 
 /// One thing that is wrong with a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -52,6 +52,7 @@ pub(crate) struct File {
     pub window: Window,
     pub memory: Memory,
     pub serve: Serve,
+    pub export: Export,
     pub master: Master,
     pub sign: Sign,
     pub retain: Retain,
@@ -127,6 +128,23 @@ pub(crate) struct Serve {
     pub allow: Option<Vec<IpNet>>,
 }
 
+/// Who serves workstations.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Export {
+    pub iscsi: Option<IscsiServer>,
+}
+
+/// Who serves disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum IscsiServer {
+    /// What there is.
+    Auto,
+    Tgt,
+    Off,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Master {
@@ -192,6 +210,7 @@ impl File {
         self.master.keep_packed.get_or_insert(Keep(0));
         self.serve.listen.get_or_insert_default();
         self.serve.allow.get_or_insert_default();
+        self.export.iscsi.get_or_insert(IscsiServer::Auto);
         self.master.listen.get_or_insert_with(|| vec![([127, 0, 0, 1], LISTEN_PORT).into()]);
         self.master.allow.get_or_insert_default();
         self.retain.last.get_or_insert(RETAIN_LAST);

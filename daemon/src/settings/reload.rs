@@ -18,6 +18,7 @@ const AT_ONCE: &[(Role, &[&str])] = &[
             "store.seal_when",
             "mount.offline_wait",
             "serve.allow",
+            "export.iscsi",
             "log.level",
         ],
     ),
@@ -38,7 +39,7 @@ const AT_ONCE: &[(Role, &[&str])] = &[
 ];
 /// What each role reads.
 const SECTIONS: &[(Role, &[&str])] = &[
-    (Role::Cache, &["role", "source", "trust", "store", "mount", "window", "memory", "serve", "log"]),
+    (Role::Cache, &["role", "source", "trust", "store", "mount", "window", "memory", "serve", "export", "log"]),
     (Role::Master, &["role", "trust", "master", "sign", "retain", "log"]),
 ];
 

@@ -14,11 +14,12 @@ use tokio_util::task::TaskTracker;
 
 use super::prefetch::{self, Verb};
 use super::state::CacheServer;
-use super::{evict, local, replicate, seal};
+use super::{evict, exports, local, replicate, seal};
 use crate::audit;
 use crate::control::events::{self, Teller};
 use crate::control::{Event, Peer, fail};
 use crate::evictions::{EvictSpec, PinSpec};
+use crate::exports::{ExportSpec, UnexportSpec};
 use crate::failure::{Exit, Failure};
 use crate::images::ImageSummary;
 use crate::moves::LocalSpec;
@@ -64,6 +65,8 @@ pub(super) fn router(server: Arc<CacheServer>, tasks: TaskTracker) -> Router {
         .route("/v1/scrub", post(start_scrub))
         .route("/v1/evict", post(evict))
         .route("/v1/pin", post(pin))
+        .route("/v1/exports", get(list_exports).post(add_export))
+        .route("/v1/unexport", post(remove_export))
         .route("/v1/replicate", post(start_replicate))
         .route("/v1/move", any(not_here))
         .route("/v1/plan", any(not_here))
@@ -118,6 +121,19 @@ async fn evict(State(api): State<Api>, peer: Peer, Json(spec): Json<EvictSpec>) 
 
 async fn pin(State(api): State<Api>, peer: Peer, Json(spec): Json<PinSpec>) -> Response {
     on_daemon(&api, evict::pin(api.server.clone(), peer, spec)).await
+}
+
+async fn list_exports(State(api): State<Api>) -> Response {
+    let server = api.server.clone();
+    on_daemon(&api, async move { Ok(server.exports.list().await) }).await
+}
+
+async fn add_export(State(api): State<Api>, peer: Peer, Json(spec): Json<ExportSpec>) -> Response {
+    on_daemon(&api, exports::add(api.server.clone(), peer, spec)).await
+}
+
+async fn remove_export(State(api): State<Api>, peer: Peer, Json(spec): Json<UnexportSpec>) -> Response {
+    on_daemon(&api, exports::remove(api.server.clone(), peer, spec)).await
 }
 
 async fn not_here(State(api): State<Api>) -> Response {

@@ -14,10 +14,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::exports::Exports;
 use super::handover::{self, Keeping};
 use super::ready::Ready;
 use super::state::{CacheServer, Plane};
-use super::{api, evict, ready, refresh, seal};
+use super::{api, evict, exports, ready, refresh, seal};
 use crate::args::CacheArgs;
 use crate::audit::Audit;
 use crate::control::ControlServer;
@@ -58,6 +59,7 @@ pub(super) async fn serve(
     tasks.spawn(evict::watch(server.clone(), stop.clone()));
     tasks.spawn(seal::watch(server.clone(), stop.clone()));
     tasks.spawn(ready::watch(server.clone(), stop.clone()));
+    tasks.spawn(exports::watch(server.clone(), stop.clone()));
     first_listing(&server, has_asked).await;
     let outcome = match mount(&server, &settings, keeping).await {
         Ok(mounted) => run(&server, mounted, signals).await,
@@ -128,6 +130,7 @@ async fn open(
         unlisted: Mutex::new(None),
         seal_when: RwLock::new(settings.seal_when),
         ready: Ready::default(),
+        exports: Exports::open(&settings.store, settings.iscsi)?,
         started: Instant::now(),
     })
 }
@@ -180,7 +183,10 @@ async fn run(server: &Arc<CacheServer>, mounted: Mounted, mut signals: Signals) 
     *server.mounted.lock().unwrap_or_else(PoisonError::into_inner) = None;
     let mounted = Arc::into_inner(mounted).expect("everybody else looks at it under the lock only");
     match told {
-        Told::Stop => drop(mounted.unmount().await?),
+        Told::Stop => {
+            exports::leave(server).await;
+            mounted.unmount().await?;
+        }
         Told::Restart | Told::Reload => mounted.leave(),
     }
     Ok(told)

@@ -12,6 +12,7 @@ use icbd_fs::Mounted;
 use icbd_image::{BLOCK_BYTES, ImageRef, Serial, Timestamp, Trust, VersionId, VersionRecord};
 use icbd_wire::{NodeReport, Offer, Readiness, ReadyReport};
 
+use super::exports::Exports;
 use super::ready::Ready;
 use crate::args::CacheArgs;
 use crate::audit::Audit;
@@ -43,6 +44,7 @@ pub(super) struct CacheServer {
     pub(super) authorities: Mutex<Authorities>,
     pub(super) seal_when: RwLock<SealWhen>,
     pub(super) ready: Ready,
+    pub(super) exports: Exports,
     pub(super) config: RunningConfig<CacheArgs>,
     pub(super) audit: Audit,
     pub(super) space: Space,
@@ -73,6 +75,7 @@ impl CacheServer {
             self.believe(authorities, reloaded);
             self.cache.set_offline_wait(settings.offline_wait);
             self.plane.allow.set(&settings.allow);
+            self.exports.set_iscsi(settings.iscsi);
             *self.seal_when.write().unwrap_or_else(PoisonError::into_inner) = settings.seal_when;
             let mut known = self.trust.write().unwrap_or_else(PoisonError::into_inner);
             if known.keys != trust.keys {
@@ -185,6 +188,7 @@ impl CacheServer {
         if let Some(mounted) = &*self.mounted.lock().unwrap_or_else(PoisonError::into_inner) {
             mounted.view_changed();
         }
+        self.exports.wake();
     }
 
     pub(super) fn report(&self) -> Report {
@@ -192,7 +196,7 @@ impl CacheServer {
         let view = self.cache.view();
         let held: HashMap<Serial, &VersionStatus> = status.versions.iter().map(|v| (v.serial, v)).collect();
         let versions = view.images().iter().flat_map(|image| &image.versions);
-        let (mount, open) = self.mount();
+        let (mount, open) = (self.mount().0, self.open_by_version());
         let shown = |record: &VersionRecord| {
             let open_handles = open.get(&record.serial()).copied().unwrap_or_default();
             let report = version(record, held.get(&record.serial()).copied(), open_handles);
@@ -211,7 +215,7 @@ impl CacheServer {
             waiting: status.waiting.iter().map(waiting).collect(),
             failed_reads: status.given_up.count,
             failed_lately: status.given_up.lately.map(failed),
-            warnings: status.warnings.into_iter().chain(self.unlisted()).collect(),
+            warnings: status.warnings.into_iter().chain(self.unlisted()).chain(self.exports.warnings()).collect(),
             fetched_bytes: status.fetched_bytes,
             reused_bytes: status.reused_bytes,
             in_flight_bytes: status.in_flight_bytes,
@@ -269,12 +273,20 @@ impl CacheServer {
         }
     }
 
-    /// Open handles by version.
+    /// How many programs and workstations have files of each version open.
     pub(super) fn open_by_version(&self) -> BTreeMap<Serial, u64> {
-        self.mount().1
+        let view = self.cache.view();
+        let serial = |version: &VersionId| view.version(version).map(VersionRecord::serial);
+        self.exports.clients(self.mount().1, serial)
     }
 
-    /// The same if it is known: not before the mount was made or taken over, nor after it was left.
+    /// Whether the mount was taken over from an earlier daemon; `None` if there is none now.
+    pub(super) fn is_adopted(&self) -> Option<bool> {
+        let mount = self.mount().0;
+        mount.mounted.then_some(mount.adopted)
+    }
+
+    /// Open handles by version if they are known: not before the mount was made or taken over, nor after it was left.
     pub(super) fn in_use(&self) -> Option<BTreeMap<Serial, u64>> {
         let (mount, open) = self.mount();
         mount.mounted.then_some(open)

@@ -44,6 +44,8 @@ pub(super) fn router(master: Arc<Master>, tasks: TaskTracker) -> Router {
         .route("/v1/local", any(not_here))
         .route("/v1/evict", any(not_here))
         .route("/v1/pin", any(not_here))
+        .route("/v1/exports", any(not_here))
+        .route("/v1/unexport", any(not_here))
         .route("/v1/verify", post(start_verify))
         .route("/v1/scrub", post(start_scrub))
         .route("/v1/replicate", post(start_replicate))

@@ -1,0 +1,81 @@
+//! `icbd export` as it is typed.
+
+use clap::{Args, Subcommand};
+use icbd_export::Protocol;
+use icbd_image::ImageName;
+use ipnet::IpNet;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ExportCommand {
+    /// Offer an image to workstations: its deployed version, the one before, and newer ones to be tried out
+    ///
+    /// Each version is a target of its own, whose name says which and whose content never changes: who uses one goes on with
+    /// it whatever is deployed. Nobody can write to it.
+    Add {
+        image: ImageName,
+        #[command(flatten)]
+        by: ByArgs,
+        /// Who may use it; may be repeated
+        #[arg(long, required = true, value_name = "CIDR", value_parser = network)]
+        clients: Vec<IpNet>,
+        /// The file that is the disk [default: the only *.raw at the top of the version]
+        #[arg(long, value_name = "PATH")]
+        disk: Option<String>,
+        /// Why, for the audit log
+        #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true, value_parser = super::moves::why)]
+        message: String,
+    },
+    /// Show what is offered, to whom, and who uses it
+    List,
+    /// Offer an image no more; refused while somebody uses it
+    Remove {
+        image: ImageName,
+        #[command(flatten)]
+        by: ByArgs,
+        /// Why, for the audit log
+        #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true, value_parser = super::moves::why)]
+        message: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct ByArgs {
+    /// As a disk, by iSCSI
+    #[arg(long, required = true)]
+    iscsi: bool,
+}
+
+impl ByArgs {
+    pub(crate) fn protocol(self) -> Protocol {
+        Protocol::Iscsi
+    }
+}
+
+/// A network, or one address; bits behind the prefix are a mistake.
+fn network(text: &str) -> Result<IpNet, String> {
+    let example = "write a network such as 10.1.2.0/24, or one address";
+    if let Ok(address) = text.parse::<std::net::IpAddr>() {
+        return Ok(address.into());
+    }
+    let net: IpNet = text.parse().map_err(|_| example.to_owned())?;
+    match net.trunc() == net {
+        true => Ok(net),
+        false => Err(format!("{net} is an address within {}; {example}", net.trunc())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_networks() {
+        assert_eq!(network("10.1.2.0/24").unwrap().to_string(), "10.1.2.0/24");
+        assert_eq!(network("10.1.2.7").unwrap().to_string(), "10.1.2.7/32");
+        assert_eq!(network("fd00::/8").unwrap().to_string(), "fd00::/8");
+        assert!(network("10.1.2.7/24").unwrap_err().contains("within 10.1.2.0/24"));
+        for text in ["", "10.1.2", "10.1.2.0/33", "lab", "10.1.2.0-10.1.2.9"] {
+            assert!(network(text).unwrap_err().contains("such as"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! `icbd export`.
+
+use anyhow::Result;
+use http::Method;
+
+use crate::args::ExportCommand;
+use crate::control::Client;
+use crate::exports::{ExportReport, ExportSpec, UnexportSpec};
+use crate::settings::{Role, Settings};
+
+pub(crate) async fn run(settings: &Settings, command: ExportCommand) -> Result<()> {
+    let mut client = Client::connect(&settings.sockets(Role::Cache)).await?;
+    match command {
+        ExportCommand::Add { image, by, clients, disk, message } => {
+            let spec = ExportSpec { image, protocol: by.protocol(), clients, disk, why: message };
+            let report: ExportReport = client.call(Method::POST, "/v1/exports", &spec).await?;
+            settings.talk().result(&report, ExportReport::words)
+        }
+        ExportCommand::List => {
+            let exports: Vec<ExportReport> = client.get("/v1/exports").await?;
+            settings.talk().result(&exports, |exports| ExportReport::list(exports))
+        }
+        ExportCommand::Remove { image, by, message } => {
+            let spec = UnexportSpec { image, protocol: by.protocol(), why: message };
+            client.call(Method::POST, "/v1/unexport", &spec).await
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What an administrator wants offered, kept across restarts.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use icbd_image::ImageName;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+const FORMAT: u32 = 1;
+const FILE: &str = "exports.json";
+const UNFINISHED: &str = "exports.json.new";
+
+/// How a version reaches workstations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Iscsi,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Iscsi => "iscsi",
+        })
+    }
+}
+
+/// An image offered by a protocol.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Declaration {
+    pub image: ImageName,
+    pub protocol: Protocol,
+    /// Who may use it; in order, none within another.
+    pub clients: Vec<IpNet>,
+    /// Which file is the disk, where a version has several.
+    pub disk: Option<String>,
+}
+
+/// All of them, in a file of a cache's store.
+#[derive(Debug)]
+pub struct Declared {
+    folder: PathBuf,
+    all: Mutex<Vec<Declaration>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DeclaredError {
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error("{} cannot be read ({why}); move it away and add the exports again", path.display())]
+    Damaged { path: PathBuf, why: String },
+    #[error("{} is of a newer icbd (format {format}); use that one", path.display())]
+    Newer { path: PathBuf, format: u32 },
+}
+
+#[derive(Serialize, Deserialize)]
+struct OnDisk {
+    format: u32,
+    exports: Vec<Declaration>,
+}
+
+impl Declared {
+    /// What is kept in a folder; nothing, if there is no such file yet.
+    pub fn open(folder: &Path) -> Result<Declared, DeclaredError> {
+        let path = folder.join(FILE);
+        let all = match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(source) => return Err(DeclaredError::Io { doing: "read", path, source }),
+            Ok(bytes) => {
+                let format = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
+                let format = format.and_then(|value| u32::try_from(value.get("format")?.as_u64()?).ok());
+                if let Some(format) = format.filter(|format| *format > FORMAT) {
+                    return Err(DeclaredError::Newer { path, format });
+                }
+                let parsed: Result<OnDisk, _> = serde_json::from_slice(&bytes);
+                parsed.map_err(|why| DeclaredError::Damaged { path, why: why.to_string() })?.exports
+            }
+        };
+        Ok(Declared { folder: folder.to_owned(), all: Mutex::new(all) })
+    }
+
+    pub fn all(&self) -> Vec<Declaration> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Declares something, in the place of what was declared of the same image and protocol; whether that is something new.
+    pub fn add(&self, declaration: Declaration) -> Result<bool, DeclaredError> {
+        self.change(|all| {
+            let is_same =
+                |other: &Declaration| (&other.image, other.protocol) == (&declaration.image, declaration.protocol);
+            if all.contains(&declaration) {
+                return false;
+            }
+            all.retain(|other| !is_same(other));
+            all.push(declaration);
+            all.sort_by(|a, b| (&a.image, a.protocol).cmp(&(&b.image, b.protocol)));
+            true
+        })
+    }
+
+    /// Declares it no more; whether it was.
+    pub fn remove(&self, image: &ImageName, protocol: Protocol) -> Result<bool, DeclaredError> {
+        self.change(|all| {
+            let before = all.len();
+            all.retain(|other| (&other.image, other.protocol) != (image, protocol));
+            all.len() < before
+        })
+    }
+
+    /// Nothing is changed here that is not kept.
+    fn change(&self, change: impl FnOnce(&mut Vec<Declaration>) -> bool) -> Result<bool, DeclaredError> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = all.clone();
+        if !change(&mut changed) {
+            return Ok(false);
+        }
+        self.write(&changed)?;
+        *all = changed;
+        Ok(true)
+    }
+
+    fn write(&self, exports: &[Declaration]) -> Result<(), DeclaredError> {
+        let unfinished = self.folder.join(UNFINISHED);
+        let failed = |source| DeclaredError::Io { doing: "write", path: unfinished.clone(), source };
+        let on_disk = OnDisk { format: FORMAT, exports: exports.to_vec() };
+        let text = serde_json::to_vec_pretty(&on_disk).map_err(|error| failed(error.into()))?;
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            std::fs::rename(&unfinished, self.folder.join(FILE))?;
+            File::open(&self.folder)?.sync_all()
+        };
+        write().map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn declaration(image: &str, client: &str) -> Declaration {
+        let clients = vec![client.parse().unwrap()];
+        Declaration { image: image.parse().unwrap(), protocol: Protocol::Iscsi, clients, disk: None }
+    }
+
+    #[test]
+    fn what_is_declared_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Declared::open(folder.path()).unwrap();
+        let declared = open();
+        assert!(declared.all().is_empty());
+        let debian = declaration("debian-lab", "10.1.2.0/24");
+        assert!(declared.add(debian.clone()).unwrap());
+        assert!(!declared.add(debian.clone()).unwrap(), "nothing new");
+        let (wider, win11) = (declaration("debian-lab", "10.1.0.0/16"), declaration("win11-lab", "10.1.2.0/24"));
+        assert!(declared.add(win11.clone()).unwrap() && declared.add(wider.clone()).unwrap());
+        assert_eq!(open().all(), [wider, win11.clone()]);
+        assert!(declared.remove(&debian.image, Protocol::Iscsi).unwrap());
+        assert!(!declared.remove(&debian.image, Protocol::Iscsi).unwrap());
+        assert_eq!(open().all(), [win11]);
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_not_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let declared = Declared::open(folder.path()).unwrap();
+        std::fs::create_dir(folder.path().join(UNFINISHED)).unwrap();
+        assert!(declared.add(declaration("debian-lab", "10.1.2.0/24")).is_err());
+        assert!(declared.all().is_empty());
+    }
+
+    #[test]
+    fn what_is_damaged_or_newer_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |text: &str| {
+            std::fs::write(folder.path().join(FILE), text).unwrap();
+            Declared::open(folder.path())
+        };
+        assert!(matches!(open("{"), Err(DeclaredError::Damaged { .. })));
+        assert!(matches!(open(r#"{"format":1,"exports":[{"image":"A B"}]}"#), Err(DeclaredError::Damaged { .. })));
+        assert!(matches!(open(r#"{"format":2,"exports":{}}"#), Err(DeclaredError::Newer { format: 2, .. })));
+        assert!(open(r#"{"format":1,"exports":[]}"#).unwrap().all().is_empty());
+    }
+}

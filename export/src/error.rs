@@ -1,0 +1,20 @@
+//! Why a server does not serve what it should.
+
+use std::io;
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("{key} is \"off\" in the configuration; set it to \"auto\", and run `icbd config reload`")]
+    Off { key: &'static str },
+    #[error("{program} is not here; install the package {package}")]
+    NotInstalled { program: &'static str, package: &'static str },
+    #[error("{server} does not answer ({said}); start it: systemctl start {unit}")]
+    NotRunning { server: &'static str, unit: &'static str, said: String },
+    #[error("{server} refused {what}: {said}")]
+    Refused { server: &'static str, what: String, said: String },
+    #[error("{server} said something that icbd does not understand: {said:?}")]
+    Strange { server: &'static str, said: String },
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+}

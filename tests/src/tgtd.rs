@@ -1,0 +1,74 @@
+//! A tgtd of a test's own, on loopback, that no other `tgtadm` reaches.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::{Lab, Output, run_bounded, wait_for};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A running server.
+#[derive(Debug)]
+pub struct Tgtd {
+    server: Child,
+    address: SocketAddr,
+    socket: PathBuf,
+}
+
+impl Tgtd {
+    pub fn start(lab: &Lab) -> Result<Tgtd> {
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        Tgtd::start_at(lab, address, lab.unique("tgtd.sock"))
+    }
+
+    /// One that was killed, anew: without any targets.
+    pub fn start_again(&mut self, lab: &Lab) -> Result<()> {
+        self.kill()?;
+        *self = Tgtd::start_at(lab, self.address, self.socket.clone())?;
+        Ok(())
+    }
+
+    pub fn kill(&mut self) -> Result<()> {
+        self.server.kill()?;
+        self.server.wait()?;
+        Ok(())
+    }
+
+    fn start_at(lab: &Lab, address: SocketAddr, socket: PathBuf) -> Result<Tgtd> {
+        let log = std::fs::File::create(lab.unique("tgtd.log"))?;
+        let mut command = Command::new("tgtd");
+        command.args(["-f", "--iscsi", &format!("portal={address}")]).env("TGT_IPC_SOCKET", &socket);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let server = command.spawn().context("starting tgtd; install the package tgt")?;
+        let server = Tgtd { server, address, socket };
+        wait_for("tgtd answers", || Ok((server.adm(&["--op", "show", "--mode", "sys"])?.code == 0).then_some(())))?;
+        Ok(server)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// For `TGT_IPC_SOCKET`.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// What somebody else does there.
+    pub fn adm(&self, args: &[&str]) -> Result<Output> {
+        let mut command = Command::new("tgtadm");
+        command.args(["--lld", "iscsi"]).args(args).env("TGT_IPC_SOCKET", &self.socket);
+        run_bounded(command, DEADLINE)
+    }
+}
+
+impl Drop for Tgtd {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
