@@ -204,6 +204,16 @@ impl Cache {
         self.core.version(serial).await
     }
 
+    /// The same without patience: its head is here, or comes in one round over the sources.
+    pub async fn version_once(&self, serial: Serial) -> Result<Arc<Version>, CacheError> {
+        self.core.version_once(serial).await
+    }
+
+    /// Versions of which somebody took something away that has not come again.
+    pub fn lost(&self) -> Vec<VersionId> {
+        self.core.losses.versions(&self.core)
+    }
+
     /// How it is. Never blocks.
     pub fn status(&self) -> CacheStatus {
         let warnings = self.lock_warnings();
@@ -297,7 +307,15 @@ impl Cache {
         while let Some((file, _)) = rest.first() {
             let count = rest.iter().take(STRIDE_BLOCKS as usize).take_while(|(of, _)| Arc::ptr_eq(of, file)).count();
             let blocks: Vec<u64> = rest[..count].iter().map(|(_, block)| *block).collect();
-            match file.fetch_again(&blocks).await {
+            // One that cannot be had keeps none of the others from coming.
+            let mut fetched = file.fetch_again(&blocks).await;
+            if matches!(&fetched, Err(error) if !matches!(error, CacheError::Closed)) {
+                for block in &blocks {
+                    let one = file.fetch_again(&[*block]).await;
+                    fetched = if matches!(fetched, Err(CacheError::Closed)) { fetched } else { one.and(fetched) };
+                }
+            }
+            match fetched {
                 Ok(()) => {}
                 Err(CacheError::Closed) => return Err(CacheError::Closed),
                 Err(error) => {

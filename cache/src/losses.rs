@@ -52,8 +52,15 @@ impl Losses {
         self.lock().get(&(version.serial(), None)).map_or(0, |loss| loss.blocks.saturating_sub(here))
     }
 
-    /// For people: what is not here again, one line a version.
-    pub(crate) fn shown(&self, core: &Core) -> Vec<String> {
+    /// The versions of which something is not here again.
+    pub(crate) fn versions(&self, core: &Core) -> Vec<VersionId> {
+        let mut versions: Vec<VersionId> = self.current(core).values().map(|loss| loss.version.clone()).collect();
+        versions.dedup();
+        versions
+    }
+
+    /// What is not here again.
+    fn current(&self, core: &Core) -> MutexGuard<'_, BTreeMap<Key, Loss>> {
         let mut losses = self.lock();
         losses.retain(|(serial, file), loss| {
             let Some(version) = core.versions.get(*serial) else { return true };
@@ -67,6 +74,12 @@ impl Losses {
             };
             here < loss.blocks
         });
+        losses
+    }
+
+    /// For people: what is not here again, one line a version.
+    pub(crate) fn shown(&self, core: &Core) -> Vec<String> {
+        let losses = self.current(core);
         let mut shown: BTreeMap<Serial, (&Loss, usize, u64)> = BTreeMap::new();
         for ((serial, _), loss) in &*losses {
             let entry = shown.entry(*serial).or_insert((loss, 0, 0));

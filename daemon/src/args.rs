@@ -155,7 +155,7 @@ pub(crate) struct CacheArgs {
 pub(crate) enum ImageCommand {
     /// Publish a directory or a file as the next version of an image (on a master)
     Publish(PublishArgs),
-    /// Make a writable working copy of the newest version, and print where it is (on a master)
+    /// Make a writable working copy of the newest version in service, and print where it is (on a master)
     Edit(EditArgs),
     /// Make the working copy the next version, ready; it costs what was changed (on a master)
     Save(SaveArgs),

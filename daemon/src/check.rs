@@ -52,6 +52,8 @@ pub(crate) struct Figure {
 const WAIT_CRITICAL_SECONDS: u64 = 10;
 /// A disk with less than this share of it free is full.
 const DISK_FREE_SHARE: u64 = 50;
+/// Of a very large one so much is room enough.
+const DISK_FREE_BYTES_MAX: u64 = 20 << 30;
 /// Problems in the line; the status has them all.
 const PROBLEMS_SHOWN_MAX: usize = 4;
 /// Characters of one: errors can be long, and who collects lines cuts them.
@@ -156,7 +158,7 @@ fn of_disk(repository: &Path, disk: &DiskReport) -> Option<Problem> {
     let repository = repository.display();
     let what = if *is_read_only {
         format!("the repository {repository} is mounted read-only: nothing can be published, deployed or removed")
-    } else if *free_bytes < size_bytes / DISK_FREE_SHARE {
+    } else if *free_bytes < (size_bytes / DISK_FREE_SHARE).min(DISK_FREE_BYTES_MAX) {
         let (free, size) = (bytes(*free_bytes), bytes(*size_bytes));
         format!(
             "the disk of the repository {repository} is full ({free} of {size} free): `icbd image prune` says what may go"

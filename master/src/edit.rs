@@ -1,12 +1,13 @@
-//! Editing: a writable working copy of an image's newest version, which becomes its next version or nothing.
+//! Editing: a writable working copy of an image's newest version in service, which becomes its next version or nothing.
 //!
 //! A working copy shares its blocks with the version it began as, where the file system can. Who edits is in the
 //! catalogue before there is a working copy, and a working copy is deleted after the catalogue gave it up: a kill at
 //! any moment leaves all of it or none.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use icbd_image::{Editing, ImageName, Move, Refusal, SecretKey, VersionId};
 use icbd_snapshot::{SnapshotError, Trees};
@@ -25,6 +26,38 @@ pub struct WorkingCopy {
     pub path: PathBuf,
 }
 
+/// The images of which a working copy is being made, which may take minutes where all of it is copied.
+#[derive(Debug, Default)]
+pub(crate) struct Making(Mutex<BTreeSet<ImageName>>);
+
+/// As long as it lives, the working copy is being made.
+struct Begun<'m> {
+    making: &'m Making,
+    image: ImageName,
+}
+
+impl Making {
+    fn begin(&self, image: &ImageName) -> Result<Begun<'_>, MasterError> {
+        match guard(&self.0).insert(image.clone()) {
+            true => Ok(Begun { making: self, image: image.clone() }),
+            false => Err(MasterError::CopyBeingMade(image.clone())),
+        }
+    }
+
+    fn check(&self, image: &ImageName) -> Result<(), MasterError> {
+        match guard(&self.0).contains(image) {
+            true => Err(MasterError::CopyBeingMade(image.clone())),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        guard(&self.making.0).remove(&self.image);
+    }
+}
+
 /// What the working copy is to become.
 #[derive(Debug, Clone)]
 pub struct SaveRequest {
@@ -36,12 +69,14 @@ pub struct SaveRequest {
 }
 
 impl Repository {
-    /// Makes a working copy of the newest version of an image, unless there is one: [`crate::Repository::working_copy`].
+    /// Makes a working copy of the newest version in service of an image, unless there is one: [`crate::Repository::working_copy`].
     ///
     /// A version that is seen not to be what was published is refused: what is wrong with it would be in all that come after.
     pub fn edit(&self, image: &ImageName, by: &str) -> Result<WorkingCopy, MasterError> {
         self.execute();
         let made = Move::Edit { by: by.to_owned(), at: self.now() };
+        // Until it is there nobody is to take it for deleted.
+        let _making = self.making.begin(image)?;
         let after = self.lifecycle(image)?.after(&made).map_err(|refusal| self.unless_gone(image, refusal))?;
         if let Some(number) = after.editing().and_then(|editing| editing.of) {
             self.check_soundness(&VersionId { image: image.clone(), number })?;
@@ -58,14 +93,16 @@ impl Repository {
 
     /// That somebody edits it, or that what they edit is gone.
     fn unless_gone(&self, image: &ImageName, refusal: Refusal) -> MasterError {
-        match self.copy_is_there(image) {
-            Err(gone) if matches!(refusal, Refusal::BeingEdited { .. }) => gone,
-            _ => refusal.into(),
+        let path = self.layout.root().join(trees::editing(image));
+        match matches!(refusal, Refusal::BeingEdited { .. }) && !path.exists() {
+            true => MasterError::CopyGone { image: image.clone(), path },
+            false => refusal.into(),
         }
     }
 
     /// Somebody may have deleted it.
     fn copy_is_there(&self, image: &ImageName) -> Result<(), MasterError> {
+        self.making.check(image)?;
         let path = self.layout.root().join(trees::editing(image));
         if path.exists() { Ok(()) } else { Err(MasterError::CopyGone { image: image.clone(), path }) }
     }
@@ -124,6 +161,13 @@ impl Repository {
     pub fn discard(&self, image: &ImageName) -> Result<(), MasterError> {
         // One that is being saved is not.
         let _turn = self.publishing.take(&AtomicBool::new(false), || {})?;
+        self.lifecycle(image)?.after(&Move::Discard)?;
+        self.making.check(image)?;
+        match self.trees.writable(&trees::editing(image)) {
+            Ok(copy) => self.trees.check_whole(&copy)?,
+            Err(SnapshotError::Absent(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
         self.advance(image, &Move::Discard)?;
         self.execute();
         Ok(())

@@ -78,6 +78,8 @@ pub enum MasterError {
     Refused(#[from] Refusal),
     #[error("the working copy of {image}, {}, is gone: somebody deleted it; `icbd image discard {image}` ends it", path.display())]
     CopyGone { image: ImageName, path: PathBuf },
+    #[error("the working copy of {0} is being made just now; wait until `icbd image edit {0}` has ended")]
+    CopyBeingMade(ImageName),
     #[error("{0} is to be deployed; give that up first with `icbd image deploy {0} --cancel`, or insist with --force")]
     Planned(VersionId),
     #[error("{0} is the deployed version already")]
@@ -162,6 +164,7 @@ impl MasterError {
             MasterError::Locked { .. }
             | MasterError::Changed(_)
             | MasterError::ReceivedTwice(_)
+            | MasterError::CopyBeingMade(_)
             | MasterError::NotAsSent(_)
             | MasterError::Full(_)
             | MasterError::Cancelled

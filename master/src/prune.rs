@@ -91,6 +91,9 @@ impl Repository {
                 Err(MasterError::Refused(refusal)) => {
                     (verdict.fate, verdict.reason) = (Fate::Waits, refusal.to_string());
                 }
+                Err(planned @ MasterError::Planned(_)) => {
+                    (verdict.fate, verdict.reason) = (Fate::Waits, planned.to_string());
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -16,7 +16,7 @@ use icbd_snapshot::Trees;
 
 use crate::MasterError;
 use crate::catalog::Catalogue;
-use crate::edit;
+use crate::edit::{self, Making};
 use crate::layout::{Layout, Lock};
 use crate::manifests;
 use crate::packed::PackedRuns;
@@ -65,6 +65,7 @@ pub struct Repository {
     pub(crate) learning: Learning,
     /// Versions that are being received.
     pub(crate) receiving: Mutex<BTreeSet<VersionId>>,
+    pub(crate) making: Making,
     _lock: Lock,
 }
 
@@ -123,6 +124,7 @@ impl Repository {
             publishing: Turns::default(),
             learning: Learning::default(),
             receiving: Mutex::default(),
+            making: Making::default(),
             _lock: lock,
         })
     }

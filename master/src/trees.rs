@@ -54,11 +54,7 @@ pub(crate) fn remove(trees: &Trees, at: &Path) -> Result<(), MasterError> {
     let listed = trees.list(at)?;
     match listed.iter().find(|listed| listed.at == at).map(|listed| listed.access) {
         Some(Access::Sealed) => Ok(trees.delete(trees.sealed(at)?)?),
-        Some(Access::Writable) => match trees.delete(trees.writable(at)?) {
-            // Whoever wrote there made subvolumes of their own.
-            Err(SnapshotError::Nested { .. }) => crate::recover::remove_tree(&trees.path().join(at)),
-            deleted => Ok(deleted?),
-        },
+        Some(Access::Writable) => Ok(trees.delete(trees.writable(at)?)?),
         None => crate::recover::remove_tree(&trees.path().join(at)),
     }
 }

@@ -102,7 +102,8 @@ impl Repository {
         self.serving.forget(&root);
         let opened = match OpenVersion::open_as(self, self.head(root)?, version.clone()) {
             Err(MasterError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                // That is noted already.
+                // Unless it was removed meanwhile. That it is missing is noted already.
+                self.version(version)?;
                 let faults = vec![Fault { path: String::new(), kind: FaultKind::Missing }];
                 let (version, fault_count) = (version.clone(), 1);
                 return Ok(VerifyReport { version, root, blocks: 0, bytes: 0, signer, faults, fault_count });

@@ -137,7 +137,7 @@ fn what_is_damaged_is_not_edited() {
     assert_eq!(edit(&repository).editing.of, Some(first.version.number));
 }
 
-/// A working copy that somebody deleted is said to be gone, and given up by a word; one with subvolumes in it goes whole.
+/// A working copy that somebody deleted is said to be gone, and given up by a word; what lies inside of one is not deleted with it.
 #[test]
 fn working_copies_that_were_meddled_with_are_given_up() {
     let area = Area::on(&["mkfs.btrfs", "-q"], 400 * MIB);
@@ -153,6 +153,21 @@ fn working_copies_that_were_meddled_with_are_given_up() {
     let copy = edit(&repository);
     run(Command::new("btrfs").args(["-q", "subvolume", "create"]).arg(copy.path.join("nested")));
     assert!(matches!(save(&repository, "").unwrap_err(), MasterError::Tree(_)));
+    let refused = |says: &str| {
+        let refused = repository.discard(&image("lab")).unwrap_err().to_string();
+        assert!(refused.contains(says) && copy.path.exists(), "{refused}");
+        assert!(repository.working_copy(&image("lab")).unwrap().is_some());
+    };
+    refused("nested");
+    run(Command::new("btrfs").args(["-q", "subvolume", "delete"]).arg(copy.path.join("nested")));
+    // As in a chroot.
+    let (host, mounted) = (area.path("host"), copy.path.join("boot"));
+    std::fs::create_dir(&host).unwrap();
+    std::fs::write(host.join("precious"), b"data").unwrap();
+    run(Command::new("mount").arg("--bind").args([&host, &mounted]));
+    refused("something is mounted at");
+    assert!(host.join("precious").exists());
+    run(Command::new("umount").arg(&mounted));
     repository.discard(&image("lab")).unwrap();
     assert!(!copy.path.exists());
     edit(&repository);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 use crate::beneath::Beneath;
 use crate::extents::{Extent, Held};
@@ -49,6 +50,11 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync {
 
     /// Deletes the tree that is here.
     fn delete(&self, at: &Slot<'_>) -> Result<(), SnapshotError>;
+
+    /// That nothing inside of a tree keeps it from being deleted.
+    fn check_whole(&self, _tree: BorrowedFd<'_>, _path: &Path) -> Result<(), SnapshotError> {
+        Ok(())
+    }
 
     /// Hands where the bytes of a file lie to `each` in order, until it breaks.
     fn extents(&self, file: BorrowedFd<'_>, each: &mut dyn FnMut(Extent) -> ControlFlow<()>) -> rustix::io::Result<()>;

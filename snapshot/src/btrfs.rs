@@ -80,6 +80,10 @@ impl Backend for Btrfs {
         }
     }
 
+    fn check_whole(&self, tree: BorrowedFd<'_>, path: &Path) -> std::result::Result<(), SnapshotError> {
+        refuse_nested(tree, path)
+    }
+
     fn extents(&self, file: BorrowedFd<'_>, each: &mut dyn FnMut(Extent) -> ControlFlow<()>) -> Result<()> {
         by_search(file, each)
     }

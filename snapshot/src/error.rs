@@ -36,7 +36,7 @@ pub enum SnapshotError {
          delete it (`btrfs subvolume delete`)", inside.display(), path.display()
     )]
     Nested { path: PathBuf, inside: PathBuf },
-    #[error("something is mounted at {}, inside a tree that is to be copied; unmount it first", .0.display())]
+    #[error("something is mounted at {}, inside a tree that is to be copied or deleted; unmount it first", .0.display())]
     Mounted(PathBuf),
     #[error(
         "{} was changed while it was copied, and this file system cannot copy a whole tree at one moment; stop what writes \

@@ -7,6 +7,8 @@ mod mount;
 mod reflink;
 mod subvolume;
 
+pub(crate) use mount::below as mounted_below;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -169,6 +169,15 @@ impl Trees {
         }
     }
 
+    /// That a tree can be deleted as a whole: nothing is mounted in it, and no other tree lies inside.
+    pub fn check_whole(&self, tree: &dyn Tree) -> Result<(), SnapshotError> {
+        let path = tree.path().canonicalize().map_err(SnapshotError::io("look at", tree.path()))?;
+        if let Some(mounted) = crate::probe::mounted_below(&path)? {
+            return Err(SnapshotError::Mounted(mounted));
+        }
+        self.backend.check_whole(tree.directory(), tree.path())
+    }
+
     /// Waits until the space of trees that are deleted by now is free: btrfs frees it later, and older kernels do not
     /// tell when.
     pub fn wait_for_deleted(&self) -> Result<(), SnapshotError> {

@@ -143,6 +143,8 @@ fn a_scrub_counts_what_was_taken_away() -> Result<()> {
     site.cache.daemon.allow_log("bitmap of the store");
     let scrub = site.cache.command(&["store", "scrub"])?.failed_with(VERIFICATION)?;
     scrub.prints(&["lab@1: ", "were here until its tree was taken away"])?;
+    // It is so until it has come again.
+    site.cache.command(&["store", "scrub"])?.failed_with(VERIFICATION)?.prints(&["taken away"])?;
     site.cache.prefetch_all("lab@1")?;
     site.cache.command(&["store", "scrub"])?.prints(&["0 bad"]).map(drop)
 }

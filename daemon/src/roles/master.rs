@@ -147,6 +147,7 @@ fn exit_of(error: &MasterError) -> Exit {
         | MasterError::SourceOverlaps { .. }
         | MasterError::Changed(_)
         | MasterError::CopyGone { .. }
+        | MasterError::CopyBeingMade(_)
         | MasterError::Planned(_)
         | MasterError::DeployedAlready(_)
         | MasterError::ForeignVersion { .. }

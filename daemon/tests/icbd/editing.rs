@@ -83,7 +83,9 @@ fn pruning_says_why_and_never_takes_what_is_used() {
     // Of two with one name nobody guesses which is meant.
     let other = id.replace("0011", "1100");
     [id, &other].iter().for_each(|id| drop(master.ask("GET", "/v1/images", &[&format!("icbd-node: {id} cache-17")])));
-    while nodes().matches("cache-17").count() < 2 {
+    let (started, two) = (std::time::Instant::now(), || nodes().matches("cache-17").count() == 2);
+    while !two() {
+        assert!(started.elapsed() < std::time::Duration::from_secs(20), "{}", nodes());
         std::thread::yield_now();
     }
     for line in [&["node", "remove", "cache-17", "--force"][..], &["image", "prune", "--force", "cache-17"]] {

@@ -135,7 +135,7 @@ fn a_deployment_at_a_time_survives_a_restart_of_the_master() {
     wait_for("deployment of lab@2", || ok(&["image", "list", "lab"]).contains("lab@2    deployed"));
 
     // What cannot be deployed any more is said, until somebody forgets it.
-    ok(&["image", "deploy", "lab@3", "--at", &soon(2)]);
+    ok(&["image", "deploy", "lab@3", "--at", &soon(6)]);
     lab.fails(&[&["image", "retire", "lab@3"][..], &socket].concat(), 4, &["lab@3 is to be deployed", "--cancel"]);
     std::fs::write(lab.path("repo/versions/lab/3/disk.raw"), "short").unwrap();
     wait_for("failure", || ok(&["status"]).contains("! lab@3 was to be deployed at"));

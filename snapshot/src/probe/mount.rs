@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, StatxFlags};
 
@@ -25,6 +25,14 @@ pub(super) fn of(directory: &Beneath) -> Result<Mount, SnapshotError> {
     let table = std::fs::read(TABLE).map_err(SnapshotError::io("read", TABLE))?;
     let found = table.split(|byte| *byte == b'\n').find_map(|line| parse(line, id));
     Ok(found.unwrap_or(Mount { file_system: "unknown".into(), at: "/".into(), options: String::new() }))
+}
+
+/// What is mounted below a path without links, if anything is.
+pub(crate) fn below(path: &Path) -> Result<Option<PathBuf>, SnapshotError> {
+    let table = std::fs::read(TABLE).map_err(SnapshotError::io("read", TABLE))?;
+    let places = table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    let mut places = places.map(|word| PathBuf::from(OsStr::from_bytes(&unescape(word))));
+    Ok(places.find(|place| place.starts_with(path)))
 }
 
 /// The line of mount `id`: `ID PARENT MAJOR:MINOR ROOT AT OPTIONS [TAG …] - TYPE SOURCE OPTIONS` (proc(5)).

@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use icbd_cache::{CacheError, Order, Pace, VerifyProgress, What};
+use icbd_cache::{CacheError, Order, Pace, VerifyProgress, VersionStatus, What};
 use icbd_image::{Serial, Timestamp, VersionId};
 use tokio_util::sync::CancellationToken;
 
@@ -120,21 +120,23 @@ pub(super) async fn scrub(server: &CacheServer, spec: &ScrubSpec, teller: &Telle
         return Err(Failure::new(Exit::Usage, message).into());
     }
     let (started, pace) = (Instant::now(), Pace { bytes_per_second: spec.bytes_per_second });
-    let mut held = server.cache.status().versions;
-    held.retain(|version| version.residency.resident_bytes > 0);
+    let (status, lost) = (server.cache.status(), server.cache.lost());
+    let is_held = |version: &VersionStatus| version.residency.resident_bytes > 0 || lost.contains(&version.id);
+    let mut held: Vec<VersionId> =
+        status.versions.iter().filter(|version| is_held(version)).map(|version| version.id.clone()).collect();
+    held.extend(lost.iter().filter(|lost| !status.versions.iter().any(|version| version.id == **lost)).cloned());
     let mut result = ScrubResult::default();
     for version in held {
-        let tell = telling(teller, &format!("reading {}", version.id));
-        let (report, mended) = match server.cache.scrub(&version.id, pace, tell).await {
+        let tell = telling(teller, &format!("reading {version}"));
+        let (report, mended) = match server.cache.scrub(&version, pace, tell).await {
             // What is withheld is read by nobody.
             Err(CacheError::Untrusted { .. } | CacheError::UnknownVersion(_)) => continue,
             scrubbed => scrubbed.map_err(Failure::from)?,
         };
-        let faults = report.bad.iter().map(|bad| format!("{}:{}, block {}", version.id, bad.path, bad.block));
+        let faults = report.bad.iter().map(|bad| format!("{}:{}, block {}", version, bad.path, bad.block));
         let lost = report.lost_blocks;
-        let taken = (lost > 0).then(|| {
-            format!("{}: {} of it were here until its tree was taken away", version.id, counted(lost, "block"))
-        });
+        let taken = (lost > 0)
+            .then(|| format!("{}: {} of it were here until its tree was taken away", version, counted(lost, "block")));
         result.add(report.blocks_checked, report.bad.len() as u64 + lost, mended, taken.into_iter().chain(faults));
     }
     result.seconds = started.elapsed().as_secs_f64();

@@ -58,6 +58,8 @@ struct Scrubbing {
 struct Found {
     blocks: u64,
     count: u64,
+    /// Whether it is the disk that has it wrong: a signature that nobody trusts is no better elsewhere.
+    can_be_mended: bool,
     /// The first of it.
     faults: Vec<String>,
 }
@@ -71,7 +73,7 @@ impl Scrubbing {
             // Removed since the list was made?
             let Some(found) = self.look(&version, cancel)? else { continue };
             let (mut left, mut why) = (found.count, None);
-            if let (Some(mender), true) = (&self.mender, found.count > 0) {
+            if let (Some(mender), true) = (&self.mender, found.can_be_mended) {
                 match self.mend(&version, mender, cancel) {
                     Ok(()) => left = self.look(&version, cancel)?.map_or(0, |found| found.count),
                     Err(error) if cancel.load(Ordering::Relaxed) => return Err(error),
@@ -90,10 +92,24 @@ impl Scrubbing {
         match self.read(version, cancel) {
             Err(MasterError::NoVersion(_)) => Ok(None),
             Err(error @ MasterError::Cancelled) => Err(Failure::from(error).into()),
-            Err(error) => Ok(Some(Found { blocks: 0, count: 1, faults: vec![format!("{version}: {error}")] })),
+            Err(error) => {
+                let can_be_mended = matches!(
+                    error,
+                    MasterError::Manifest { .. }
+                        | MasterError::Head { .. }
+                        | MasterError::Page { .. }
+                        | MasterError::Damaged { .. }
+                );
+                Ok(Some(Found { blocks: 0, count: 1, can_be_mended, faults: vec![format!("{version}: {error}")] }))
+            }
             Ok(report) => {
                 let faults = report.faults.iter().map(|fault| format!("{version}: {fault}")).collect();
-                Ok(Some(Found { blocks: report.blocks, count: report.fault_count, faults }))
+                Ok(Some(Found {
+                    blocks: report.blocks,
+                    count: report.fault_count,
+                    can_be_mended: !report.is_whole(),
+                    faults,
+                }))
             }
         }
     }
