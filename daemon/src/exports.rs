@@ -109,7 +109,7 @@ impl ExportReport {
     /// What was added.
     pub(crate) fn words(&self) -> String {
         let by = self.server.as_deref().map_or(String::new(), |server| format!(", by {server}"));
-        let mut lines = vec![format!("{} is offered to {}{by}", self.image, nets(&self.clients))];
+        let mut lines = vec![format!("{} is declared for {}{by}", self.image, nets(&self.clients))];
         lines.extend(self.offers.iter().map(|offer| offer.url.clone()));
         lines.extend(self.troubles.iter().map(|trouble| format!("! {}", plain(trouble))));
         lines.join("\n")
@@ -121,11 +121,13 @@ impl ExportReport {
         }
         let rows = exports.iter().flat_map(|export| {
             let head = [export.image.to_string(), export.protocol.to_string(), nets(&export.clients)];
-            let offer = move |offer: &OfferReport| {
+            let row = |target: String, users: String| [&head[..], &[target, users]].concat();
+            let offer = |offer: &OfferReport| {
                 let leaving = if offer.leaving { " (leaving)" } else { "" };
-                [&head[..], &[format!("{}{leaving}", offer.url), users(&offer.sessions)]].concat()
+                row(format!("{}{leaving}", offer.url), users(&offer.sessions))
             };
-            export.offers.iter().map(offer).collect::<Vec<_>>()
+            let none = export.offers.is_empty().then(|| row("-".to_owned(), "nobody".to_owned()));
+            export.offers.iter().map(offer).chain(none).collect::<Vec<_>>()
         });
         let list = table(&["IMAGE", "BY", "CLIENTS", "TARGET", "IN USE BY"], rows.collect::<Vec<_>>());
         let troubles = exports

@@ -36,7 +36,7 @@ impl fmt::Display for Protocol {
 pub struct Declaration {
     pub image: ImageName,
     pub protocol: Protocol,
-    /// Who may use it; in order, none within another.
+    /// Who may use it; in order.
     pub clients: Vec<IpNet>,
     /// Which file is the disk, where a version has several.
     pub disk: Option<String>,
@@ -79,7 +79,10 @@ impl Declared {
                     return Err(DeclaredError::Newer { path, format });
                 }
                 let parsed: Result<OnDisk, _> = serde_json::from_slice(&bytes);
-                parsed.map_err(|why| DeclaredError::Damaged { path, why: why.to_string() })?.exports
+                let mut exports = parsed.map_err(|why| DeclaredError::Damaged { path, why: why.to_string() })?.exports;
+                // Somebody may have edited it.
+                exports.iter_mut().for_each(|declaration| declaration.clients.sort_unstable());
+                exports
             }
         };
         Ok(Declared { folder: folder.to_owned(), all: Mutex::new(all) })

@@ -20,5 +20,5 @@ pub use disk::{DiskError, disk_of};
 pub use error::ServerError;
 pub use offer::{LUN, Offer, OfferName, OfferNameError};
 pub use plan::{Opened, Outcome, Plan};
-pub use server::{Offered, Server, Session, Withdrawal};
+pub use server::{Clients, Offered, Server, Session, Withdrawal};
 pub use tgt::Tgt;

@@ -34,13 +34,6 @@ pub struct Offer {
     pub clients: Vec<IpNet>,
 }
 
-impl OfferName {
-    /// Whether a name is one of ours, whatever it names.
-    pub fn is_ours(name: &str) -> bool {
-        name.starts_with(IQN)
-    }
-}
-
 impl fmt::Display for OfferName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let VersionId { image, number } = &self.version;

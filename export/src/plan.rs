@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Offer, OfferName, Offered, Server, ServerError, Withdrawal};
+use crate::{Clients, Offer, OfferName, Offered, Server, ServerError, Withdrawal};
 
 /// What is to be done for a server to serve what it should and, of what is icbd's, nothing else.
 ///
@@ -49,7 +49,9 @@ impl Plan {
             let step = match there.remove(&offer.name) {
                 None => Step::Offer(offer.clone()),
                 Some(_) if opened == Opened::Stale => Step::Renew(offer.clone(), Withdrawal::Forced),
-                Some(offered) if offered.is(offer) && offered.clients == offer.clients => continue,
+                Some(offered) if offered.is(offer) && offered.clients == Clients::These(offer.clients.clone()) => {
+                    continue;
+                }
                 Some(offered) if offered.is(offer) => Step::Allow(offer.clone()),
                 Some(offered) if !offered.sessions.is_empty() => {
                     plan.kept_in_use.push(offered);
@@ -61,9 +63,13 @@ impl Plan {
             plan.steps.push(step);
         }
         for (name, offered) in there {
-            match offered.sessions.is_empty() {
-                true => plan.steps.push(Step::Withdraw(name)),
-                false => plan.kept_in_use.push(offered),
+            match offered {
+                offered if offered.sessions.is_empty() => plan.steps.push(Step::Withdraw(name)),
+                // Who uses it gets errors until then.
+                Offered { disk: Some(disk), clients: Clients::These(clients), .. } if opened == Opened::Stale => {
+                    plan.steps.push(Step::Renew(Offer { name, disk, clients }, Withdrawal::Forced));
+                }
+                offered => plan.kept_in_use.push(offered),
             }
         }
         plan
@@ -105,5 +111,51 @@ impl Offered {
     /// Whether it is what is wanted, whoever may use it.
     fn is(&self, offer: &Offer) -> bool {
         self.disk.as_ref() == Some(&offer.disk) && self.is_read_only == offer.name.client.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::slice::from_ref;
+
+    use super::*;
+    use crate::Session;
+
+    fn offer(name: &str, disk: &str) -> Offer {
+        let clients = vec!["10.1.2.0/24".parse().unwrap()];
+        Offer { name: format!("iqn.2026-01.net.icbd:{name}").parse().unwrap(), disk: disk.into(), clients }
+    }
+
+    fn offered(offer: &Offer, users: usize) -> Offered {
+        let session = Session { initiator: "pc".into(), addresses: Vec::new() };
+        Offered {
+            name: offer.name.clone(),
+            disk: Some(offer.disk.clone()),
+            clients: Clients::These(offer.clients.clone()),
+            is_read_only: true,
+            sessions: vec![session; users],
+        }
+    }
+
+    #[test]
+    fn nothing_is_taken_from_who_uses_it() {
+        let (one, two, other) = (offer("lab.1", "/1"), offer("lab.2", "/2"), offer("lab.2", "/3"));
+        let plan = |there: &[Offered], wanted: &[Offer], opened| Plan::new(there.to_vec(), wanted, opened);
+        let valid = |there: &[Offered], wanted: &[Offer]| plan(there, wanted, Opened::Valid);
+        assert!(valid(&[offered(&one, 0)], from_ref(&one)).is_empty());
+        assert_eq!(valid(&[], from_ref(&one)).steps, [Step::Offer(one.clone())]);
+        assert_eq!(valid(&[offered(&one, 0)], &[]).steps, [Step::Withdraw(one.name.clone())]);
+        assert_eq!(
+            valid(&[offered(&two, 0)], from_ref(&other)).steps,
+            [Step::Renew(other.clone(), Withdrawal::Unused)]
+        );
+        for kept in [valid(&[offered(&one, 1)], &[]), valid(&[offered(&two, 1)], &[other])] {
+            assert!(kept.is_empty() && kept.kept_in_use.len() == 1, "{kept:?}");
+        }
+        let let_in = Offered { clients: Clients::Others, ..offered(&one, 1) };
+        assert_eq!(valid(&[let_in], from_ref(&one)).steps, [Step::Allow(one.clone())]);
+        // Of a mount that is gone, all is opened anew, wanted or used.
+        let stale = plan(&[offered(&one, 1), offered(&two, 1)], from_ref(&two), Opened::Stale);
+        assert_eq!(stale.steps, [Step::Renew(two, Withdrawal::Forced), Step::Renew(one, Withdrawal::Forced)]);
     }
 }

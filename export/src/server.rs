@@ -46,11 +46,19 @@ pub struct Offered {
     pub name: OfferName,
     /// `None`: it was killed, or somebody meddled, before it was whole.
     pub disk: Option<PathBuf>,
-    /// In order.
-    pub clients: Vec<IpNet>,
+    pub clients: Clients,
     /// Whether nobody can write to it.
     pub is_read_only: bool,
     pub sessions: Vec<Session>,
+}
+
+/// Who may use what is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Clients {
+    /// In order.
+    These(Vec<IpNet>),
+    /// Some that were let in by somebody else, in a way that icbd does not.
+    Others,
 }
 
 /// Somebody who uses it now.

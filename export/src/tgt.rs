@@ -7,8 +7,10 @@ use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
+use icbd_image::Hash;
 use ipnet::IpNet;
 
 use crate::{LUN, Offer, OfferName, Offered, Server, ServerError, Withdrawal};
@@ -18,6 +20,10 @@ const NAME: &str = "tgtd";
 const PACKAGE: &str = "tgt";
 const UNIT: &str = "tgt.service";
 const PROGRAM: &str = "tgtadm";
+/// Hexadecimal digits by which a disk is known; what SCSI has room for in all places.
+const IDENTITY_DIGITS: usize = 16;
+/// It answers at once, or something keeps it from everything else, too.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// How often, and after how long, a target is ended again whose last commands are not.
 const ATTEMPTS: u32 = 50;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
@@ -40,10 +46,23 @@ impl Tgt {
         if let Some(socket) = &self.socket {
             command.env(SOCKET, socket);
         }
-        command.output().map_err(|source| match source.kind() {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let failed = |source| ServerError::Io { doing: "run", path: PROGRAM.into(), source };
+        let child = child.map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => ServerError::NotInstalled { program: PROGRAM, package: PACKAGE },
-            _ => ServerError::Io { doing: "run", path: PROGRAM.into(), source },
-        })
+            _ => failed(source),
+        })?;
+        let id = rustix::process::Pid::from_child(&child);
+        let (send, receive) = mpsc::channel();
+        let reader = std::thread::spawn(move || drop(send.send(child.wait_with_output())));
+        let answer = receive.recv_timeout(ANSWER_MAX);
+        if answer.is_err() {
+            // Not waited for yet, so the number is still its own.
+            let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
+        }
+        drop(reader.join());
+        let said = format!("it gave no answer within {} s", ANSWER_MAX.as_secs());
+        answer.map_err(|_| ServerError::NotRunning { server: NAME, unit: UNIT, said })?.map_err(failed)
     }
 
     fn tell(&self, what: &str, operation: &str, mode: &str, args: &[&str]) -> Result<String, ServerError> {
@@ -68,11 +87,16 @@ impl Tgt {
         Ok(self.targets()?.into_iter().find(|target| target.name == name))
     }
 
+    fn end(&self, target: &Target, how: &[&str]) -> Result<(), ServerError> {
+        let id = target.id.to_string();
+        let what = format!("to end the target {}", target.name);
+        self.tell(&what, "delete", "target", &[&["--tid", &*id], how].concat()).map(drop)
+    }
+
     /// Closes all connections to a target.
-    fn log_out(&self, name: &OfferName) -> Result<(), ServerError> {
-        let Some(target) = self.target(name)? else { return Ok(()) };
-        for (session, connection) in target.connections {
-            let [id, session, connection] = [target.id, session, connection].map(|number| number.to_string());
+    fn log_out(&self, target: &Target) -> Result<(), ServerError> {
+        for (session, connection) in &target.connections {
+            let [id, session, connection] = [target.id, *session, *connection].map(|number| number.to_string());
             // It may have gone by itself.
             let _ = self.ask("delete", "conn", &["--tid", &id, "--sid", &session, "--cid", &connection])?;
         }
@@ -84,27 +108,25 @@ impl Tgt {
         let (path, lun) = (text(&offer.disk)?, LUN.to_string());
         self.tell(&what, "new", "logicalunit", &["--tid", id, "--lun", &lun, "--backing-store", path])?;
         let is_read_only = if offer.name.client.is_none() { 1 } else { 0 };
-        // The same on every cache server, so that a client finds its disk again at another one.
-        let version = &offer.name.version;
-        let params = format!(
-            "vendor_id=icbd,product_id={:.16},product_rev={},scsi_sn={:.36},readonly={is_read_only}",
-            version.image,
-            version.number,
-            offer.name.to_string().rsplit(':').next().unwrap_or_default(),
-        );
+        // The same on every cache server, so that a client finds its disk again at another one, and of no other disk.
+        let identity = Hash::of(offer.name.to_string().as_bytes()).to_string();
+        let identity = &identity[..IDENTITY_DIGITS];
+        let params =
+            format!("vendor_id=icbd,product_id=version,scsi_id={identity},scsi_sn={identity},readonly={is_read_only}");
         self.tell(&what, "update", "logicalunit", &["--tid", id, "--lun", &lun, "--params", &params]).map(drop)
     }
 
     fn bind(&self, id: &str, client: &IpNet) -> Result<(), ServerError> {
-        let address = client.to_string();
+        let address = show::written(client);
         let bind = ["--tid", id, "--initiator-address", &address];
         self.tell(&format!("the clients {client}"), "bind", "target", &bind).map(drop)
     }
 
-    fn unbind(&self, id: &str, client: &IpNet) -> Result<(), ServerError> {
-        let address = client.to_string();
-        let unbind = ["--tid", id, "--initiator-address", &address];
-        self.tell(&format!("the clients {client}"), "unbind", "target", &unbind).map(drop)
+    /// Lets them in no more; `allowed` is as tgtd shows it.
+    fn unbind(&self, id: &str, allowed: &str) -> Result<(), ServerError> {
+        let is_name = allowed.starts_with("iqn.") || allowed.starts_with("eui.") || allowed.starts_with("naa.");
+        let kind = if is_name { "--initiator-name" } else { "--initiator-address" };
+        self.tell(&format!("to shut {allowed} out"), "unbind", "target", &["--tid", id, kind, allowed]).map(drop)
     }
 }
 
@@ -130,28 +152,28 @@ impl Server for Tgt {
     fn allow(&self, name: &OfferName, clients: &[IpNet]) -> Result<(), ServerError> {
         let Some(target) = self.target(name)? else { return Ok(()) };
         let id = target.id.to_string();
-        let (known, others) = (target.clients(), clients.iter());
-        others.filter(|client| !known.contains(client)).try_for_each(|client| self.bind(&id, client))?;
-        known.iter().filter(|client| !clients.contains(client)).try_for_each(|client| self.unbind(&id, client))
+        let wanted: Vec<String> = clients.iter().map(show::written).collect();
+        let new = clients.iter().zip(&wanted).filter(|(_, text)| !target.allowed.contains(text));
+        new.map(|(client, _)| client).try_for_each(|client| self.bind(&id, client))?;
+        target.allowed.iter().filter(|text| !wanted.contains(text)).try_for_each(|text| self.unbind(&id, text))
     }
 
     fn withdraw(&self, name: &OfferName, how: Withdrawal) -> Result<(), ServerError> {
         let Some(target) = self.target(name)? else { return Ok(()) };
         let id = target.id.to_string();
-        let end = |force: &[&str]| {
-            // Without force it refuses while somebody is logged in.
-            self.tell(&format!("to end the target {name}"), "delete", "target", &[&["--tid", &*id], force].concat())
-        };
         if how == Withdrawal::Unused {
-            return end(&[]).map(drop);
+            // Without force it refuses while somebody is logged in.
+            return self.end(&target, &[]);
         }
         // Nobody logs in again, and what is under way comes to its end: until then it refuses that, too.
-        target.clients().iter().try_for_each(|client| self.unbind(&id, client))?;
+        target.allowed.iter().try_for_each(|allowed| self.unbind(&id, allowed))?;
         for attempt in 0.. {
-            self.log_out(name)?;
-            match end(&["--force"]) {
+            // By its name again: numbers are given anew when it restarts.
+            let Some(target) = self.target(name)? else { break };
+            self.log_out(&target)?;
+            match self.end(&target, &["--force"]) {
                 Err(_) if attempt < ATTEMPTS => std::thread::sleep(BETWEEN_ATTEMPTS),
-                ended => return ended.map(drop),
+                ended => return ended,
             }
         }
         Ok(())
@@ -162,14 +184,20 @@ impl Server for Tgt {
         let portals = said.lines().filter_map(|line| line.trim().strip_prefix("Portal: "));
         // The number behind the comma is the portal group's.
         let address = |portal: &str| portal.rsplit_once(',').map_or(portal, |(address, _)| address).parse().ok();
-        portals.map(address).collect::<Option<_>>().ok_or(ServerError::Strange { server: NAME, said })
+        // One that is given by a name is not told.
+        Ok(portals.filter_map(address).collect())
     }
 }
 
 fn text(path: &Path) -> Result<&str, ServerError> {
-    path.to_str().ok_or_else(|| ServerError::Refused {
+    let refused = |said: &str| ServerError::Refused {
         server: NAME,
         what: format!("the path {}", String::from_utf8_lossy(path.as_os_str().as_bytes())),
-        said: "it is not UTF-8".to_owned(),
-    })
+        said: said.to_owned(),
+    };
+    match path.to_str() {
+        None => Err(refused("it is not UTF-8")),
+        Some(text) if text.contains([',', '\n']) => Err(refused("tgtd would take it for several")),
+        Some(text) => Ok(text),
+    }
 }

@@ -21,8 +21,12 @@ pub struct Tgtd {
 
 impl Tgtd {
     pub fn start(lab: &Lab) -> Result<Tgtd> {
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        Tgtd::start_at(lab, address, lab.unique("tgtd.sock"))
+        // The port that was free a moment ago may be another test's by now.
+        let start = || {
+            let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+            Tgtd::start_at(lab, address, lab.unique("tgtd.sock"))
+        };
+        start().or_else(|_| start())
     }
 
     /// One that was killed, anew: without any targets.

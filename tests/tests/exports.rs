@@ -89,6 +89,14 @@ impl Site {
         Ok(fs::read(copy)?)
     }
 
+    /// The first version is not removed, and is what it was.
+    fn first_stays(&self) -> Result<()> {
+        self.on_master(&["image", "prune", "--yes"])?.ok()?;
+        self.on_master(&["image", "list", "lab"])?.prints(&["lab@1"])?.ok()?;
+        ensure!(self.read(1)? == disk(1), "it was taken away");
+        Ok(())
+    }
+
     fn on_master(&self, args: &[&str]) -> Result<Output> {
         icbd([args, &["--socket", self.master.socket()]].concat())
     }
@@ -126,7 +134,7 @@ impl Drop for Reader {
 fn what_is_exported_is_what_was_published() -> Result<()> {
     let site = Site::new()?;
     let added = site.cache.command(&["export", "add", "lab", "--iscsi", "--clients", NETWORK])?;
-    added.prints(&["lab is offered to 127.0.0.0/8, by tgtd", &site.url(1)])?.ok()?;
+    added.prints(&["lab is declared for 127.0.0.0/8, by tgtd", &site.url(1)])?.ok()?;
     ensure!(site.read(1)? == disk(1), "other bytes came");
     let mut write = Command::new("qemu-io");
     write.args(["-f", "raw", "-c", "write 0 4096", &site.url(1)]);
@@ -142,7 +150,7 @@ fn what_is_exported_is_what_was_published() -> Result<()> {
 /// Who reads a version goes on with it whatever is deployed; it cannot be removed before the last has gone, and can after.
 #[test]
 fn who_reads_a_version_goes_on_with_it() -> Result<()> {
-    let site = Site::new()?;
+    let mut site = Site::new()?;
     site.export()?;
     let mut readers: Vec<Reader> = (0..3).map(|_| Reader::start(&site.url(1))).collect::<Result<_>>()?;
     site.wait_for_targets(&[("lab.1", 3)])?;
@@ -157,8 +165,20 @@ fn who_reads_a_version_goes_on_with_it() -> Result<()> {
     })?;
     let is_leaving = || Ok(site.cache.command(&["export", "list"])?.ok()?.contains("(leaving)").then_some(()));
     wait_for("that it is offered to nobody new", is_leaving)?;
-    site.on_master(&["image", "prune", "--yes"])?.ok()?;
-    ensure!(site.read(1)? == disk(1), "it was taken away");
+    site.first_stays()?;
+    for reader in &mut readers {
+        ensure!(reader.goes_on()?, "a reader had an error");
+    }
+    // Also where their server is restarted, or the cache is stopped for a while: they log in again.
+    site.cache.daemon.allow_log("nothing is exported");
+    site.tgtd.start_again(&site.lab)?;
+    site.wait_for_targets(&[("lab.1", 3), ("lab.2", 0)])?;
+    site.first_stays()?;
+    site.cache.daemon.allow_log("the mount is in use");
+    site.cache.daemon.stop()?;
+    site.cache.start_again(&site.lab)?;
+    site.wait_for_targets(&[("lab.1", 3), ("lab.2", 0)])?;
+    site.first_stays()?;
     for reader in &mut readers {
         ensure!(reader.goes_on()?, "a reader had an error");
     }
@@ -252,8 +272,19 @@ fn what_cannot_be_exported_is_refused() -> Result<()> {
     let refused = site.cache.command(&["export", "add", "lab", "--iscsi", "--clients", NETWORK])?;
     refused.failed_with(REFUSED)?.says(&["systemctl start tgt"])?;
     ensure!(site.exports()? == serde_json::json!([]), "{}", site.exports()?);
+    // What was declared before is taken back with the setting, and comes again with it.
+    site.tgtd.start_again(&site.lab)?;
+    site.export()?;
+    site.cache.daemon.allow_log("nothing is exported");
     site.cache.set_config("[export]\niscsi = \"off\"\n")?;
     site.cache.command(&["config", "reload"])?.prints(&["export.iscsi"])?;
     let off = site.cache.command(&["export", "add", "lab", "--iscsi", "--clients", NETWORK])?;
-    off.failed_with(REFUSED)?.says(&["export.iscsi is \"off\""]).map(drop)
+    off.failed_with(REFUSED)?.says(&["export.iscsi is \"off\""])?;
+    wait_for("that nothing is offered", || Ok(site.read(1).is_err().then_some(())))?;
+    site.cache.command(&["check"])?.prints(&["export.iscsi is"])?;
+    site.cache.set_config("")?;
+    site.cache.command(&["config", "reload"])?.ok()?;
+    wait_for("that it is offered again", || Ok(site.read(1).is_ok().then_some(())))?;
+    let other = site.cache.command(&["export", "add", "lab", "--iscsi", "--clients", NETWORK, "--disk", "disk.raw"])?;
+    other.failed_with(REFUSED)?.says(&["never changes its content", "export remove"]).map(drop)
 }

@@ -6,6 +6,7 @@ use http::Method;
 use crate::args::ExportCommand;
 use crate::control::Client;
 use crate::exports::{ExportReport, ExportSpec, UnexportSpec};
+use crate::failure::{Exit, Failure};
 use crate::settings::{Role, Settings};
 
 pub(crate) async fn run(settings: &Settings, command: ExportCommand) -> Result<()> {
@@ -14,7 +15,15 @@ pub(crate) async fn run(settings: &Settings, command: ExportCommand) -> Result<(
         ExportCommand::Add { image, by, clients, disk, message } => {
             let spec = ExportSpec { image, protocol: by.protocol(), clients, disk, why: message };
             let report: ExportReport = client.call(Method::POST, "/v1/exports", &spec).await?;
-            settings.talk().result(&report, ExportReport::words)
+            settings.talk().result(&report, ExportReport::words)?;
+            match report.troubles.is_empty() && !report.offers.is_empty() {
+                true => Ok(()),
+                false => {
+                    let message =
+                        "it is kept, and not all of it is offered yet; `icbd export list` says how that goes on";
+                    Err(Failure::new(Exit::Partly, message).into())
+                }
+            }
         }
         ExportCommand::List => {
             let exports: Vec<ExportReport> = client.get("/v1/exports").await?;

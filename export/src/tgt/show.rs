@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::{OfferName, Offered, Session};
+use crate::{Clients, OfferName, Offered, Session};
 
 /// One target, whoever set it up.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -17,7 +17,7 @@ pub(super) struct Target {
     /// The path and whether it is read-only, of each disk.
     disks: Vec<(String, bool)>,
     /// As they are written there.
-    allowed: Vec<String>,
+    pub(super) allowed: Vec<String>,
 }
 
 /// Where in a target's description a line is.
@@ -30,15 +30,11 @@ enum Part {
 }
 
 impl Target {
-    /// The networks that may use it.
-    pub(super) fn clients(&self) -> Vec<IpNet> {
-        let net = |text: &String| match text.as_str() {
-            "ALL" => Some(IpNet::default()),
-            text => text.parse().ok().or_else(|| text.parse().ok().map(|address: IpAddr| address.into())),
-        };
-        let mut clients: Vec<IpNet> = self.allowed.iter().filter_map(net).collect();
-        clients.sort_unstable();
-        clients
+    /// Who may use it, as tgtd was told.
+    fn clients(&self) -> Clients {
+        let mut clients: Option<Vec<IpNet>> = self.allowed.iter().map(|allowed| client(allowed)).collect();
+        clients.iter_mut().for_each(|clients| clients.sort_unstable());
+        clients.map_or(Clients::Others, Clients::These)
     }
 
     /// As an offer; `None` if it is not one of ours.
@@ -56,6 +52,25 @@ impl Target {
     }
 }
 
+/// A line of who may use it as a network; `None` if it is a name by which some initiator calls itself, or something else that
+/// icbd did not write.
+fn client(allowed: &str) -> Option<IpNet> {
+    let net: Option<IpNet> = match allowed {
+        "ALL" => Some(IpNet::default()),
+        allowed => allowed.parse().ok().or_else(|| allowed.parse().ok().map(|address: IpAddr| address.into())),
+    };
+    net.filter(|net| written(net) == allowed)
+}
+
+/// A network as tgtd understands it: of a prefix of all bits, or of none, it lets nobody in.
+pub(super) fn written(client: &IpNet) -> String {
+    match client.prefix_len() {
+        0 => "ALL".to_owned(),
+        bits if bits == client.max_prefix_len() => client.addr().to_string(),
+        _ => client.to_string(),
+    }
+}
+
 /// All targets; `None` if it is not what `tgtadm` prints.
 pub(super) fn parse(text: &str) -> Option<Vec<Target>> {
     let mut targets: Vec<Target> = Vec::new();
@@ -63,7 +78,12 @@ pub(super) fn parse(text: &str) -> Option<Vec<Target>> {
     for line in text.lines() {
         if let Some(target) = line.strip_prefix("Target ") {
             let (id, name) = target.split_once(": ")?;
-            targets.push(Target { id: id.parse().ok()?, name: name.trim().to_owned(), ..Target::default() });
+            let id = id.parse().ok()?;
+            // What clients call themselves is printed as it is: it may look like anything.
+            if targets.iter().any(|target| target.id == id) {
+                return None;
+            }
+            targets.push(Target { id, name: name.trim().to_owned(), ..Target::default() });
             part = Part::Other;
             continue;
         }
@@ -86,7 +106,9 @@ pub(super) fn parse(text: &str) -> Option<Vec<Target>> {
                 target.sessions.push(Session { initiator, addresses: Vec::new() });
             }
             (Part::Sessions, Some(("IP Address", address))) => {
-                target.sessions.last_mut()?.addresses.push(address.trim().parse().ok()?);
+                let address = address.trim().split('%').next();
+                let address: Option<IpAddr> = address.and_then(|address| address.parse().ok());
+                target.sessions.last_mut()?.addresses.extend(address);
             }
             (Part::Disks, Some(("Readonly", is))) => read_only = is == "Yes",
             // The controller has none.
@@ -172,11 +194,11 @@ Target 4: iqn.2026-01.net.icbd:debian-lab.3.pc-9
         assert_eq!(win11.disk.as_deref(), Some("/icbd/win11-lab/7/disk.raw".as_ref()));
         assert!(win11.is_read_only);
         let clients: Vec<IpNet> = ["10.1.2.0/24", "10.1.3.9/32"].map(|net| net.parse().unwrap()).into();
-        assert_eq!(win11.clients, clients);
+        assert_eq!(win11.clients, Clients::These(clients));
         let [session] = &win11.sessions[..] else { panic!("{win11:?}") };
         assert_eq!(session.initiator, "iqn.2008-11.org.linux-kvm:pc-17");
         assert_eq!(session.addresses, ["10.1.2.17".parse::<IpAddr>().unwrap()]);
-        assert_eq!((&debian.disk, debian.clients.len(), debian.is_read_only), (&None, 0, false));
+        assert_eq!((&debian.disk, &debian.clients, debian.is_read_only), (&None, &Clients::These(vec![]), false));
     }
 
     #[test]
@@ -184,5 +206,12 @@ Target 4: iqn.2026-01.net.icbd:debian-lab.3.pc-9
         assert_eq!(parse(""), Some(vec![]));
         assert_eq!(parse("tgtadm: no such thing\n"), None);
         assert_eq!(parse("Target x: iqn.2026-01.net.icbd:a.1\n"), None);
+        assert_eq!(parse("Target 1: iqn.2026-01.net.icbd:a.1\nTarget 1: iqn.2026-01.net.icbd:a.2\n"), None);
+        for (net, text) in
+            [("0.0.0.0/0", "ALL"), ("10.1.2.7/32", "10.1.2.7"), ("10.1.2.0/24", "10.1.2.0/24"), ("::1/128", "::1")]
+        {
+            assert_eq!((&*written(&net.parse().unwrap()), client(text)), (text, Some(net.parse().unwrap())));
+        }
+        assert!(["iqn.2008-11.org.linux-kvm:pc", "10.1.2.7/32", "0.0.0.0/0"].iter().all(|text| client(text).is_none()));
     }
 }

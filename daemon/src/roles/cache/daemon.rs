@@ -130,7 +130,7 @@ async fn open(
         unlisted: Mutex::new(None),
         seal_when: RwLock::new(settings.seal_when),
         ready: Ready::default(),
-        exports: Exports::open(&settings.store, settings.iscsi)?,
+        exports: Exports::open(&settings.store, settings.iscsi),
         started: Instant::now(),
     })
 }

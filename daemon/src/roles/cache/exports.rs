@@ -3,14 +3,16 @@
 //! One task does it, again and again: servers are restarted, versions come and go, and people meddle. Commands change what is
 //! declared and wait until that task has been at it.
 
+mod commands;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use icbd_export::{
-    Declaration, Declared, Offer, OfferName, Offered, Opened, Outcome, Plan, Protocol, Server, ServerError, Tgt,
+    Clients, Declaration, Declared, Offer, OfferName, Offered, Opened, Outcome, Plan, Server, ServerError, Tgt,
     bootable, disk_of,
 };
 use icbd_image::{ImageName, Serial, VersionId, VersionRecord};
@@ -18,26 +20,32 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::state::CacheServer;
-use crate::audit::Change;
-use crate::control::Peer;
-use crate::exports::{ExportReport, ExportSpec, OfferReport, SessionReport, UnexportSpec};
+use crate::exports::ExportReport;
 use crate::failure::{Exit, Failure};
-use crate::images::find_image;
 use crate::settings::IscsiServer;
+pub(super) use commands::{add, remove};
 
 /// So often it is looked whether all is as it should be. A look takes milliseconds.
 const INTERVAL: Duration = Duration::from_secs(5);
 const SETTLED_MAX: Duration = Duration::from_secs(5);
+/// A workstation whose server was restarted logs in again within this, or has been switched off.
+const COMES_BACK: Duration = Duration::from_secs(120);
 
 /// What is declared, and what came of it.
 #[derive(Debug)]
 pub(super) struct Exports {
-    declared: Declared,
+    /// Or why it cannot be read: that is no reason not to serve what is mounted.
+    declared: Result<Declared, String>,
     iscsi: RwLock<IscsiServer>,
     seen: Mutex<Seen>,
+    /// Held by whoever has the server do something; whether nothing is to be offered any more.
+    serving: Mutex<IsOver>,
     wake: Notify,
     turns: watch::Sender<Turns>,
 }
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct IsOver(bool);
 
 /// How often it was looked.
 #[derive(Debug, Default, Clone, Copy)]
@@ -53,20 +61,32 @@ struct Seen {
     portals: Vec<SocketAddr>,
     offered: Vec<Offered>,
     wanted: BTreeSet<OfferName>,
+    /// What was in use at the last good look, and until when that counts though nobody is logged in: its server was restarted.
+    in_use: BTreeMap<OfferName, (Offer, Option<Instant>)>,
     /// What the server has open may be another thing a moment later.
     is_changing: bool,
     /// What it had open before this mount was made is opened anew.
     is_renewed: bool,
+    /// Nothing is offered, and nothing is to be.
+    is_idle: bool,
     /// What concerns all of it.
     trouble: Option<String>,
     troubles: BTreeMap<ImageName, Vec<String>>,
 }
 
 impl Exports {
-    pub(super) fn open(store: &Path, iscsi: IscsiServer) -> anyhow::Result<Exports> {
-        let declared = Declared::open(store).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-        let (iscsi, seen, turns) = (RwLock::new(iscsi), Mutex::default(), watch::Sender::new(Turns::default()));
-        Ok(Exports { declared, iscsi, seen, wake: Notify::new(), turns })
+    pub(super) fn open(store: &Path, iscsi: IscsiServer) -> Exports {
+        let declared = Declared::open(store).map_err(|error| error.to_string());
+        let (iscsi, seen, serving) = (RwLock::new(iscsi), Mutex::default(), Mutex::default());
+        Exports { declared, iscsi, seen, serving, wake: Notify::new(), turns: watch::Sender::default() }
+    }
+
+    fn declared(&self) -> Result<&Declared, Failure> {
+        self.declared.as_ref().map_err(|error| Failure::new(Exit::Failed, error.clone()))
+    }
+
+    fn declarations(&self) -> Vec<Declaration> {
+        self.declared.as_ref().map(Declared::all).unwrap_or_default()
     }
 
     /// Something changed that it depends on.
@@ -89,8 +109,7 @@ impl Exports {
     }
 
     /// How many clients each version has, of which so many files are open: a server holds a disk open whether anybody uses it or not.
-    ///
-    /// Of a version that is to be offered no more that counts: the server may be slow to let go of it.
+    /// For people: what was seen last may be seconds old.
     pub(super) fn clients(
         &self,
         mut open: BTreeMap<Serial, u64>,
@@ -98,10 +117,29 @@ impl Exports {
     ) -> BTreeMap<Serial, u64> {
         let seen = self.seen();
         for offered in seen.offered.iter().filter(|_| !seen.is_changing) {
-            let sessions = offered.sessions.len() as u64;
             let Some(count) = serial(offered.version()).and_then(|serial| open.get_mut(&serial)) else { continue };
-            if sessions > 0 || seen.wanted.contains(&offered.name) {
-                *count = (*count).saturating_sub(1) + sessions;
+            *count = (*count).saturating_sub(1) + offered.sessions.len() as u64;
+        }
+        open.retain(|_, count| *count > 0);
+        open
+    }
+
+    /// The same for whoever decides what may go: no version is less used than it has files open, or than was seen.
+    pub(super) fn leases(
+        &self,
+        mut open: BTreeMap<Serial, u64>,
+        serial: impl Fn(&VersionId) -> Option<Serial>,
+    ) -> BTreeMap<Serial, u64> {
+        let seen = self.seen();
+        for offered in &seen.offered {
+            let Some(count) = serial(offered.version()).map(|serial| open.entry(serial).or_default()) else { continue };
+            let sessions = offered.sessions.len() as u64;
+            *count = (*count).max(sessions.min(1)) + sessions.saturating_sub(1);
+        }
+        // They are about to log in again.
+        for name in seen.in_use.keys() {
+            if let Some(count) = serial(&name.version).map(|serial| open.entry(serial).or_default()) {
+                *count = (*count).max(1);
             }
         }
         open.retain(|_, count| *count > 0);
@@ -111,7 +149,8 @@ impl Exports {
     /// For people: what is declared and not offered.
     pub(super) fn warnings(&self) -> Vec<String> {
         let seen = self.seen();
-        let of_all = seen.trouble.iter().map(|trouble| format!("exports: {trouble}"));
+        let of_all =
+            self.declared.as_ref().err().into_iter().chain(&seen.trouble).map(|trouble| format!("exports: {trouble}"));
         let of_each = seen
             .troubles
             .iter()
@@ -123,7 +162,24 @@ impl Exports {
     pub(super) async fn list(&self) -> Vec<ExportReport> {
         self.settle().await;
         let seen = self.seen();
-        self.declared.all().iter().map(|declaration| report(declaration, &seen)).collect()
+        self.declarations().iter().map(|declaration| commands::report(declaration, &seen)).collect()
+    }
+
+    /// A target never changes its content: another disk is another export.
+    fn check_same_disk(&self, new: &Declaration) -> Result<(), Failure> {
+        let declared = self.declared()?.all();
+        match declared.iter().find(|known| (&known.image, known.protocol) == (&new.image, new.protocol)) {
+            Some(known) if known.disk != new.disk => {
+                let image = &new.image;
+                let message = format!(
+                    "{image} is exported with another disk, and a target never changes its content; end that first with \
+                     `icbd export remove {image} --{}`",
+                    new.protocol
+                );
+                Err(Failure::new(Exit::Refused, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -138,33 +194,93 @@ impl Exports {
         }
     }
 
-    /// Has the server serve this, of what lies in `mount`. Blocks.
-    fn serve(&self, wanted: &[Offer], mount: &Path, opened: Opened) -> Result<Outcome, ServerError> {
-        let server = self.server()?;
+    /// Has the server serve this, of what lies in `mount`, and what is in use besides. Blocks.
+    fn serve(
+        &self,
+        mut wanted: Vec<Offer>,
+        mount: &Path,
+        opened: Opened,
+        is_there: impl Fn(&VersionId) -> bool,
+    ) -> Result<Served, ServerError> {
+        let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        let (server, refused) = match self.server() {
+            Ok(server) => (server, None),
+            // What it was told before is taken back.
+            Err(off) => (Box::<Tgt>::default() as Box<dyn Server>, Some(off)),
+        };
+        if serving.0 || refused.is_some() {
+            wanted.clear();
+        }
+        let bootable: BTreeSet<OfferName> = wanted.iter().map(|offer| offer.name.clone()).collect();
         // Another cache server on this machine has its own.
         let is_ours = |offered: &Offered| match &offered.disk {
             Some(disk) => disk.starts_with(mount),
-            None => wanted.iter().any(|offer| offer.name == offered.name),
+            None => bootable.contains(&offered.name),
         };
-        let ours = || Ok::<_, ServerError>(server.offered()?.into_iter().filter(is_ours).collect::<Vec<_>>());
+        let ours = || {
+            let mut ours: Vec<Offered> = server.offered()?.into_iter().filter(is_ours).collect();
+            ours.sort_by(|one, other| one.name.cmp(&other.name));
+            Ok::<_, ServerError>(ours)
+        };
         let offered = ours()?;
-        let plan = Plan::new(offered.clone(), wanted, opened);
-        let is_idle = plan.is_empty();
-        let look = |offered: Vec<Offered>, portals| {
+        if !serving.0 && refused.is_none() {
+            let in_use = self.remember(&offered, opened, &is_there);
+            wanted.extend(in_use.into_iter().filter(|offer| !bootable.contains(&offer.name)));
+        }
+        let plan = Plan::new(offered.clone(), &wanted, opened);
+        let see = |offered: Vec<Offered>, portals| {
             let mut seen = self.seen();
             (seen.server, seen.offered, seen.portals) = (Some(server.name()), offered, portals);
-            (seen.is_changing, seen.is_renewed) = (false, true);
-            seen.wanted = wanted.iter().map(|offer| offer.name.clone()).collect();
+            (seen.is_changing, seen.wanted) = (false, bootable.clone());
         };
-        if is_idle {
-            look(offered, server.portals()?);
-            return Ok(Outcome::default());
+        if plan.is_empty() {
+            see(offered, server.portals()?);
+            self.seen().is_renewed = true;
+            return refused.map_or(Ok(Served { outcome: Outcome::default(), kept: plan.kept_in_use }), Err);
         }
         self.seen().is_changing = true;
+        let mut plan = plan;
+        let kept = std::mem::take(&mut plan.kept_in_use);
         let outcome = plan.carry_out(&*server);
-        look(ours()?, server.portals()?);
-        Ok(outcome)
+        see(ours()?, server.portals()?);
+        // What could not be opened anew is tried again.
+        let mut seen = self.seen();
+        seen.is_renewed |= opened == Opened::Valid || outcome.failed.is_empty();
+        drop(seen);
+        refused.map_or(Ok(Served { outcome, kept }), Err)
     }
+
+    /// Takes note of what is in use, and gives what is to be served for that, as long as its version is there. A server that was
+    /// restarted knows of nobody until they log in again.
+    fn remember(&self, offered: &[Offered], opened: Opened, is_there: &dyn Fn(&VersionId) -> bool) -> Vec<Offer> {
+        let (mut seen, now) = (self.seen(), Instant::now());
+        for offered in offered.iter().filter(|offered| !offered.sessions.is_empty()) {
+            if let (Some(disk), Clients::These(clients)) = (&offered.disk, &offered.clients) {
+                let offer = Offer { name: offered.name.clone(), disk: disk.clone(), clients: clients.clone() };
+                seen.in_use.insert(offered.name.clone(), (offer, None));
+            }
+        }
+        seen.in_use.retain(|name, (_, until)| {
+            match offered.iter().find(|offered| offered.name == *name) {
+                // It was there all the time, and they logged out.
+                Some(offered) if offered.sessions.is_empty() && until.is_none() => return false,
+                // They will be logged out for it to be opened anew.
+                Some(_) if opened == Opened::Stale => *until = Some(now + COMES_BACK),
+                Some(_) => {}
+                None => _ = until.get_or_insert(now + COMES_BACK),
+            }
+            is_there(&name.version) && until.is_none_or(|until| now < until)
+        });
+        seen.in_use.values().map(|(offer, _)| offer.clone()).collect()
+    }
+}
+
+/// What came of a look at the server.
+#[derive(Debug, Default)]
+struct Served {
+    outcome: Outcome,
+    /// What is to be served otherwise, or no more, once nobody uses it.
+    kept: Vec<Offered>,
 }
 
 /// Looks again and again until `stop`.
@@ -184,12 +300,15 @@ pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
     }
 }
 
-/// Before the mount ends: takes back what nobody uses, which would hold it. Who uses something has been asked for nothing.
+/// Before the mount ends: takes back what nobody uses, which would hold it, and offers nothing any more.
 pub(super) async fn leave(server: &Arc<CacheServer>) {
     let working = server.clone();
-    let left = tokio::task::spawn_blocking(move || working.exports.serve(&[], &working.mount, Opened::Valid)).await;
-    match left {
-        Ok(Ok(outcome)) => log(&outcome),
+    let left = tokio::task::spawn_blocking(move || {
+        working.exports.serving.lock().unwrap_or_else(PoisonError::into_inner).0 = true;
+        working.exports.serve(Vec::new(), &working.mount, Opened::Valid, |_| false)
+    });
+    match left.await {
+        Ok(Ok(served)) => log(&served.outcome),
         // Most likely it was stopped first.
         Ok(Err(error)) => tracing::debug!(%error, "nothing is taken back"),
         Err(panicked) => tracing::error!(error = %panicked, "exports could not be taken back"),
@@ -199,46 +318,54 @@ pub(super) async fn leave(server: &Arc<CacheServer>) {
 async fn look(server: &Arc<CacheServer>) {
     // Where nothing is mounted there is nothing to be opened.
     let Some(is_adopted) = server.is_adopted() else { return };
-    let declarations = server.exports.declared.all();
+    let declarations = server.exports.declarations();
     let before = server.exports.seen().clone();
-    if declarations.is_empty() && before.is_renewed && before.offered.is_empty() {
+    if declarations.is_empty() && before.is_idle {
         return;
     }
     let (wanted, mut troubles) = wanted(server, &declarations, &before.offered).await;
     let opened = if is_adopted || before.is_renewed { Opened::Valid } else { Opened::Stale };
     let working = server.clone();
-    let served = tokio::task::spawn_blocking(move || working.exports.serve(&wanted, &working.mount, opened)).await;
-    let mut trouble = None;
-    match served {
+    let served = tokio::task::spawn_blocking(move || {
+        let view = working.cache.view();
+        working.exports.serve(wanted, &working.mount, opened, |version| view.version(version).is_some())
+    });
+    let (mut trouble, mut is_idle) = (None, false);
+    match served.await {
         Err(panicked) => tracing::error!(error = %panicked, "exports could not be looked at"),
-        Ok(Ok(outcome)) => {
+        Ok(Ok(Served { outcome, kept })) => {
             log(&outcome);
-            for (name, error) in &outcome.failed {
-                troubles.entry(name.version.image.clone()).or_default().push(format!("{}: {error}", name.version));
-            }
+            let mut add = |version: &VersionId, what: String| {
+                troubles.entry(version.image.clone()).or_default().push(format!("{version}: {what}"));
+            };
+            outcome.failed.iter().for_each(|(name, error)| add(&name.version, error.to_string()));
+            let otherwise = "it is in use; it is offered otherwise once nobody uses it";
+            kept.iter().for_each(|kept| add(kept.version(), otherwise.to_owned()));
+            is_idle = declarations.is_empty() && server.exports.seen().offered.is_empty();
         }
         Ok(Err(error)) => {
-            // Whoever never exports anything needs no server.
-            trouble = (!declarations.is_empty()).then(|| error.to_string());
             let mut seen = server.exports.seen();
-            // What it does not serve, nobody uses.
-            seen.offered.clear();
-            (seen.is_changing, seen.is_renewed) = (false, seen.is_renewed || declarations.is_empty());
+            seen.is_changing = false;
+            if matches!(error, ServerError::NotRunning { .. } | ServerError::NotInstalled { .. }) {
+                // What is not served, nobody uses. Whoever never exports anything needs no server.
+                seen.offered.clear();
+                is_idle = declarations.is_empty();
+            }
+            trouble = (!declarations.is_empty()).then(|| error.to_string());
         }
     }
     if trouble != before.trouble {
         match &trouble {
             Some(trouble) => tracing::warn!(trouble, "nothing is exported"),
-            None => tracing::info!("exports are as they should be again"),
+            None => tracing::info!("exports are looked after again"),
         }
     }
-    for trouble in
-        troubles.iter().filter(|(image, list)| before.troubles.get(*image) != Some(list)).flat_map(|(_, list)| list)
-    {
-        tracing::warn!(trouble, "not all is exported");
+    let is_new = |(image, list): &(&ImageName, &Vec<String>)| before.troubles.get(*image) != Some(*list);
+    for trouble in troubles.iter().filter(is_new).flat_map(|(_, list)| list) {
+        tracing::warn!(trouble, "not all is exported as it is declared");
     }
     let mut seen = server.exports.seen();
-    (seen.trouble, seen.troubles) = (trouble, troubles);
+    (seen.trouble, seen.troubles, seen.is_idle) = (trouble, troubles, is_idle);
 }
 
 fn log(outcome: &Outcome) {
@@ -287,91 +414,9 @@ async fn wanted(
 
 /// Where in a version its disk is; refused if it has none.
 async fn disk(server: &CacheServer, record: &VersionRecord, declaration: &Declaration) -> Result<String, Failure> {
-    let version = server.cache.version(record.serial()).await.map_err(Failure::from)?;
+    let version = server.cache.version_once(record.serial()).await.map_err(Failure::from)?;
     disk_of(version.head(), declaration.disk.as_deref()).map_err(|error| {
         let message = format!("{} cannot be offered by {}: {error}", version.id(), declaration.protocol);
         Failure::new(Exit::Refused, message)
     })
-}
-
-fn report(declaration: &Declaration, seen: &Seen) -> ExportReport {
-    let Declaration { image, protocol, clients, disk } = declaration.clone();
-    let offers = seen.offered.iter().filter(|offered| offered.version().image == image).map(|offered| {
-        let session = |session: &icbd_export::Session| SessionReport {
-            initiator: session.initiator.clone(),
-            addresses: session.addresses.clone(),
-        };
-        OfferReport {
-            name: offered.name.to_string(),
-            url: OfferReport::url(&offered.name, &seen.portals, &clients),
-            leaving: !seen.wanted.contains(&offered.name),
-            sessions: offered.sessions.iter().map(session).collect(),
-        }
-    });
-    let troubles = seen.trouble.iter().chain(seen.troubles.get(&image).into_iter().flatten());
-    ExportReport {
-        offers: offers.collect(),
-        troubles: troubles.cloned().collect(),
-        server: seen.server.map(str::to_owned),
-        image,
-        protocol,
-        clients,
-        disk,
-    }
-}
-
-/// Offers an image, with both ends of it in the audit log.
-pub(super) async fn add(server: Arc<CacheServer>, peer: Peer, spec: ExportSpec) -> anyhow::Result<ExportReport> {
-    let what = spec.to_string();
-    let change = Change { what: &what, why: &spec.why };
-    server.audit.both_ends(&peer, change, act_on_add(&server, &spec)).await
-}
-
-async fn act_on_add(server: &Arc<CacheServer>, spec: &ExportSpec) -> anyhow::Result<ExportReport> {
-    find_image(&server.images(), &spec.image)?;
-    let ExportSpec { image, protocol, disk: named, .. } = spec.clone();
-    let mut clients = spec.clients.clone();
-    clients.sort_unstable();
-    clients.dedup();
-    let declaration = Declaration { image, protocol, clients, disk: named };
-    // What cannot be served at all is refused now; what comes later is told when it comes.
-    let view = server.cache.view();
-    let newest = view.image(&spec.image).and_then(|image| bootable(image).last());
-    let newest = newest.ok_or_else(|| {
-        let message = format!("no version of {} is ready; publish or restore one first", spec.image);
-        Failure::new(Exit::Refused, message)
-    })?;
-    disk(server, newest, &declaration).await?;
-    let working = server.clone();
-    let answers = tokio::task::spawn_blocking(move || working.exports.server()?.offered()).await?;
-    answers.map_err(|error| Failure::new(Exit::Refused, error.to_string()))?;
-    server.exports.declared.add(declaration).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-    let exports = server.exports.list().await;
-    let export = exports.into_iter().find(|export| (&export.image, export.protocol) == (&spec.image, protocol));
-    export.ok_or_else(|| Failure::new(Exit::Refused, "somebody removed it meanwhile").into())
-}
-
-/// Offers it no more, with both ends of it in the audit log.
-pub(super) async fn remove(server: Arc<CacheServer>, peer: Peer, spec: UnexportSpec) -> anyhow::Result<()> {
-    let what = spec.to_string();
-    let change = Change { what: &what, why: &spec.why };
-    server.audit.both_ends(&peer, change, act_on_remove(&server, spec.image.clone(), spec.protocol)).await
-}
-
-async fn act_on_remove(server: &Arc<CacheServer>, image: ImageName, protocol: Protocol) -> anyhow::Result<()> {
-    let exports = server.exports.list().await;
-    let Some(export) = exports.iter().find(|export| (&export.image, export.protocol) == (&image, protocol)) else {
-        let hint = crate::near::hint(image.as_str(), exports.iter().map(|export| export.image.as_str()));
-        let message = format!("{image} is not exported by {protocol}{hint}; `icbd export list` shows what is");
-        return Err(Failure::new(Exit::Absent, message).into());
-    };
-    let sessions: Vec<String> =
-        export.offers.iter().flat_map(|offer| &offer.sessions).map(SessionReport::words).collect();
-    if !sessions.is_empty() {
-        let message = format!("{image} is in use by {}; shut these down first", sessions.join(", "));
-        return Err(Failure::new(Exit::Refused, message).into());
-    }
-    server.exports.declared.remove(&image, protocol).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-    server.exports.settle().await;
-    Ok(())
 }

@@ -158,11 +158,11 @@ impl CacheServer {
     /// Tells masters with their next poll who this is and which versions are used here.
     pub(super) fn report_uses(&self) {
         // As long as nobody knows what is open, nothing is said; a cache that never gets so far is no node of anybody's.
-        if self.in_use().is_none() {
-            return;
-        }
+        let Some(open) = self.in_use() else { return };
+        let view = self.cache.view();
+        let serial = |version: &VersionId| view.version(version).map(VersionRecord::serial);
         let mut uses: BTreeMap<Serial, u32> = BTreeMap::new();
-        for (serial, count) in self.open_by_version() {
+        for (serial, count) in self.exports.leases(open, serial) {
             uses.insert(serial, u32::try_from(count).unwrap_or(u32::MAX));
         }
         self.cache.needed().into_iter().for_each(|serial| _ = uses.entry(serial).or_default());
