@@ -3,11 +3,12 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use icbd_export::{OfferName, Protocol};
+use icbd_export::{DeclaredError, OfferName, Protocol, ServerError};
 use icbd_image::ImageName;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::failure::{Exit, Failure};
 use crate::output::{counted, plain, table};
 
 /// What is to be offered.
@@ -75,6 +76,18 @@ impl fmt::Display for ExportSpec {
 impl fmt::Display for UnexportSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "export remove {} --{}", self.image, self.protocol)
+    }
+}
+
+impl From<DeclaredError> for Failure {
+    fn from(error: DeclaredError) -> Failure {
+        Failure::new(Exit::Failed, error.to_string()).of_disk(&error)
+    }
+}
+
+impl From<ServerError> for Failure {
+    fn from(error: ServerError) -> Failure {
+        Failure::new(Exit::Refused, error.to_string())
     }
 }
 

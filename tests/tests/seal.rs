@@ -137,6 +137,33 @@ fn a_snapshot_that_was_deleted_by_hand() -> Result<()> {
     compare_trees(&cache.path("lab/1"), &cache.store().join("versions/lab/1")).map(drop)
 }
 
+/// A scrub finds what somebody altered in a sealed version though nobody may write there, and has it as it was.
+#[test]
+fn a_snapshot_that_was_altered_by_hand() -> Result<()> {
+    let lab = Lab::new()?;
+    let (_master, cache) = site(&lab, FileSystem::Btrfs, "never")?;
+    let sealed: serde_json::Value = serde_json::from_str(&cache.command(&["image", "seal", "lab@1", "--json"])?.ok()?)?;
+    println!("freezing took {} s", sealed["freezing_seconds"]);
+    let tree = cache.store().join("versions/lab/1");
+    let set_read_only = |is: &str| -> Result<()> {
+        let mut command = Command::new("btrfs");
+        command.args(["property", "set", "-f", "-t", "subvol"]).arg(&tree).args(["ro", is]);
+        run_bounded(command, std::time::Duration::from_secs(30))?.ok().map(drop)
+    };
+    set_read_only("false")?;
+    let disk = File::options().write(true).open(tree.join("disk.raw"))?;
+    let modified = disk.metadata()?.modified()?;
+    disk.write_all_at(b"altered", 3 * MIB)?;
+    disk.set_modified(modified)?;
+    disk.sync_all()?;
+    set_read_only("true")?;
+    cache.daemon.allow_log("it is forgotten");
+    cache.daemon.allow_log("the store's disk failed");
+    cache.command(&["store", "scrub"])?.prints(&["1 bad, 1 mended", "lab@1:disk.raw, block 48"])?.ok()?;
+    ensure!(fs::read(cache.path("lab/1/disk.raw"))? == solid(1, DISK), "wrong bytes");
+    cache.command(&["store", "scrub"])?.prints(&["0 bad"])?.ok().map(drop)
+}
+
 /// Letting go of a sealed version frees its bytes, and what it shares with another one stays with that one.
 #[test]
 fn a_sealed_version_that_goes_frees_its_bytes() -> Result<()> {

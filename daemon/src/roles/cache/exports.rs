@@ -159,10 +159,18 @@ impl Exports {
     }
 
     /// As it is now.
-    pub(super) async fn list(&self) -> Vec<ExportReport> {
+    pub(super) async fn list(&self) -> Result<Vec<ExportReport>, Failure> {
+        let declared = self.declared()?;
         self.settle().await;
         let seen = self.seen();
-        self.declarations().iter().map(|declaration| commands::report(declaration, &seen)).collect()
+        Ok(declared.all().iter().map(|declaration| commands::report(declaration, &seen)).collect())
+    }
+
+    /// Versions of an image that were in use until their server ended, and whose users may be about to log in again.
+    fn awaited(&self, image: &ImageName) -> Vec<String> {
+        let seen = self.seen();
+        let awaited = seen.in_use.iter().filter(|(name, (_, until))| name.version.image == *image && until.is_some());
+        awaited.map(|(name, _)| format!("whoever used {} until its server ended", name.version)).collect()
     }
 
     /// A target never changes its content: another disk is another export.
@@ -318,6 +326,10 @@ pub(super) async fn leave(server: &Arc<CacheServer>) {
 async fn look(server: &Arc<CacheServer>) {
     // Where nothing is mounted there is nothing to be opened.
     let Some(is_adopted) = server.is_adopted() else { return };
+    if server.exports.declared.is_err() {
+        // What is served is left as it is until somebody has mended that.
+        return;
+    }
     let declarations = server.exports.declarations();
     let before = server.exports.seen().clone();
     if declarations.is_empty() && before.is_idle {
@@ -327,8 +339,10 @@ async fn look(server: &Arc<CacheServer>) {
     let opened = if is_adopted || before.is_renewed { Opened::Valid } else { Opened::Stale };
     let working = server.clone();
     let served = tokio::task::spawn_blocking(move || {
-        let view = working.cache.view();
-        working.exports.serve(wanted, &working.mount, opened, |version| view.version(version).is_some())
+        let (view, declared) = (working.cache.view(), working.exports.declarations());
+        let is_declared = |image: &ImageName| declared.iter().any(|declaration| declaration.image == *image);
+        let is_there = |version: &VersionId| view.version(version).is_some() && is_declared(&version.image);
+        working.exports.serve(wanted, &working.mount, opened, is_there)
     });
     let (mut trouble, mut is_idle) = (None, false);
     match served.await {
@@ -347,10 +361,11 @@ async fn look(server: &Arc<CacheServer>) {
             let mut seen = server.exports.seen();
             seen.is_changing = false;
             if matches!(error, ServerError::NotRunning { .. } | ServerError::NotInstalled { .. }) {
-                // What is not served, nobody uses. Whoever never exports anything needs no server.
+                // What is not served, nobody uses.
                 seen.offered.clear();
-                is_idle = declarations.is_empty();
             }
+            // Whoever never exports anything needs no server.
+            is_idle = declarations.is_empty() && seen.offered.is_empty();
             trouble = (!declarations.is_empty()).then(|| error.to_string());
         }
     }

@@ -70,9 +70,9 @@ async fn act_on_add(server: &Arc<CacheServer>, spec: &ExportSpec) -> anyhow::Res
     server.exports.check_same_disk(&declaration)?;
     let working = server.clone();
     let answers = tokio::task::spawn_blocking(move || working.exports.server()?.offered()).await?;
-    answers.map_err(|error| Failure::new(Exit::Refused, error.to_string()))?;
-    server.exports.declared()?.add(declaration).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-    let exports = server.exports.list().await;
+    answers.map_err(Failure::from)?;
+    server.exports.declared()?.add(declaration).map_err(Failure::from)?;
+    let exports = server.exports.list().await?;
     let export = exports.into_iter().find(|export| (&export.image, export.protocol) == (&spec.image, protocol));
     export.ok_or_else(|| Failure::new(Exit::Refused, "somebody removed it meanwhile").into())
 }
@@ -85,27 +85,19 @@ pub(in super::super) async fn remove(server: Arc<CacheServer>, peer: Peer, spec:
 }
 
 async fn act_on_remove(server: &Arc<CacheServer>, image: ImageName, protocol: Protocol) -> anyhow::Result<()> {
-    let exports = server.exports.list().await;
+    let exports = server.exports.list().await?;
     let Some(export) = exports.iter().find(|export| (&export.image, export.protocol) == (&image, protocol)) else {
         let hint = near::hint(image.as_str(), exports.iter().map(|export| export.image.as_str()));
         let message = format!("{image} is not exported by {protocol}{hint}; `icbd export list` shows what is");
         return Err(Failure::new(Exit::Absent, message).into());
     };
-    if let Some(trouble) = export.troubles.first().filter(|_| server.exports.seen().trouble.is_some()) {
-        let message = format!("whether somebody uses {image} is not known now: {trouble}");
-        return Err(Failure::new(Exit::Refused, message).into());
-    }
-    let sessions: Vec<String> =
-        export.offers.iter().flat_map(|offer| &offer.sessions).map(SessionReport::words).collect();
+    let sessions = export.offers.iter().flat_map(|offer| &offer.sessions).map(SessionReport::words);
+    let sessions: Vec<String> = sessions.chain(server.exports.awaited(&image)).collect();
     if !sessions.is_empty() {
         let message = format!("{image} is in use by {}; shut these down first", sessions.join(", "));
         return Err(Failure::new(Exit::Refused, message).into());
     }
-    server
-        .exports
-        .declared()?
-        .remove(&image, protocol)
-        .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    server.exports.declared()?.remove(&image, protocol).map_err(Failure::from)?;
     server.exports.settle().await;
     Ok(())
 }
