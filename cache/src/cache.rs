@@ -307,15 +307,7 @@ impl Cache {
         while let Some((file, _)) = rest.first() {
             let count = rest.iter().take(STRIDE_BLOCKS as usize).take_while(|(of, _)| Arc::ptr_eq(of, file)).count();
             let blocks: Vec<u64> = rest[..count].iter().map(|(_, block)| *block).collect();
-            // One that cannot be had keeps none of the others from coming.
-            let mut fetched = file.fetch_again(&blocks).await;
-            if matches!(&fetched, Err(error) if !matches!(error, CacheError::Closed)) {
-                for block in &blocks {
-                    let one = file.fetch_again(&[*block]).await;
-                    fetched = if matches!(fetched, Err(CacheError::Closed)) { fetched } else { one.and(fetched) };
-                }
-            }
-            match fetched {
+            match file.fetch_again(&blocks).await {
                 Ok(()) => {}
                 Err(CacheError::Closed) => return Err(CacheError::Closed),
                 Err(error) => {

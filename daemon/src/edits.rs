@@ -37,7 +37,7 @@ pub(crate) struct EditReport {
 }
 
 /// What is to be pruned.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct PruneSpec {
     /// Without it, nothing is done.
     pub yes: bool,
@@ -48,7 +48,7 @@ pub(crate) struct PruneSpec {
 }
 
 /// How a node is to be forgotten.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ReleaseSpec {
     /// Also one that was heard of just now.
     pub force: bool,

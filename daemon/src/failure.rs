@@ -75,7 +75,7 @@ impl Failure {
                 "it is mounted read-only: see in the kernel's log whether the disk failed, and mount it for writing"
             }
             Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
-                "free some space: `icbd image prune` says what a master can do without, `icbd store evict` what a cache can"
+                "free some space there; of what icbd keeps, `icbd image prune` on a master and `icbd store evict` on a cache say what can go"
             }
             _ => return self,
         };

@@ -62,7 +62,7 @@ pub(crate) struct MasterReport {
 }
 
 /// A file system.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DiskReport {
     pub file_system: String,
     pub used_bytes: u64,

@@ -19,6 +19,6 @@ pub use declared::{Declaration, Declared, DeclaredError, Protocol};
 pub use disk::{DiskError, disk_of};
 pub use error::ServerError;
 pub use offer::{LUN, Offer, OfferName, OfferNameError};
-pub use plan::{Opened, Outcome, Plan};
+pub use plan::{Outcome, Plan};
 pub use server::{Clients, Offered, Server, Session, Withdrawal};
 pub use tgt::Tgt;

@@ -1,6 +1,6 @@
 //! From what a server serves to what it should.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{Clients, Offer, OfferName, Offered, Server, ServerError, Withdrawal};
 
@@ -22,14 +22,6 @@ enum Step {
     Withdraw(OfferName),
 }
 
-/// Whether what a server has open is still what it is called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opened {
-    Valid,
-    /// What it was opened from is gone: whoever uses it gets errors, until it is opened anew and they log in again.
-    Stale,
-}
-
 /// What became of a plan.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -41,14 +33,16 @@ pub struct Outcome {
 }
 
 impl Plan {
-    pub fn new(offered: Vec<Offered>, wanted: &[Offer], opened: Opened) -> Plan {
+    /// `stale`: what the server opened from something that is gone. Whoever uses it gets errors until it is opened anew and they log
+    /// in again.
+    pub fn new(offered: Vec<Offered>, wanted: &[Offer], stale: &BTreeSet<OfferName>) -> Plan {
         let mut there: BTreeMap<OfferName, Offered> =
             offered.into_iter().map(|offered| (offered.name.clone(), offered)).collect();
         let mut plan = Plan::default();
         for offer in wanted {
             let step = match there.remove(&offer.name) {
                 None => Step::Offer(offer.clone()),
-                Some(_) if opened == Opened::Stale => Step::Renew(offer.clone(), Withdrawal::Forced),
+                Some(_) if stale.contains(&offer.name) => Step::Renew(offer.clone(), Withdrawal::Forced),
                 Some(offered) if offered.is(offer) && offered.clients == Clients::These(offer.clients.clone()) => {
                     continue;
                 }
@@ -66,7 +60,7 @@ impl Plan {
             match offered {
                 offered if offered.sessions.is_empty() => plan.steps.push(Step::Withdraw(name)),
                 // Who uses it gets errors until then.
-                Offered { disk: Some(disk), clients: Clients::These(clients), .. } if opened == Opened::Stale => {
+                Offered { disk: Some(disk), clients: Clients::These(clients), .. } if stale.contains(&name) => {
                     plan.steps.push(Step::Renew(Offer { name, disk, clients }, Withdrawal::Forced));
                 }
                 offered => plan.kept_in_use.push(offered),
@@ -140,8 +134,7 @@ mod tests {
     #[test]
     fn nothing_is_taken_from_who_uses_it() {
         let (one, two, other) = (offer("lab.1", "/1"), offer("lab.2", "/2"), offer("lab.2", "/3"));
-        let plan = |there: &[Offered], wanted: &[Offer], opened| Plan::new(there.to_vec(), wanted, opened);
-        let valid = |there: &[Offered], wanted: &[Offer]| plan(there, wanted, Opened::Valid);
+        let valid = |there: &[Offered], wanted: &[Offer]| Plan::new(there.to_vec(), wanted, &BTreeSet::new());
         assert!(valid(&[offered(&one, 0)], from_ref(&one)).is_empty());
         assert_eq!(valid(&[], from_ref(&one)).steps, [Step::Offer(one.clone())]);
         assert_eq!(valid(&[offered(&one, 0)], &[]).steps, [Step::Withdraw(one.name.clone())]);
@@ -154,8 +147,14 @@ mod tests {
         }
         let let_in = Offered { clients: Clients::Others, ..offered(&one, 1) };
         assert_eq!(valid(&[let_in], from_ref(&one)).steps, [Step::Allow(one.clone())]);
-        // Of a mount that is gone, all is opened anew, wanted or used.
-        let stale = plan(&[offered(&one, 1), offered(&two, 1)], from_ref(&two), Opened::Stale);
-        assert_eq!(stale.steps, [Step::Renew(two, Withdrawal::Forced), Step::Renew(one, Withdrawal::Forced)]);
+        // What was opened from something that is gone is opened anew, wanted or used; nobody else is logged out for it.
+        let there = [offered(&one, 1), offered(&two, 1)];
+        let both = BTreeSet::from([one.name.clone(), two.name.clone()]);
+        let renewed = |stale: &BTreeSet<OfferName>| Plan::new(there.to_vec(), from_ref(&two), stale).steps;
+        assert_eq!(renewed(&BTreeSet::from([two.name.clone()])), [Step::Renew(two.clone(), Withdrawal::Forced)]);
+        assert_eq!(
+            renewed(&both),
+            [Step::Renew(two.clone(), Withdrawal::Forced), Step::Renew(one.clone(), Withdrawal::Forced)]
+        );
     }
 }

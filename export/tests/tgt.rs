@@ -1,12 +1,13 @@
 //! A real tgtd: it serves what is wanted of it, whatever was there before, and what others have there stays.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use icbd_export::{Clients, Offer, Opened, Plan, Server, ServerError, Tgt, Withdrawal};
-use icbd_tests::{Lab, MIB, Tgtd, fill, run_bounded, wait_for};
+use icbd_export::{Clients, Offer, Plan, Server, ServerError, Tgt, Withdrawal};
+use icbd_tests::{IscsiReader, Lab, MIB, Tgtd, fill, run_bounded, wait_for};
 
 const OTHERS: &str = "iqn.2001-04.com.example:disk";
 
@@ -27,7 +28,7 @@ fn offer(name: &str, disk: PathBuf, clients: &[&str]) -> Result<Offer> {
 
 /// Has it serve this, and counts what was offered, changed, withdrawn, kept for its users, and what failed.
 fn settle(tgt: &Tgt, wanted: &[Offer]) -> Result<[usize; 5]> {
-    let mut plan = Plan::new(tgt.offered()?, wanted, Opened::Valid);
+    let mut plan = Plan::new(tgt.offered()?, wanted, &BTreeSet::new());
     let kept = std::mem::take(&mut plan.kept_in_use).len();
     let done = plan.carry_out(tgt);
     Ok([done.offered.len(), done.changed.len(), done.withdrawn.len(), kept, done.failed.len()])
@@ -82,22 +83,12 @@ fn what_is_wanted_is_served_and_nothing_of_others_is_touched() -> Result<()> {
     ensure!(tgt.offered()?[0].clients == Clients::These(wanted[0].clients.clone()), "{:?}", tgt.offered()?);
     let missing = offer("lab.4", lab.path("nowhere"), &[local])?;
     let wanted = [wanted[0].clone(), wanted[1].clone(), missing];
-    let outcome = Plan::new(tgt.offered()?, &wanted, Opened::Valid).carry_out(&tgt);
+    let outcome = Plan::new(tgt.offered()?, &wanted, &BTreeSet::new()).carry_out(&tgt);
     let (_, error) = outcome.failed.first().context("a disk that is not there is served")?;
     ensure!(error.to_string().contains("nowhere"), "{error}");
     ensure!(settle(&tgt, &[])? == [0, 0, 3, 0, 0], "what is left of it goes, too");
     ensure!(others(&server)? == before, "what others have there changed");
     Ok(())
-}
-
-/// Somebody who reads on until it is dropped.
-struct Reader(Child);
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]
@@ -107,12 +98,10 @@ fn what_somebody_uses_is_not_taken_away() -> Result<()> {
     let (tgt, wanted) = (adm(&server), [offer("lab.1", one, &["127.0.0.0/8"])?]);
     settle(&tgt, &wanted)?;
     ensure!(tgt.portals()? == [server.address()], "{:?}", tgt.portals());
-    let mut command = Command::new("iscsi-perf");
-    command.args(["--runtime", "600", &format!("iscsi://{}/{}/1", server.address(), wanted[0].name)]);
-    let reader = Reader(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
+    let reader = IscsiReader::start(&format!("iscsi://{}/{}/1", server.address(), wanted[0].name))?;
     let sessions = || Ok::<_, anyhow::Error>(tgt.offered()?.first().map_or(0, |offered| offered.sessions.len()));
     wait_for("a session", || Ok((sessions()? == 1).then_some(())))?;
-    let plan = Plan::new(tgt.offered()?, &[], Opened::Valid);
+    let plan = Plan::new(tgt.offered()?, &[], &BTreeSet::new());
     let [used] = &plan.kept_in_use[..] else { anyhow::bail!("{plan:?}") };
     ensure!(used.sessions[0].addresses == [server.address().ip()], "{used:?}");
     let elsewhere = [offer("lab.1", disk(&lab, "two")?, &["127.0.0.0/8"])?];
@@ -122,7 +111,7 @@ fn what_somebody_uses_is_not_taken_away() -> Result<()> {
         "it was taken away"
     );
     // What it was opened from is gone: better a moment without than errors for ever.
-    let renewed = Plan::new(tgt.offered()?, &wanted, Opened::Stale).carry_out(&tgt);
+    let renewed = Plan::new(tgt.offered()?, &wanted, &BTreeSet::from([wanted[0].name.clone()])).carry_out(&tgt);
     ensure!(renewed.changed == [wanted[0].name.clone()], "{renewed:?}");
     wait_for("the session to come again", || Ok((sessions()? == 1).then_some(())))?;
     drop(reader);

@@ -76,3 +76,26 @@ impl Drop for Tgtd {
         let _ = self.server.wait();
     }
 }
+
+/// A workstation that reads on until it is dropped.
+#[derive(Debug)]
+pub struct IscsiReader(Child);
+
+impl IscsiReader {
+    pub fn start(url: &str) -> Result<IscsiReader> {
+        let mut command = Command::new("iscsi-perf");
+        command.args(["--runtime", "600", url]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(IscsiReader(command.spawn().context("starting iscsi-perf; install the package libiscsi-bin")?))
+    }
+
+    pub fn goes_on(&mut self) -> Result<bool> {
+        Ok(self.0.try_wait()?.is_none())
+    }
+}
+
+impl Drop for IscsiReader {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use icbd_tests::{CacheServer, CacheSettings, Lab, MIB, Master, Output, Tgtd, icbd, run_bounded, solid, wait_for};
+use icbd_tests::{
+    CacheServer, CacheSettings, IscsiReader, Lab, MIB, Master, Output, Tgtd, icbd, run_bounded, solid, wait_for,
+};
 use serde_json::Value;
 
 const DISK: u64 = 8 * MIB;
@@ -107,28 +109,6 @@ fn by(socket: &Path) -> CacheSettings {
     CacheSettings { env: vec![("TGT_IPC_SOCKET", socket.to_owned())], ..CacheSettings::default() }
 }
 
-/// A workstation that reads on until it is dropped.
-struct Reader(Child);
-
-impl Reader {
-    fn start(url: &str) -> Result<Reader> {
-        let mut command = Command::new("iscsi-perf");
-        command.args(["--runtime", "600", url]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Reader(command.spawn().context("starting iscsi-perf; install the package libiscsi-bin")?))
-    }
-
-    fn goes_on(&mut self) -> Result<bool> {
-        Ok(self.0.try_wait()?.is_none())
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// A version that is deployed is offered, and what is read of it is what was published; nobody writes to it.
 #[test]
 fn what_is_exported_is_what_was_published() -> Result<()> {
@@ -152,10 +132,16 @@ fn what_is_exported_is_what_was_published() -> Result<()> {
 fn who_reads_a_version_goes_on_with_it() -> Result<()> {
     let mut site = Site::new()?;
     site.export()?;
-    let mut readers: Vec<Reader> = (0..3).map(|_| Reader::start(&site.url(1))).collect::<Result<_>>()?;
+    let mut readers: Vec<IscsiReader> = (0..3).map(|_| IscsiReader::start(&site.url(1))).collect::<Result<_>>()?;
     site.wait_for_targets(&[("lab.1", 3)])?;
     site.publish(2, &["--deploy"])?;
     site.wait_for_targets(&[("lab.1", 3), ("lab.2", 0)])?;
+    let status = site.cache.status()?;
+    let users = |version: &str| -> Vec<&Value> {
+        let versions = status["versions"].as_array().into_iter().flatten();
+        versions.filter(|found| found["version"] == version).map(|found| &found["open_handles"]).collect()
+    };
+    ensure!(users("lab@1") == [3] && users("lab@2") == [0], "{status}");
     ensure!(site.read(2)? == disk(2) && site.read(1)? == disk(1), "other bytes came");
     site.cache.command(&["export", "remove", "lab", "--iscsi"])?.failed_with(REFUSED)?.says(&["127.0.0.1", "iqn."])?;
     site.on_master(&["image", "retire", "lab@1", "--force"])?.ok()?;
@@ -196,7 +182,7 @@ fn who_reads_a_version_goes_on_with_it() -> Result<()> {
 fn exports_outlive_their_servers() -> Result<()> {
     let mut site = Site::new()?;
     site.export()?;
-    let mut reader = Reader::start(&site.url(1))?;
+    let mut reader = IscsiReader::start(&site.url(1))?;
     site.wait_for_targets(&[("lab.1", 1)])?;
     site.cache.kill_worker()?;
     ensure!(site.read(1)? == disk(1), "other bytes came");
@@ -254,7 +240,7 @@ fn what_others_set_up_is_not_touched() -> Result<()> {
 fn a_damaged_declaration_takes_nothing_away() -> Result<()> {
     let mut site = Site::new()?;
     site.export()?;
-    let mut reader = Reader::start(&site.url(1))?;
+    let mut reader = IscsiReader::start(&site.url(1))?;
     site.wait_for_targets(&[("lab.1", 1)])?;
     fs::write(site.cache.store().join("exports.json"), "{")?;
     site.cache.kill_worker()?;

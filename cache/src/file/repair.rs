@@ -65,13 +65,18 @@ impl File {
         core.writeback.flush().await;
     }
 
-    /// Fetches blocks again that were forgotten, and has them written.
+    /// Fetches blocks again that were forgotten, and has them written. One that cannot be had keeps none of the others from coming;
+    /// the error is the first one's.
     pub(crate) async fn fetch_again(self: &Arc<Self>, blocks: &[u64]) -> Result<(), CacheError> {
+        let mut fetched = Ok(());
         for block in blocks {
-            self.mend(*block).await?;
+            match self.mend(*block).await {
+                Err(CacheError::Closed) => return Err(CacheError::Closed),
+                mended => fetched = fetched.and(mended),
+            }
         }
         self.version.core().writeback.flush().await;
-        Ok(())
+        fetched
     }
 
     async fn mend(self: &Arc<Self>, block: u64) -> Result<(), CacheError> {

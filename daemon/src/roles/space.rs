@@ -8,27 +8,17 @@ use nix::sys::statfs::{self, FsType, statfs};
 use nix::sys::statvfs::FsFlags;
 use tokio_util::sync::CancellationToken;
 
+use crate::report::DiskReport;
 use crate::roles::every::Every;
 
 /// A look costs nothing, and a small disk is full within seconds.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// What was last seen.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Seen {
-    pub(super) file_system: String,
-    pub(super) used_bytes: u64,
-    pub(super) size_bytes: u64,
-    /// What may still be written.
-    pub(super) free_bytes: u64,
-    pub(super) is_read_only: bool,
-}
-
 /// The last look at a file system.
 #[derive(Debug, Clone)]
 pub(super) struct Space {
     path: PathBuf,
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<DiskReport>>,
 }
 
 impl Space {
@@ -36,7 +26,7 @@ impl Space {
         Space { path: path.to_owned(), seen: Arc::default() }
     }
 
-    pub(super) fn last(&self) -> Seen {
+    pub(super) fn last(&self) -> DiskReport {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -54,7 +44,7 @@ impl Space {
         match statfs(&self.path) {
             Ok(stat) => {
                 let unit = u64::try_from(stat.block_size()).unwrap_or(0);
-                let seen = Seen {
+                let seen = DiskReport {
                     file_system: name_of(stat.filesystem_type()),
                     used_bytes: stat.blocks().saturating_sub(stat.blocks_free()) * unit,
                     size_bytes: stat.blocks() * unit,

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use icbd_export::{
-    Clients, Declaration, Declared, Offer, OfferName, Offered, Opened, Outcome, Plan, Server, ServerError, Tgt,
-    bootable, disk_of,
+    Clients, Declaration, Declared, Offer, OfferName, Offered, Outcome, Plan, Server, ServerError, Tgt, bootable,
+    disk_of,
 };
 use icbd_image::{ImageName, Serial, VersionId, VersionRecord};
 use tokio::sync::{Notify, watch};
@@ -65,8 +65,8 @@ struct Seen {
     in_use: BTreeMap<OfferName, (Offer, Option<Instant>)>,
     /// What the server has open may be another thing a moment later.
     is_changing: bool,
-    /// What it had open before this mount was made is opened anew.
-    is_renewed: bool,
+    /// What it opened before this mount was made and has not opened anew; `None` before the first look.
+    stale: Option<BTreeSet<OfferName>>,
     /// Nothing is offered, and nothing is to be.
     is_idle: bool,
     /// What concerns all of it.
@@ -202,12 +202,13 @@ impl Exports {
         }
     }
 
-    /// Has the server serve this, of what lies in `mount`, and what is in use besides. Blocks.
+    /// Has the server serve this, of what lies in `mount`, and what is in use besides. What it opened before a mount that is not
+    /// an adopted one is opened anew. Blocks.
     fn serve(
         &self,
         mut wanted: Vec<Offer>,
         mount: &Path,
-        opened: Opened,
+        is_adopted: bool,
         is_there: impl Fn(&VersionId) -> bool,
     ) -> Result<Served, ServerError> {
         let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
@@ -231,11 +232,18 @@ impl Exports {
             Ok::<_, ServerError>(ours)
         };
         let offered = ours()?;
+        let stale = {
+            let names = offered.iter().map(|offered| offered.name.clone());
+            let mut seen = self.seen();
+            let stale = seen.stale.get_or_insert_with(|| if is_adopted { BTreeSet::new() } else { names.collect() });
+            stale.retain(|name| offered.iter().any(|offered| offered.name == *name));
+            stale.clone()
+        };
         if !serving.0 && refused.is_none() {
-            let in_use = self.remember(&offered, opened, &is_there);
+            let in_use = self.remember(&offered, &stale, &is_there);
             wanted.extend(in_use.into_iter().filter(|offer| !bootable.contains(&offer.name)));
         }
-        let plan = Plan::new(offered.clone(), &wanted, opened);
+        let plan = Plan::new(offered.clone(), &wanted, &stale);
         let see = |offered: Vec<Offered>, portals| {
             let mut seen = self.seen();
             (seen.server, seen.offered, seen.portals) = (Some(server.name()), offered, portals);
@@ -243,7 +251,6 @@ impl Exports {
         };
         if plan.is_empty() {
             see(offered, server.portals()?);
-            self.seen().is_renewed = true;
             return refused.map_or(Ok(Served { outcome: Outcome::default(), kept: plan.kept_in_use }), Err);
         }
         self.seen().is_changing = true;
@@ -251,16 +258,19 @@ impl Exports {
         let kept = std::mem::take(&mut plan.kept_in_use);
         let outcome = plan.carry_out(&*server);
         see(ours()?, server.portals()?);
-        // What could not be opened anew is tried again.
-        let mut seen = self.seen();
-        seen.is_renewed |= opened == Opened::Valid || outcome.failed.is_empty();
-        drop(seen);
+        // What could not be opened anew is tried again, and nobody else is logged out for that.
+        self.seen().stale.iter_mut().for_each(|stale| stale.retain(|name| !outcome.changed.contains(name)));
         refused.map_or(Ok(Served { outcome, kept }), Err)
     }
 
     /// Takes note of what is in use, and gives what is to be served for that, as long as its version is there. A server that was
     /// restarted knows of nobody until they log in again.
-    fn remember(&self, offered: &[Offered], opened: Opened, is_there: &dyn Fn(&VersionId) -> bool) -> Vec<Offer> {
+    fn remember(
+        &self,
+        offered: &[Offered],
+        stale: &BTreeSet<OfferName>,
+        is_there: &dyn Fn(&VersionId) -> bool,
+    ) -> Vec<Offer> {
         let (mut seen, now) = (self.seen(), Instant::now());
         for offered in offered.iter().filter(|offered| !offered.sessions.is_empty()) {
             if let (Some(disk), Clients::These(clients)) = (&offered.disk, &offered.clients) {
@@ -273,7 +283,7 @@ impl Exports {
                 // It was there all the time, and they logged out.
                 Some(offered) if offered.sessions.is_empty() && until.is_none() => return false,
                 // They will be logged out for it to be opened anew.
-                Some(_) if opened == Opened::Stale => *until = Some(now + COMES_BACK),
+                Some(_) if stale.contains(name) => *until = Some(now + COMES_BACK),
                 Some(_) => {}
                 None => _ = until.get_or_insert(now + COMES_BACK),
             }
@@ -313,7 +323,7 @@ pub(super) async fn leave(server: &Arc<CacheServer>) {
     let working = server.clone();
     let left = tokio::task::spawn_blocking(move || {
         working.exports.serving.lock().unwrap_or_else(PoisonError::into_inner).0 = true;
-        working.exports.serve(Vec::new(), &working.mount, Opened::Valid, |_| false)
+        working.exports.serve(Vec::new(), &working.mount, true, |_| false)
     });
     match left.await {
         Ok(Ok(served)) => log(&served.outcome),
@@ -336,13 +346,12 @@ async fn look(server: &Arc<CacheServer>) {
         return;
     }
     let (wanted, mut troubles) = wanted(server, &declarations, &before.offered).await;
-    let opened = if is_adopted || before.is_renewed { Opened::Valid } else { Opened::Stale };
     let working = server.clone();
     let served = tokio::task::spawn_blocking(move || {
         let (view, declared) = (working.cache.view(), working.exports.declarations());
         let is_declared = |image: &ImageName| declared.iter().any(|declaration| declaration.image == *image);
         let is_there = |version: &VersionId| view.version(version).is_some() && is_declared(&version.image);
-        working.exports.serve(wanted, &working.mount, opened, is_there)
+        working.exports.serve(wanted, &working.mount, is_adopted, is_there)
     });
     let (mut trouble, mut is_idle) = (None, false);
     match served.await {

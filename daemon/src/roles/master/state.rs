@@ -16,9 +16,9 @@ use crate::args::MasterArgs;
 use crate::audit::Audit;
 use crate::images::ImageSummary;
 use crate::moves::PlanReport;
-use crate::report::{DiskReport, MasterReport, Process, Report, SentReport};
+use crate::report::{MasterReport, Process, Report, SentReport};
 use crate::roles::config::RunningConfig;
-use crate::roles::space::{Seen, Space};
+use crate::roles::space::Space;
 use crate::serve::{Allow, Certificate, Sent, Tls};
 use crate::settings::{MasterSettings, Reloaded, Settings, TLS_CERT, TRUST_CA, TRUST_KEYS};
 
@@ -179,12 +179,8 @@ impl Master {
             operations: self.operations.list(),
             sent: SentReport { requests, blocks, bytes },
             packed: pack::report(self),
-            disk: Some(disk(self.space.last())).filter(|disk| disk.size_bytes > 0),
+            disk: Some(self.space.last()).filter(|disk| disk.size_bytes > 0),
             warnings: damages.iter().map(|(version, what)| format!("{version} is damaged: {what}")).collect(),
         })
     }
-}
-
-fn disk(Seen { file_system, used_bytes, size_bytes, free_bytes, is_read_only }: Seen) -> DiskReport {
-    DiskReport { file_system, used_bytes, size_bytes, free_bytes, is_read_only }
 }

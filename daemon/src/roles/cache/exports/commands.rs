@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use icbd_export::{Declaration, Protocol, bootable};
 use icbd_image::ImageName;
+use ipnet::IpNet;
 
 use super::super::state::CacheServer;
 use super::{Seen, disk};
@@ -57,6 +58,10 @@ async fn act_on_add(server: &Arc<CacheServer>, spec: &ExportSpec) -> anyhow::Res
     let mut clients = spec.clients.clone();
     clients.sort_unstable();
     clients.dedup();
+    if clients.iter().any(|client| client.prefix_len() == 0) {
+        // Everybody, whatever they speak.
+        clients = vec![IpNet::default()];
+    }
     let declaration = Declaration { image, protocol, clients, disk: named };
     // What cannot be served at all is refused now; what comes later is told when it comes.
     let view = server.cache.view();
