@@ -52,7 +52,7 @@ impl Bits {
 }
 
 /// The words that a range of bits touches, each with the bits that are in the range.
-fn masks(bits: Range<u64>) -> impl Iterator<Item = (usize, u64)> {
+pub(crate) fn masks(bits: Range<u64>) -> impl Iterator<Item = (usize, u64)> {
     let words = if bits.is_empty() { 0..0 } else { bits.start / 64..bits.end.div_ceil(64) };
     words.map(move |word| {
         let low = bits.start.saturating_sub(word * 64);

@@ -8,6 +8,7 @@ use icbd_fetch::Sources;
 use icbd_image::{BootRun, NodeUuid, Profile, Root, Serial, Trust, VersionId, VersionRecord};
 
 use crate::catalogue::{self, marks};
+use crate::clones::Clones;
 use crate::core::Core;
 use crate::disk::{Disk, RealDisk};
 use crate::local::Choices;
@@ -32,6 +33,7 @@ const NOTE_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Cache {
     core: Arc<Core>,
     orders: Arc<Orders>,
+    clones: Arc<Clones>,
     warnings: Mutex<Warnings>,
     refreshing: tokio::sync::Semaphore,
     node: NodeUuid,
@@ -85,6 +87,7 @@ impl Cache {
         });
         let (catalogue, warning, (known, choices), held, orders, rates, ledger, pins, profiles, node) =
             loaded.await.map_err(|_| CacheError::Closed)??;
+        let (boot, of_clones) = (settings.boot, (settings.clone_bytes_max, settings.clone_reserve_bytes));
         let core = Arc::new(Core::new(settings, sources, disk, catalogue, profiles, trust)?);
         let shows = core.clone();
         core.blocking(move || shows.show(known, choices)).await?;
@@ -92,6 +95,9 @@ impl Cache {
         let looks = core.clone();
         let found = core.blocking(move || looks.find_sealed()).await?;
         found.map_err(CacheError::disk("list", layout::VERSIONS))?;
+        let of = core.clone();
+        let clones = core.blocking(move || Clones::open(of, boot, of_clones.0, of_clones.1)).await?;
+        let clones = Arc::new(clones.map_err(CacheError::disk("list", layout::CLONES))?);
         core.ledger.resume(ledger);
         core.pins.resume(pins);
         let orders = Arc::new(Orders::new(core.clone(), orders, rates));
@@ -102,7 +108,7 @@ impl Cache {
         drop(core.spawn(core.clone().keep_exchanging()));
         let warnings = Mutex::new(Warnings { start: warning.into_iter().collect(), refresh: Vec::new() });
         let refreshing = tokio::sync::Semaphore::new(1);
-        Ok(Arc::new(Cache { core, orders, warnings, refreshing, node, _lock: lock }))
+        Ok(Arc::new(Cache { core, orders, clones, warnings, refreshing, node, _lock: lock }))
     }
 
     /// The images and versions to show; the same until a refresh changes something.
@@ -187,6 +193,11 @@ impl Cache {
     /// The turn to change what is shown: each change builds on the one before.
     pub(crate) async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, CacheError> {
         self.refreshing.acquire().await.map_err(|_| CacheError::Closed)
+    }
+
+    /// The writable disks of workstations.
+    pub fn clones(&self) -> &Arc<Clones> {
+        &self.clones
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
@@ -405,8 +416,9 @@ impl Cache {
             recorder.finish(&self.core).await;
         }
         self.core.stop_tasks().await;
-        let core = self.core.clone();
+        let (core, clones) = (self.core.clone(), self.clones.clone());
         let stopped = tokio::task::spawn_blocking(move || {
+            clones.close_all();
             core.writeback.stop();
             let noted = core.store_notes();
             core.catalogue.close();

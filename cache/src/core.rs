@@ -171,6 +171,11 @@ impl Core {
         }
     }
 
+    /// The same where nobody waits for what comes of it.
+    pub(crate) fn spawn_blocking(&self, work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+        self.tasks.spawn_blocking_on(work, &self.runtime)
+    }
+
     /// Like `blocking`, for reads of the disk: so many at once and no more.
     pub(crate) async fn disk_read<T: Send + 'static>(
         &self,

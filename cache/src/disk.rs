@@ -83,6 +83,9 @@ pub(crate) trait Disk: Send + Sync + fmt::Debug + 'static {
     /// How much room there is.
     fn space(&self) -> io::Result<Space>;
 
+    /// Gives a file another name, in the place of one that has it already: one or the other is there, at any moment.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
     /// Removes a file, or a directory with all that is in it; nothing there is fine.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
@@ -147,6 +150,9 @@ pub(crate) trait DiskFile: Send + Sync + fmt::Debug {
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
 
     fn state(&self) -> io::Result<FileState>;
+
+    /// Bytes of the disk that its content takes: holes take none.
+    fn allocated(&self) -> io::Result<u64>;
 
     fn set_size(&self, size: u64) -> io::Result<()>;
 

@@ -8,6 +8,9 @@ use std::time::Duration;
 use icbd_fetch::FetchError;
 use icbd_image::{FileIndex, HeadError, ImageName, Serial, StatementError, VersionId};
 
+use crate::CloneName;
+use crate::disk::is_full;
+
 /// Why the cache could not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CacheError {
@@ -59,6 +62,10 @@ pub enum CacheError {
     UnknownImage(ImageName),
     #[error("{version} has no file {path:?}; `--file` takes a path as below the mount's directory of the version")]
     NoSuchFile { version: VersionId, path: String },
+    #[error("{clone} has written {} MiB, which is as much as clone.per_client lets a client", limit_bytes >> 20)]
+    CloneLimit { clone: CloneName, limit_bytes: u64 },
+    #[error("there is no clone {0}; `icbd clone list` shows those that are")]
+    UnknownClone(String),
     #[error("there is no prefetch order {0}; `icbd prefetch list` shows them")]
     UnknownOrder(i64),
     #[error("prefetch order {id} is {state}; add another one with `icbd prefetch add`")]
@@ -112,6 +119,8 @@ impl CacheError {
             | CacheError::NoSuchFile { .. }
             | CacheError::UnknownOrder(_)
             | CacheError::OrderEnded { .. }
+            | CacheError::CloneLimit { .. }
+            | CacheError::UnknownClone(_)
             | CacheError::Refused(_)
             | CacheError::CannotShare(_)
             | CacheError::Unusable { .. }
@@ -131,6 +140,15 @@ impl CacheError {
         match self {
             CacheError::Damaged { .. } => true,
             CacheError::Fetch(error) => error.is_damaged_there(),
+            _ => false,
+        }
+    }
+
+    /// Whether there was no room for what was to be written.
+    pub fn is_full(&self) -> bool {
+        match self {
+            CacheError::Disk { error, .. } => is_full(error),
+            CacheError::CloneLimit { .. } => true,
             _ => false,
         }
     }

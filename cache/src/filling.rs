@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use icbd_image::Kind;
 
+use crate::bitmap::Incarnation;
 use crate::bits::Bits;
 use crate::catalogue::marks;
 use crate::disk::{Barrier, Disk, is_gone};
 use crate::inherit::Plan;
-use crate::resident::{Incarnation, Layout, Place, Resident};
+use crate::resident::{Layout, Place, Resident};
 use crate::version::Version;
 use crate::{CacheError, layout};
 pub(crate) use freeze::Frozen;

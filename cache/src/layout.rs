@@ -25,6 +25,8 @@ pub(crate) const PROBE: &str = "room";
 pub(crate) const FOUND: &str = "found.";
 pub(crate) const LOCK: &str = "lock";
 pub(crate) const FORMAT: &str = "format";
+/// Writable disks of workstations.
+pub(crate) const CLONES: &str = "clones";
 /// The daemon's record of changes.
 const AUDIT: &str = "audit.jsonl";
 /// What the daemon exports.
@@ -32,7 +34,7 @@ const EXPORTS: &str = "exports.json";
 
 /// Whether this may stand at the top of a store.
 pub(crate) fn is_ours(name: &str) -> bool {
-    let names = [MANIFESTS, FILLING, VERSIONS, SEALING, MAKING, PROFILES, SITE, PROBE, LOCK, FORMAT, AUDIT];
+    let names = [MANIFESTS, FILLING, VERSIONS, SEALING, MAKING, PROFILES, SITE, PROBE, LOCK, FORMAT, AUDIT, CLONES];
     names.contains(&name) || [CATALOGUE, FOUND, EXPORTS].iter().any(|prefix| name.starts_with(prefix))
 }
 

@@ -8,11 +8,13 @@
 //! What this crate does not do: it shows nothing to a kernel (`fs/`), knows no protocol (`fetch/`),
 //! and decides neither when room is made nor what clients use. FORMAT.md, "Cache store on disk", describes every byte it writes.
 
+mod bitmap;
 mod bits;
 mod boot;
 mod budget;
 mod cache;
 mod catalogue;
+mod clones;
 mod core;
 mod disk;
 mod error;
@@ -50,6 +52,7 @@ mod waiting;
 mod writeback;
 
 pub use cache::Cache;
+pub use clones::{CloneDisk, CloneName, CloneStatus, CloneUse, Clones, Refused};
 pub use error::CacheError;
 pub use evict::{Holding, Room, Stay};
 pub use file::{File, Passthrough, ReadNow};

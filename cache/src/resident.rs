@@ -8,8 +8,6 @@
 //!
 //! Lock order: a file's residency guard, then the bitmap's lock in here.
 
-mod disk;
-
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
@@ -20,11 +18,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use icbd_image::{FileIndex, Head, Root};
 
+use crate::bitmap::{self, Incarnation};
 use crate::bits::Bits;
 use crate::disk::{Barrier, Disk, DiskFile, Missing};
-
-/// The name of one filling of a version's tree: bits of another filling mean nothing.
-pub(crate) type Incarnation = [u8; 16];
 
 /// Where each file's bits are in a version's bitmap.
 #[derive(Debug)]
@@ -58,7 +54,7 @@ pub(crate) struct Place {
 
 /// Of which root the bitmap at `path` is, and how many blocks it calls resident, without the version's head.
 pub(crate) fn count(disk: &dyn Disk, path: &Path) -> io::Result<Option<(Root, u64)>> {
-    disk::count(&*disk.open(path, Missing::Fail)?)
+    bitmap::count(&*disk.open(path, Missing::Fail)?)
 }
 
 /// A moment in the history of clearings.
@@ -111,7 +107,7 @@ impl Resident {
             Err(error) => return Err(error),
         };
         let layout = Layout::new(head);
-        let Some(bits) = disk::read(&*file, place.root, &place.incarnation, layout.words())? else { return Ok(None) };
+        let Some(bits) = bitmap::read(&*file, place.root, &place.incarnation, layout.words())? else { return Ok(None) };
         for node in head.files() {
             // A bit past a file's end vouches for nothing.
             let words = node.blocks().div_ceil(64) * 64;
@@ -193,7 +189,7 @@ impl Resident {
                 }
             }
         }
-        disk::write_words(&**file, &self.durable, &more)?;
+        bitmap::write_words(&**file, &self.durable, &more)?;
         more.iter().for_each(|(word, bits)| self.durable.or_word(*word, *bits));
         Ok(Committed::Durable)
     }
@@ -234,13 +230,13 @@ impl Resident {
             words.extend(((bits.start / 64) as usize..bits.end.div_ceil(64) as usize).map(|word| (word, 0)));
         }
         self.see_to(&mut file)?;
-        disk::write_words(&**file, &self.durable, &words)
+        bitmap::write_words(&**file, &self.durable, &words)
     }
 
     /// Writes the bitmap anew if somebody took it away or cut it short: bits in a file without a name are lost.
     fn see_to(&self, file: &mut Arc<dyn DiskFile>) -> io::Result<()> {
         let state = file.state()?;
-        if state.is_named && state.bytes == disk::file_bytes(self.durable.words()) {
+        if state.is_named && state.bytes == bitmap::file_bytes(self.durable.words()) {
             return Ok(());
         }
         tracing::warn!(path = %self.place.path.display(), "a bitmap of the store was deleted or cut short: it is written anew");
@@ -252,7 +248,7 @@ impl Resident {
 impl Place {
     fn write(&self, missing: Missing, bits: &Bits) -> io::Result<Arc<dyn DiskFile>> {
         let file = self.disk.open(&self.path, missing)?;
-        disk::write_new(&*file, self.root, &self.incarnation, bits)?;
+        bitmap::write_new(&*file, self.root, &self.incarnation, bits)?;
         if let Some(directory) = self.path.parent() {
             self.disk.sync(Barrier::Names(directory))?;
         }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use icbd_image::NodeUuid;
 use tokio::runtime::Handle;
 
 use crate::Window;
@@ -50,6 +51,12 @@ pub struct Settings {
     /// How full the store's file system may become; beyond it, versions that nobody needs go. `None`: as full as the
     /// reserve leaves it.
     pub quota: Option<Quota>,
+    /// How much a client may write over a version; `None`: as much as the disk is large.
+    pub clone_bytes_max: Option<u64>,
+    /// Room that clones may take: what they do not take yet stays free for them. `None`: none is set aside.
+    pub clone_reserve_bytes: Option<u64>,
+    /// This start of the machine: what was written and not synced is there only within it.
+    pub boot: [u8; 16],
     /// When background fill may use the whole line; `None`: always.
     pub window: Option<Window>,
 }
@@ -66,7 +73,21 @@ impl Settings {
             demand_runtime: None,
             reserve_bytes: None,
             quota: None,
+            clone_bytes_max: None,
+            clone_reserve_bytes: None,
+            boot: this_boot(),
             window: None,
         }
     }
+}
+
+/// What the kernel calls this start of the machine; where it does not tell, one that nobody else has.
+fn this_boot() -> [u8; 16] {
+    let told = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+    let told = told.and_then(|text| text.trim().parse::<NodeUuid>().ok()).map(|id| *id.as_bytes());
+    told.unwrap_or_else(|| {
+        let mut fresh = [0; 16];
+        let _ = getrandom::fill(&mut fresh);
+        fresh
+    })
 }

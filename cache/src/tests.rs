@@ -3,6 +3,7 @@
 mod boot_orders;
 mod boots;
 mod checked;
+mod clones;
 mod crash;
 mod damage;
 mod evict;

@@ -7,6 +7,7 @@
 //! past that edge nothing is checked again. FORMAT.md describes every byte.
 
 mod block;
+mod client;
 mod key;
 mod lifecycle;
 mod listing;
@@ -22,6 +23,7 @@ mod time;
 pub use block::{
     BLOCK_BYTES, Hash, HashMismatch, HashTextError, Root, Run, VerifiedBlock, block_count, block_len, is_zero,
 };
+pub use client::{ClientName, ClientNameError};
 pub use key::{KeyError, KeyId, PublicKey, SecretKey};
 pub use lifecycle::{Editing, Force, Lifecycle, Move, Refusal, Stage};
 pub use listing::{ImageRecord, Listing, RepositoryId, VersionRecord};

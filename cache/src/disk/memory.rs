@@ -335,6 +335,15 @@ impl Disk for MemoryDisk {
         Ok(Space { free_bytes: self.faults().free_bytes.unwrap_or(size_bytes), size_bytes })
     }
 
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.lock();
+        state.may_change()?;
+        let node = state.node(from)?;
+        state.names.remove(from);
+        state.names.insert(to.to_owned(), node);
+        Ok(())
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.lock();
         state.may_change()?;
@@ -456,6 +465,13 @@ impl DiskFile for MemoryFile {
         let mut state = self.disk.lock();
         let is_named = state.names.values().any(|node| *node == self.node);
         Ok(FileState { bytes: state.content(self.node).now.len() as u64, is_named })
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        const UNIT: usize = 4096;
+        let mut state = self.disk.lock();
+        let units = state.content(self.node).now.chunks(UNIT).filter(|unit| unit.iter().any(|byte| *byte != 0));
+        Ok((units.count() * UNIT) as u64)
     }
 
     fn set_size(&self, size: u64) -> io::Result<()> {

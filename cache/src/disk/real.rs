@@ -242,6 +242,12 @@ impl Disk for RealDisk {
         Ok(Space { free_bytes: stat.blocks_available() * unit, size_bytes: stat.blocks() * unit })
     }
 
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let name = |path: &Path| path.file_name().map(PathBuf::from).ok_or(io::ErrorKind::InvalidInput);
+        let directory = |path: &Path| self.directory(path.parent().unwrap_or(Path::new("")));
+        Ok(renameat(directory(from)?, &name(from)?, directory(to)?, &name(to)?)?)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         // Removing by name follows no symbolic link; only the last part may be of the store's making.
         let full = self.path.join(path);
@@ -340,6 +346,12 @@ impl DiskFile for RealFile {
     fn state(&self) -> io::Result<FileState> {
         let metadata = self.0.metadata()?;
         Ok(FileState { bytes: metadata.len(), is_named: metadata.nlink() > 0 })
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        /// Of `st_blocks`, whatever the file system's are.
+        const UNIT: u64 = 512;
+        Ok(self.0.metadata()?.blocks() * UNIT)
     }
 
     fn set_size(&self, size: u64) -> io::Result<()> {

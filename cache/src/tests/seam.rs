@@ -46,6 +46,7 @@ fn conforms(disk: &dyn Disk) {
     assert_eq!(file.state().unwrap(), FileState { bytes: 8192, is_named: true });
     assert_eq!(file.read(4096, &mut out, Wait::Yes).unwrap(), 10);
     assert_eq!(out, [0; 10]);
+    assert!(file.allocated().unwrap() < 8192);
     long_writes_conform(&*file);
     file.sync().unwrap();
     disk.sync(Barrier::Names(Path::new("x"))).unwrap();
@@ -54,6 +55,12 @@ fn conforms(disk: &dyn Disk) {
     let anew = disk.open(Path::new("x/y"), Missing::Replace).unwrap();
     assert_eq!(anew.state().unwrap(), FileState { bytes: 0, is_named: true });
     assert_eq!(file.state().unwrap(), FileState { bytes: 8192, is_named: false });
+
+    disk.open(Path::new("x/new"), Missing::Create).unwrap().write(0, &[b"new"]).unwrap();
+    disk.rename(Path::new("x/new"), Path::new("x/y")).unwrap();
+    assert_eq!(disk.open(Path::new("x/y"), Missing::Fail).unwrap().state().unwrap().bytes, 3);
+    assert_eq!(disk.names(Path::new("x")).unwrap(), ["y"]);
+    assert!(disk.rename(Path::new("x/new"), Path::new("x/z")).is_err());
 
     let (tree, root) = (tree(), Path::new("filling/lab/1"));
     disk.make_tree(root, &tree).unwrap();

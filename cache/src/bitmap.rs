@@ -3,18 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 
 use icbd_image::Root;
 
-use super::Incarnation;
-use crate::bits::Bits;
+use crate::bits::{self, Bits};
 use crate::disk::{DiskFile, Wait};
+
+/// The name of what a bitmap is of, besides its root: bits of another one mean nothing.
+pub(crate) type Incarnation = [u8; 16];
 
 const MAGIC: &[u8; 8] = b"icbdbits";
 const FORMAT: u32 = 1;
 /// The unit in which the bitmap is written; the header has one for itself.
 const PAGE_BYTES: usize = 4096;
-const PAGE_WORDS: usize = PAGE_BYTES / 8;
+pub(crate) const PAGE_WORDS: usize = PAGE_BYTES / 8;
 
 fn header(root: Root, incarnation: &Incarnation, words: usize) -> [u8; PAGE_BYTES] {
     let mut header = [0; PAGE_BYTES];
@@ -33,7 +36,7 @@ fn header(root: Root, incarnation: &Incarnation, words: usize) -> [u8; PAGE_BYTE
 }
 
 /// Writes header and words and syncs them. Pages without a bit stay holes.
-pub(super) fn write_new(file: &dyn DiskFile, root: Root, incarnation: &Incarnation, bits: &Bits) -> io::Result<()> {
+pub(crate) fn write_new(file: &dyn DiskFile, root: Root, incarnation: &Incarnation, bits: &Bits) -> io::Result<()> {
     file.set_size(0)?;
     file.set_size(file_bytes(bits.words()))?;
     file.write(0, &[&header(root, incarnation, bits.words())])?;
@@ -47,7 +50,7 @@ pub(super) fn write_new(file: &dyn DiskFile, root: Root, incarnation: &Incarnati
 }
 
 /// Reads a bitmap with exactly this header.
-pub(super) fn read(
+pub(crate) fn read(
     file: &dyn DiskFile,
     root: Root,
     incarnation: &Incarnation,
@@ -71,7 +74,7 @@ pub(super) fn read(
 }
 
 /// Of which root a bitmap is, and how many bits are set in it; `None` if it is none.
-pub(super) fn count(file: &dyn DiskFile) -> io::Result<Option<(Root, u64)>> {
+pub(crate) fn count(file: &dyn DiskFile) -> io::Result<Option<(Root, u64)>> {
     let mut page = [0; PAGE_BYTES];
     let root_at = MAGIC.len() + 8;
     let is_ours = file.read(0, &mut page, Wait::Yes)? == PAGE_BYTES && page.starts_with(MAGIC);
@@ -91,7 +94,7 @@ pub(super) fn count(file: &dyn DiskFile) -> io::Result<Option<(Root, u64)>> {
 }
 
 /// Writes the pages that hold the words of `more`, with those bits added to `bits`, and syncs them.
-pub(super) fn write_words(file: &dyn DiskFile, bits: &Bits, more: &BTreeMap<usize, u64>) -> io::Result<()> {
+pub(crate) fn write_words(file: &dyn DiskFile, bits: &Bits, more: &BTreeMap<usize, u64>) -> io::Result<()> {
     if more.is_empty() {
         return Ok(());
     }
@@ -105,8 +108,26 @@ pub(super) fn write_words(file: &dyn DiskFile, bits: &Bits, more: &BTreeMap<usiz
     file.sync()
 }
 
+/// Writes the words that hold some more bits, with these added to `bits`, and syncs nothing.
+pub(crate) fn write_unsynced(file: &dyn DiskFile, bits: &Bits, more: Range<u64>) -> io::Result<()> {
+    let mut words = bits::masks(more).peekable();
+    let first = words.peek().map_or(0, |(at, _)| *at);
+    let bytes: Vec<u8> = words.flat_map(|(at, mask)| (bits.word(at) | mask).to_le_bytes()).collect();
+    file.write((PAGE_BYTES + first * 8) as u64, &[&bytes])
+}
+
+/// Writes whole pages, as they were when they were copied.
+pub(crate) fn write_pages(file: &dyn DiskFile, pages: &[(usize, Vec<u8>)]) -> io::Result<()> {
+    pages.iter().try_for_each(|(page, bytes)| file.write(page_offset(*page), &[bytes]))
+}
+
+/// A page as it is in `bits` now.
+pub(crate) fn copy_page(bits: &Bits, page: usize) -> Vec<u8> {
+    page_bytes(bits, page, &BTreeMap::new())
+}
+
 /// The size of a bitmap of so many words.
-pub(super) fn file_bytes(words: usize) -> u64 {
+pub(crate) fn file_bytes(words: usize) -> u64 {
     (PAGE_BYTES + words * 8) as u64
 }
 

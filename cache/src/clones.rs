@@ -1,0 +1,361 @@
+//! Writable disks of workstations: one for each client and version, made in an instant, of a cold cache, too.
+//!
+//! A clone is a version's disk and a layer of what its client wrote over it ([`CloneDisk`]). It is reset, kept or removed
+//! here, and never while anybody has it open.
+
+mod disk;
+mod layer;
+mod record;
+mod room;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use icbd_image::{ClientName, Serial, VersionId};
+
+use crate::bitmap::Incarnation;
+use crate::core::Core;
+use crate::disk::{Barrier, Disk};
+use crate::{CacheError, File, layout};
+pub use disk::CloneDisk;
+use layer::LayerPlace;
+pub use record::CloneName;
+use record::Record;
+pub use room::Refused;
+use room::Room;
+
+/// The kernel's numbers 0 and 1 are taken: by nothing, and by the directory that clones are in.
+const NUMBERS_TAKEN: u64 = 2;
+
+/// All clones of a store.
+#[derive(Debug)]
+pub struct Clones {
+    core: Arc<Core>,
+    room: Arc<Room>,
+    boot: Incarnation,
+    reserve_bytes: Option<u64>,
+    all: Mutex<BTreeMap<CloneName, Arc<CloneDisk>>>,
+    /// One is made, reset or removed at a time.
+    changing: tokio::sync::Semaphore,
+    /// What could not be read at the start.
+    damaged: Vec<String>,
+}
+
+/// How a clone is.
+#[derive(Debug, Clone)]
+pub struct CloneStatus {
+    pub name: CloneName,
+    pub serial: Serial,
+    /// Never reset.
+    pub is_kept: bool,
+    pub is_open: bool,
+    /// A sync failed: what was written may be lost.
+    pub is_suspect: bool,
+    /// Bytes of the disk that what was written takes.
+    pub written_bytes: u64,
+    /// When it was made or reset.
+    pub made: SystemTime,
+}
+
+/// A clone that is being used: as long as there is one of these, it is neither reset nor removed.
+#[derive(Debug)]
+pub struct CloneUse {
+    disk: Arc<CloneDisk>,
+    core: Arc<Core>,
+}
+
+impl std::ops::Deref for CloneUse {
+    type Target = Arc<CloneDisk>;
+
+    fn deref(&self) -> &Arc<CloneDisk> {
+        &self.disk
+    }
+}
+
+impl Drop for CloneUse {
+    fn drop(&mut self) {
+        if self.disk.users.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let disk = self.disk.clone();
+            drop(self.core.spawn_blocking(move || disk.close()));
+        }
+    }
+}
+
+impl Clones {
+    /// Reads what there is. Blocks.
+    pub(crate) fn open(
+        core: Arc<Core>,
+        boot: Incarnation,
+        per_client: Option<u64>,
+        reserve_bytes: Option<u64>,
+    ) -> io::Result<Clones> {
+        let mut clones = Clones {
+            room: Arc::new(Room::new(per_client)),
+            core,
+            boot,
+            reserve_bytes,
+            all: Mutex::default(),
+            changing: tokio::sync::Semaphore::new(1),
+            damaged: Vec::new(),
+        };
+        let mut all = BTreeMap::new();
+        for name in clones.names()? {
+            match clones.load(&name) {
+                Ok(Some(disk)) => _ = all.insert(name, Arc::new(disk)),
+                // It was being made, or removed.
+                Ok(None) => clones.core.disk.remove(&name.folder())?,
+                Err(error) => {
+                    let path = name.folder();
+                    let words = format!("the clone {name} cannot be read ({error}); it is left in {}", path.display());
+                    tracing::error!("{words}");
+                    clones.damaged.push(words);
+                }
+            }
+        }
+        *clones.lock() = all;
+        Ok(clones)
+    }
+
+    fn names(&self) -> io::Result<Vec<CloneName>> {
+        let (disk, mut names) = (&self.core.disk, Vec::new());
+        for image in disk.names(Path::new(layout::CLONES))? {
+            for number in disk.names(&Path::new(layout::CLONES).join(&image))? {
+                let Ok(version) = format!("{image}@{number}").parse::<VersionId>() else { continue };
+                let clients = disk.names(&Path::new(layout::CLONES).join(&image).join(&number))?;
+                let name = |client: ClientName| CloneName { version: version.clone(), client };
+                names.extend(clients.iter().filter_map(|client| client.parse().ok()).map(name));
+            }
+        }
+        Ok(names)
+    }
+
+    fn load(&self, name: &CloneName) -> io::Result<Option<CloneDisk>> {
+        let (disk, folder) = (&self.core.disk, name.folder());
+        let Some(record) = Record::read(&**disk, &folder)? else { return Ok(None) };
+        // Of a reset that a kill came between.
+        for stray in disk.names(&folder)?.iter().filter(|file| !record.owns(file)) {
+            disk.remove(&folder.join(stray))?;
+        }
+        Ok(Some(self.disk(name.clone(), record)))
+    }
+
+    fn disk(&self, name: CloneName, record: Record) -> CloneDisk {
+        let mut incarnation = Incarnation::default();
+        incarnation[..8].copy_from_slice(&record.session.to_le_bytes());
+        let place = LayerPlace {
+            disk: self.core.disk.clone(),
+            path: name.folder().join(record.session_name()),
+            root: record.root,
+            incarnation,
+            boot: self.boot,
+            size: record.size,
+        };
+        CloneDisk::new(self.core.clone(), self.room.clone(), name, record, place)
+    }
+
+    /// A client's disk over a version's file `path`, in which nothing is written yet if it was not there.
+    pub async fn prepare(&self, name: &CloneName, file: &Arc<File>, path: &str) -> Result<Arc<CloneDisk>, CacheError> {
+        let _turn = self.turn().await?;
+        if let Some(disk) = self.get(name) {
+            return Ok(disk);
+        }
+        let version = file.version();
+        let record = Record {
+            serial: version.serial(),
+            root: version.root(),
+            file: path.to_owned(),
+            size: file.size(),
+            session: fresh_number()?,
+            kept: false,
+            made: seconds(SystemTime::now()),
+        };
+        let disk = Arc::new(self.disk(name.clone(), record));
+        let (of, core) = (disk.clone(), self.core.clone());
+        let make = move || {
+            let folder = of.name().folder();
+            of.place().create()?;
+            of.record().write(&*core.disk, &folder)?;
+            // Its own name, and those of the directories above it.
+            folder.ancestors().skip(1).try_for_each(|above| core.disk.sync(Barrier::Names(above)))
+        };
+        self.core.blocking(make).await?.map_err(CacheError::disk("make the clone", name.folder()))?;
+        tracing::info!(clone = %name, "made");
+        self.lock().insert(name.clone(), disk.clone());
+        Ok(disk)
+    }
+
+    /// Has nothing be written in it any more; refused while it is used, and if it is kept.
+    pub async fn reset(&self, name: &CloneName) -> Result<(), CacheError> {
+        let _turn = self.turn().await?;
+        let old = self.begin_to_leave(name)?;
+        let fresh = fresh_number().map(|session| Record { session, made: seconds(SystemTime::now()), ..old.record() });
+        let new = match fresh {
+            _ if old.is_kept() => Err(CacheError::Refused(format!(
+                "{name} is kept; `icbd clone keep {} {} --no` lets it be reset",
+                name.version, name.client
+            ))),
+            Ok(record) => Ok(Arc::new(self.disk(name.clone(), record))),
+            Err(error) => Err(error),
+        };
+        let new = new.inspect_err(|_| old.is_leaving.store(false, Ordering::Release))?;
+        let (of, before, core) = (new.clone(), old.clone(), self.core.clone());
+        let changed = self.core.blocking(move || replace(&before, &of, &*core.disk)).await?;
+        changed.map_err(CacheError::disk("reset the clone", name.folder()))?;
+        tracing::info!(clone = %name, "reset");
+        self.lock().insert(name.clone(), new);
+        Ok(())
+    }
+
+    /// Removes it; refused while it is used.
+    pub async fn remove(&self, name: &CloneName) -> Result<(), CacheError> {
+        let _turn = self.turn().await?;
+        let disk = self.begin_to_leave(name)?;
+        let (core, folder) = (self.core.clone(), name.folder());
+        let removed = self.core.blocking(move || core.disk.remove(&folder)).await?;
+        let removed = removed.map_err(CacheError::disk("remove the clone", name.folder()));
+        removed.inspect_err(|_| disk.is_leaving.store(false, Ordering::Release))?;
+        tracing::info!(clone = %name, "removed");
+        self.lock().remove(name);
+        Ok(())
+    }
+
+    /// Has it never be reset, or as any other.
+    pub async fn keep(&self, name: &CloneName, kept: bool) -> Result<(), CacheError> {
+        let _turn = self.turn().await?;
+        let disk = self.get(name).ok_or_else(|| CacheError::UnknownClone(name.to_string()))?;
+        let (core, of) = (self.core.clone(), disk.clone());
+        let write = move || Record { kept, ..of.record() }.write(&*core.disk, &of.name().folder());
+        self.core.blocking(write).await?.map_err(CacheError::disk("note in the clone", name.folder()))?;
+        disk.set_kept(kept);
+        Ok(())
+    }
+
+    pub fn get(&self, name: &CloneName) -> Option<Arc<CloneDisk>> {
+        self.lock().get(name).cloned()
+    }
+
+    /// Begins to use the clone with this number of the kernel's.
+    pub fn enter(&self, number: u64) -> Option<CloneUse> {
+        let all = self.lock();
+        let disk = all.values().find(|disk| disk.number() == number)?;
+        if disk.is_leaving.load(Ordering::Acquire) {
+            return None;
+        }
+        disk.users.fetch_add(1, Ordering::AcqRel);
+        Some(CloneUse { disk: disk.clone(), core: self.core.clone() })
+    }
+
+    pub fn by_number(&self, number: u64) -> Option<Arc<CloneDisk>> {
+        self.lock().values().find(|disk| disk.number() == number).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Arc<CloneDisk>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// How they are. Asks the disk for the size of each.
+    pub async fn list(&self) -> Result<Vec<CloneStatus>, CacheError> {
+        let all = self.all();
+        let status = |disk: &Arc<CloneDisk>| CloneStatus {
+            name: disk.name().clone(),
+            serial: disk.record().serial,
+            is_kept: disk.is_kept(),
+            is_open: disk.is_open(),
+            is_suspect: disk.is_suspect(),
+            written_bytes: disk.allocated().unwrap_or(0),
+            made: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(disk.made()),
+        };
+        self.core.blocking(move || all.iter().map(status).collect()).await
+    }
+
+    /// What was damaged when the store was opened.
+    pub fn damaged(&self) -> &[String] {
+        &self.damaged
+    }
+
+    /// The write that was refused last.
+    pub fn refused(&self) -> Option<Refused> {
+        self.room.refused()
+    }
+
+    /// How much clones may take; `None`: nothing is set aside for them.
+    pub fn reserve_bytes(&self) -> Option<u64> {
+        self.reserve_bytes
+    }
+
+    /// Has clients write as much as this from now on; `None`: as much as there is room.
+    pub fn set_per_client(&self, bytes: Option<u64>) {
+        self.room.set_per_client(bytes);
+    }
+
+    /// Makes durable what was written to all that are open, and closes those that nobody uses. Blocks.
+    pub(crate) fn close_all(&self) {
+        self.all().iter().for_each(|disk| disk.close());
+    }
+
+    /// Until a write finds the disk full.
+    pub async fn room_wanted(&self) {
+        self.room.wanted().await;
+    }
+
+    /// Somebody looked for room, and made what there was to be had.
+    pub fn room_made(&self) {
+        self.room.made();
+    }
+
+    fn begin_to_leave(&self, name: &CloneName) -> Result<Arc<CloneDisk>, CacheError> {
+        let all = self.lock();
+        let disk = all.get(name).ok_or_else(|| CacheError::UnknownClone(name.to_string()))?;
+        if disk.is_open() {
+            return Err(CacheError::Refused(format!("{name} is in use; shut {} down first", name.client)));
+        }
+        disk.is_leaving.store(true, Ordering::Release);
+        Ok(disk.clone())
+    }
+
+    async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, CacheError> {
+        self.changing.acquire().await.map_err(|_| CacheError::Closed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<CloneName, Arc<CloneDisk>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Puts a new, empty clone in the place of one that nobody uses. Blocks.
+fn replace(old: &CloneDisk, new: &CloneDisk, disk: &dyn Disk) -> io::Result<()> {
+    let folder = new.name().folder();
+    let made = new.place().create().and_then(|()| new.place().sync_names());
+    let is_back = |_: &io::Error| old.is_leaving.store(false, Ordering::Release);
+    made.inspect_err(is_back)?;
+    if let Err(error) = new.record().write(disk, &folder) {
+        // The new record may be there or not. As long as nobody knows, nobody writes to the old one.
+        old.record().write(disk, &folder)?;
+        is_back(&error);
+        return Err(error);
+    }
+    // What cannot be removed now is at the next start.
+    if let Err(error) = old.place().remove() {
+        tracing::warn!(clone = %new.name(), %error, "what was written before the reset still takes room");
+    }
+    Ok(())
+}
+
+/// A number that no clone had: never given twice, not by another store either.
+fn fresh_number() -> Result<u64, CacheError> {
+    loop {
+        let number = getrandom::u64().map_err(|error| io::Error::other(error.to_string()));
+        let number = number.map_err(CacheError::disk("get random numbers for", PathBuf::from(layout::CLONES)))?;
+        if number >= NUMBERS_TAKEN {
+            return Ok(number);
+        }
+    }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

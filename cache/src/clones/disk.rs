@@ -1,0 +1,403 @@
+//! One clone: a version's disk with what its client wrote over it.
+//!
+//! What was not written is read of the version, like anything else of it: from the store, shared by all who read it, or
+//! fetched. Nothing written here is seen anywhere else.
+//!
+//! Lock order: stripes in ascending order, then the layer's. A stripe is held shared by who writes whole pieces, or to such
+//! as were written already, and alone by who completes a piece with what it was before.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::{Bytes, BytesMut};
+
+use super::layer::{Layer, LayerPlace, PIECE_BYTES, pieces_of};
+use super::record::{CloneName, Record};
+use super::room::Room;
+use crate::core::Core;
+use crate::disk::{Wait, is_full};
+use crate::{CacheError, File, ReadNow};
+
+/// Locks of pieces: enough for writers not to meet by chance.
+const STRIPES: usize = 64;
+/// Pieces side by side that share one: a long write touches two.
+const STRIPE_PIECES: u64 = 256;
+
+/// A writable disk.
+pub struct CloneDisk {
+    core: Arc<Core>,
+    room: Arc<Room>,
+    name: CloneName,
+    record: Record,
+    place: LayerPlace,
+    kept: AtomicBool,
+    /// Those who have it open; changed under the lock of all clones.
+    pub(super) users: AtomicU64,
+    /// It is being reset or removed: nobody begins to use it.
+    pub(super) is_leaving: AtomicBool,
+    opened: RwLock<Option<Arc<Opened>>>,
+    stripes: [RwLock<()>; STRIPES],
+}
+
+/// What is open while it is used.
+#[derive(Debug)]
+struct Opened {
+    layer: Layer,
+    base: Arc<File>,
+}
+
+/// A part of what is read.
+enum Part {
+    Written(Range<u64>),
+    Base(Range<u64>),
+}
+
+impl CloneDisk {
+    pub(super) fn new(
+        core: Arc<Core>,
+        room: Arc<Room>,
+        name: CloneName,
+        record: Record,
+        place: LayerPlace,
+    ) -> CloneDisk {
+        CloneDisk {
+            core,
+            room,
+            name,
+            kept: AtomicBool::new(record.kept),
+            record,
+            place,
+            users: AtomicU64::new(0),
+            is_leaving: AtomicBool::new(false),
+            opened: RwLock::default(),
+            stripes: std::array::from_fn(|_| RwLock::default()),
+        }
+    }
+
+    pub fn name(&self) -> &CloneName {
+        &self.name
+    }
+
+    /// For the kernel: no other clone has had it, nor this one before it was reset.
+    pub fn number(&self) -> u64 {
+        self.record.session
+    }
+
+    pub fn size(&self) -> u64 {
+        self.record.size
+    }
+
+    /// When it was made or reset, in seconds since 1970.
+    pub fn made(&self) -> u64 {
+        self.record.made
+    }
+
+    pub(super) fn record(&self) -> Record {
+        Record { kept: self.is_kept(), ..self.record.clone() }
+    }
+
+    pub(super) fn place(&self) -> &LayerPlace {
+        &self.place
+    }
+
+    pub fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_kept(&self, kept: bool) {
+        self.kept.store(kept, Ordering::Release);
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.users.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether a sync failed: what was written may be lost.
+    pub fn is_suspect(&self) -> bool {
+        self.opened_now().is_some_and(|opened| opened.layer.is_suspect())
+    }
+
+    /// Bytes of the disk that it takes; what was not written takes none.
+    pub fn allocated(&self) -> io::Result<u64> {
+        match self.opened_now() {
+            Some(opened) => opened.layer.allocated(),
+            None => self.place.allocated(),
+        }
+    }
+
+    /// Reads at most `len` bytes, fewer only at the end. Never blocks; what is not done at once is for [`CloneDisk::read`].
+    pub fn read_now(&self, offset: u64, len: usize, out: &mut Vec<u8>) -> ReadNow {
+        let range = self.clamp(offset, len);
+        let Some(opened) = self.opened_now() else { return ReadNow::Cold };
+        let parts = opened.parts(&range);
+        if let [Part::Base(range)] = &parts[..] {
+            return opened.base.read_now(range.start, (range.end - range.start) as usize, out);
+        }
+        // What was in it is overwritten.
+        out.resize((range.end - range.start) as usize, 0);
+        let mut below = Vec::new();
+        for part in parts {
+            let target = &mut out[part.within(&range)];
+            match part {
+                Part::Written(part) => {
+                    if opened.layer.read(part.start, target, Wait::No).is_err() {
+                        return ReadNow::Cold;
+                    }
+                }
+                Part::Base(part) => match opened.base.read_now(part.start, target.len(), &mut below) {
+                    ReadNow::Done => target.copy_from_slice(&below),
+                    later => return later,
+                },
+            }
+        }
+        ReadNow::Done
+    }
+
+    /// Reads at most `len` bytes, fewer only at the end. What is neither written nor here is fetched.
+    pub async fn read(self: &Arc<Self>, offset: u64, len: usize) -> Result<Bytes, CacheError> {
+        let range = self.clamp(offset, len);
+        let opened = self.opened().await?;
+        let parts = opened.parts(&range);
+        if let [Part::Base(range)] = &parts[..] {
+            return opened.base.read(range.start, (range.end - range.start) as usize).await;
+        }
+        let mut whole = BytesMut::with_capacity((range.end - range.start) as usize);
+        for part in parts {
+            match part {
+                Part::Written(part) => {
+                    let (opened, mut bytes) = (opened.clone(), vec![0; (part.end - part.start) as usize]);
+                    let read = self
+                        .core
+                        .disk_read(move || opened.layer.read(part.start, &mut bytes, Wait::Yes).map(|()| bytes));
+                    whole.extend_from_slice(&read.await?.map_err(self.failed("read"))?);
+                }
+                Part::Base(part) => {
+                    whole.extend_from_slice(&opened.base.read(part.start, (part.end - part.start) as usize).await?);
+                }
+            }
+        }
+        Ok(whole.freeze())
+    }
+
+    /// Writes what can be written without anything being read, or somebody else being waited for; `None`: it is for
+    /// [`CloneDisk::write`]. The kernel may have it wait for the disk when much was written.
+    pub fn write_now(&self, offset: u64, bytes: &[u8]) -> Option<Result<(), CacheError>> {
+        let range = offset..offset.checked_add(bytes.len() as u64).filter(|end| *end <= self.size())?;
+        let opened = self.opened_now()?;
+        let is_whole = opened.incomplete(&range).all(|piece| piece.is_none());
+        if !is_whole || self.room.refuses(self, &opened.layer, pieces_of(&range)) {
+            return None;
+        }
+        let stripes = stripes_of(&range);
+        let _held: Vec<RwLockReadGuard<'_, ()>> =
+            stripes.map(|stripe| self.stripes[stripe].try_read().ok()).collect::<Option<_>>()?;
+        match opened.layer.write(offset, bytes) {
+            // Room may be made for it.
+            Err(error) if is_full(&error) => None,
+            done => Some(done.map_err(self.failed("write"))),
+        }
+    }
+
+    /// Writes. When it returns, the daemon may be killed, and what was written is there; a power cut takes what was not
+    /// flushed.
+    pub async fn write(self: &Arc<Self>, offset: u64, bytes: Bytes) -> Result<(), CacheError> {
+        let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= self.size());
+        let range =
+            offset..end.ok_or_else(|| self.failed("write past the end of")(io::ErrorKind::InvalidInput.into()))?;
+        let opened = self.opened().await?;
+        // What a version holds never changes: it can be read before anybody is kept from writing.
+        let mut before = Vec::new();
+        for piece in opened.incomplete(&range).flatten() {
+            before.push((piece, opened.base.read(piece * PIECE_BYTES, PIECE_BYTES as usize).await?));
+        }
+        self.with_room(&opened, pieces_of(&range), move |disk, opened| disk.write_over(opened, &range, &bytes, &before))
+            .await
+    }
+
+    /// Has a range read as zeros; what it took of the disk is given back.
+    pub async fn discard(self: &Arc<Self>, range: Range<u64>) -> Result<(), CacheError> {
+        let range = range.start.min(self.size())..range.end.min(self.size());
+        let is_end = |at: u64| at == self.size();
+        let whole = range.start.next_multiple_of(PIECE_BYTES)..match is_end(range.end) {
+            true => range.end,
+            false => range.end / PIECE_BYTES * PIECE_BYTES,
+        };
+        if whole.start >= whole.end {
+            return self.write(range.start, vec![0; (range.end - range.start) as usize].into()).await;
+        }
+        for edge in [range.start..whole.start, whole.end..range.end].into_iter().filter(|edge| !edge.is_empty()) {
+            self.write(edge.start, vec![0; (edge.end - edge.start) as usize].into()).await?;
+        }
+        let (opened, disk) = (self.opened().await?, self.clone());
+        let clear = move || {
+            let _held = disk.hold_all();
+            opened.layer.clear(pieces_of(&whole))
+        };
+        self.core.blocking(clear).await?.map_err(self.failed("discard in"))
+    }
+
+    /// Makes durable what was written before.
+    pub async fn flush(self: &Arc<Self>) -> Result<(), CacheError> {
+        let opened = self.opened().await?;
+        self.core.blocking(move || opened.layer.flush()).await?.map_err(self.failed("sync"))
+    }
+
+    /// Nobody uses it for now: makes durable what was written, and closes its files. Blocks.
+    pub(super) fn close(&self) {
+        let mut slot = self.opened.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(opened) = &*slot else { return };
+        if let Err(error) = opened.layer.flush() {
+            tracing::error!(clone = %self.name, %error, "what was written to a clone could not be made durable");
+        }
+        // Whoever is at it still, for a program that was killed, must not have bits of its own.
+        if Arc::strong_count(opened) == 1 && !self.is_open() && !opened.layer.is_suspect() {
+            *slot = None;
+        }
+    }
+
+    fn write_over(&self, opened: &Opened, range: &Range<u64>, bytes: &[u8], before: &[(u64, Bytes)]) -> io::Result<()> {
+        if before.is_empty() {
+            let _held: Vec<_> = stripes_of(range)
+                .map(|stripe| self.stripes[stripe].read().unwrap_or_else(PoisonError::into_inner))
+                .collect();
+            return opened.layer.write(range.start, bytes);
+        }
+        let _held: Vec<RwLockWriteGuard<'_, ()>> = stripes_of(range)
+            .map(|stripe| self.stripes[stripe].write().unwrap_or_else(PoisonError::into_inner))
+            .collect();
+        // Somebody may have written to one meanwhile.
+        let lacking = || before.iter().filter(|(piece, _)| !opened.layer.has(*piece));
+        let start = lacking().map(|(piece, _)| piece * PIECE_BYTES).chain([range.start]).min().unwrap_or(range.start);
+        let ends = lacking().map(|(piece, content)| piece * PIECE_BYTES + content.len() as u64);
+        let end = ends.chain([range.end]).max().unwrap_or(range.end);
+        let mut whole = vec![0; (end - start) as usize];
+        for (piece, content) in lacking() {
+            let at = (piece * PIECE_BYTES - start) as usize;
+            whole[at..at + content.len()].copy_from_slice(content);
+        }
+        whole[(range.start - start) as usize..(range.end - start) as usize].copy_from_slice(bytes);
+        opened.layer.write(start, &whole)
+    }
+
+    /// Does something that takes room, once there is some, or says that there is none.
+    async fn with_room(
+        self: &Arc<Self>,
+        opened: &Arc<Opened>,
+        pieces: Range<u64>,
+        work: impl Fn(&CloneDisk, &Opened) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Result<(), CacheError> {
+        let work = Arc::new(work);
+        let mut patience = self.room.patience();
+        loop {
+            if self.room.refuses(self, &opened.layer, pieces.clone()) {
+                return Err(self.room.limit_reached(&self.name));
+            }
+            let (disk, opened, work) = (self.clone(), opened.clone(), work.clone());
+            match self.core.blocking(move || work(&disk, &opened)).await? {
+                Err(error) if is_full(&error) => {
+                    if !patience.room_is_made().await {
+                        self.room.note_full(&self.name);
+                        return Err(self.failed("write")(error));
+                    }
+                }
+                done => return done.map_err(self.failed("write")),
+            }
+        }
+    }
+
+    fn hold_all(&self) -> Vec<RwLockReadGuard<'_, ()>> {
+        self.stripes.iter().map(|stripe| stripe.read().unwrap_or_else(PoisonError::into_inner)).collect()
+    }
+
+    fn opened_now(&self) -> Option<Arc<Opened>> {
+        self.opened.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn opened(self: &Arc<Self>) -> Result<Arc<Opened>, CacheError> {
+        if let Some(opened) = self.opened_now() {
+            return Ok(opened);
+        }
+        let version = self.core.version(self.record.serial).await?;
+        let index = version.head().resolve(self.record.file.as_bytes()).filter(|_| version.root() == self.record.root);
+        let index = index.ok_or_else(|| CacheError::UnknownVersion(self.name.version.clone()))?;
+        let (base, disk) = (version.file(index)?, self.clone());
+        let open = move || {
+            // By one at a time: two would each have bits of their own.
+            let mut opened = disk.opened.write().unwrap_or_else(PoisonError::into_inner);
+            if let Some(opened) = &*opened {
+                return Ok(opened.clone());
+            }
+            let fresh = Arc::new(Opened { layer: disk.place.open()?, base });
+            *opened = Some(fresh.clone());
+            Ok(fresh)
+        };
+        self.core.blocking(open).await?.map_err(self.failed("open"))
+    }
+
+    fn clamp(&self, offset: u64, len: usize) -> Range<u64> {
+        let start = offset.min(self.size());
+        start..offset.saturating_add(len as u64).min(self.size())
+    }
+
+    fn failed(&self, doing: &'static str) -> impl FnOnce(io::Error) -> CacheError {
+        CacheError::disk(doing, self.place.path.clone())
+    }
+}
+
+impl Opened {
+    /// Where each part of a range is read.
+    fn parts(&self, range: &Range<u64>) -> Vec<Part> {
+        let pieces = pieces_of(range);
+        if self.layer.has_all(pieces.clone()) {
+            return vec![Part::Written(range.clone())];
+        }
+        let mut parts: Vec<Part> = Vec::new();
+        for piece in pieces {
+            let part = range.start.max(piece * PIECE_BYTES)..range.end.min((piece + 1) * PIECE_BYTES);
+            match (self.layer.has(piece), parts.last_mut()) {
+                (true, Some(Part::Written(last))) | (false, Some(Part::Base(last))) => last.end = part.end,
+                (true, _) => parts.push(Part::Written(part)),
+                (false, _) => parts.push(Part::Base(part)),
+            }
+        }
+        parts
+    }
+
+    /// The first and the last piece of a range, each if the range does not cover it and it was never written: what it
+    /// was has to be known before it is written.
+    fn incomplete(&self, range: &Range<u64>) -> impl Iterator<Item = Option<u64>> {
+        let covers = |piece: u64| {
+            range.start <= piece * PIECE_BYTES && ((piece + 1) * PIECE_BYTES).min(self.base.size()) <= range.end
+        };
+        let pieces = pieces_of(range);
+        let (first, last) = (pieces.start, pieces.end.saturating_sub(1));
+        let is_incomplete = |piece: u64| !pieces.is_empty() && !covers(piece) && !self.layer.has(piece);
+        let last = (last != first && is_incomplete(last)).then_some(last);
+        [is_incomplete(first).then_some(first), last].into_iter()
+    }
+}
+
+impl Part {
+    fn within(&self, whole: &Range<u64>) -> Range<usize> {
+        let (Part::Written(part) | Part::Base(part)) = self;
+        (part.start - whole.start) as usize..(part.end - whole.start) as usize
+    }
+}
+
+/// The locks of the pieces that a range touches, in ascending order.
+fn stripes_of(range: &Range<u64>) -> impl Iterator<Item = usize> {
+    let pieces = pieces_of(range);
+    let groups = pieces.start / STRIPE_PIECES..pieces.end.div_ceil(STRIPE_PIECES);
+    let mut stripes: Vec<usize> = groups.take(STRIPES).map(|group| group as usize % STRIPES).collect();
+    stripes.sort_unstable();
+    stripes.into_iter()
+}
+
+impl fmt::Debug for CloneDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CloneDisk({})", self.name)
+    }
+}
