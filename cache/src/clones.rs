@@ -11,11 +11,12 @@ mod room;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use icbd_image::{ClientName, Serial, VersionId};
+use tokio::sync::Notify;
 
 use crate::bitmap::Incarnation;
 use crate::core::Core;
@@ -37,10 +38,13 @@ pub struct Clones {
     core: Arc<Core>,
     room: Arc<Room>,
     boot: Incarnation,
-    reserve_bytes: Option<u64>,
+    /// What all may take; `u64::MAX`: nothing is set aside.
+    reserve_bytes: AtomicU64,
     all: Mutex<BTreeMap<CloneName, Arc<CloneDisk>>>,
     /// One is made, reset or removed at a time.
     changing: tokio::sync::Semaphore,
+    /// Told whenever nobody uses one any more.
+    closed: Arc<Notify>,
     /// What could not be read at the start.
     damaged: Vec<String>,
 }
@@ -61,11 +65,29 @@ pub struct CloneStatus {
     pub made: SystemTime,
 }
 
+/// How much clones take of what they may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CloneFill {
+    pub written_bytes: u64,
+    pub reserve_bytes: u64,
+}
+
+/// Those who run shall go on when it is nearly full: new ones do not begin.
+const SHORT_PERCENT: u64 = 90;
+
+impl CloneFill {
+    /// Whether nobody should begin to write more.
+    pub fn is_short(&self) -> bool {
+        self.written_bytes > self.reserve_bytes / 100 * SHORT_PERCENT
+    }
+}
+
 /// A clone that is being used: as long as there is one of these, it is neither reset nor removed.
 #[derive(Debug)]
 pub struct CloneUse {
     disk: Arc<CloneDisk>,
     core: Arc<Core>,
+    closed: Arc<Notify>,
 }
 
 impl std::ops::Deref for CloneUse {
@@ -81,6 +103,7 @@ impl Drop for CloneUse {
         if self.disk.users.fetch_sub(1, Ordering::AcqRel) == 1 {
             let disk = self.disk.clone();
             drop(self.core.spawn_blocking(move || disk.close()));
+            self.closed.notify_waiters();
         }
     }
 }
@@ -97,9 +120,10 @@ impl Clones {
             room: Arc::new(Room::new(per_client)),
             core,
             boot,
-            reserve_bytes,
+            reserve_bytes: AtomicU64::new(reserve_bytes.unwrap_or(u64::MAX)),
             all: Mutex::default(),
             changing: tokio::sync::Semaphore::new(1),
+            closed: Arc::default(),
             damaged: Vec::new(),
         };
         let mut all = BTreeMap::new();
@@ -196,7 +220,7 @@ impl Clones {
         let new = match fresh {
             _ if old.is_kept() => Err(CacheError::Refused(format!(
                 "{name} is kept; `icbd clone keep {} {} --no` lets it be reset",
-                name.version, name.client
+                name.client, name.version
             ))),
             Ok(record) => Ok(Arc::new(self.disk(name.clone(), record))),
             Err(error) => Err(error),
@@ -246,7 +270,20 @@ impl Clones {
             return None;
         }
         disk.users.fetch_add(1, Ordering::AcqRel);
-        Some(CloneUse { disk: disk.clone(), core: self.core.clone() })
+        Some(CloneUse { disk: disk.clone(), core: self.core.clone(), closed: self.closed.clone() })
+    }
+
+    /// Until nobody uses a clone.
+    pub async fn closed(&self, disk: &CloneDisk) {
+        loop {
+            // Listened for before it is looked: nothing is missed in between.
+            let mut closed = std::pin::pin!(self.closed.notified());
+            closed.as_mut().enable();
+            if !disk.is_open() {
+                return;
+            }
+            closed.await;
+        }
     }
 
     pub fn by_number(&self, number: u64) -> Option<Arc<CloneDisk>> {
@@ -284,12 +321,28 @@ impl Clones {
 
     /// How much clones may take; `None`: nothing is set aside for them.
     pub fn reserve_bytes(&self) -> Option<u64> {
-        self.reserve_bytes
+        Some(self.reserve_bytes.load(Ordering::Relaxed)).filter(|bytes| *bytes != u64::MAX)
     }
 
-    /// Has clients write as much as this from now on; `None`: as much as there is room.
-    pub fn set_per_client(&self, bytes: Option<u64>) {
-        self.room.set_per_client(bytes);
+    /// Has clients write as much as this from now on, all of them and each; `None`: as much as there is room.
+    pub fn set_limits(&self, reserve: Option<u64>, per_client: Option<u64>) {
+        self.reserve_bytes.store(reserve.unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.room.set_per_client(per_client);
+    }
+
+    /// How much clones take and may take, and has what they do not take yet be left free for them. Without a reserve they
+    /// may take what is free.
+    pub async fn fill(&self) -> Result<CloneFill, CacheError> {
+        let (all, core, reserve) = (self.all(), self.core.clone(), self.reserve_bytes());
+        let measure = move || {
+            let written_bytes = all.iter().map(|disk| disk.allocated().unwrap_or(0)).sum::<u64>();
+            let free_bytes = core.disk.space().map_or(0, |space| space.free_bytes);
+            let lacks = reserve.map_or(0, |reserve| reserve.saturating_sub(written_bytes));
+            core.left_for_clones.store(lacks, Ordering::Relaxed);
+            let can_take = written_bytes.saturating_add(free_bytes);
+            CloneFill { written_bytes, reserve_bytes: reserve.map_or(can_take, |reserve| reserve.min(can_take)) }
+        };
+        self.core.blocking(measure).await
     }
 
     /// Makes durable what was written to all that are open, and closes those that nobody uses. Blocks.

@@ -73,6 +73,8 @@ pub(crate) struct Core {
     /// Room on the disk that prefetch leaves; `None`: a share of it.
     pub(crate) reserve_bytes: Option<u64>,
     pub(crate) quota: Option<Quota>,
+    /// Of the room that is set aside for clones, what they do not take yet.
+    pub(crate) left_for_clones: AtomicU64,
     /// When background fill may use the whole line.
     pub(crate) window: Option<Window>,
     pub(crate) stop: CancellationToken,
@@ -112,6 +114,7 @@ impl Core {
             offline_wait_ms: AtomicU64::new(millis(settings.offline_wait)),
             reserve_bytes: settings.reserve_bytes,
             quota: settings.quota,
+            left_for_clones: AtomicU64::new(0),
             window: settings.window,
             sources,
             disk,

@@ -11,6 +11,7 @@ mod thin;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use icbd_image::{FileIndex, Serial, VersionId};
@@ -150,7 +151,9 @@ impl Core {
             let Space { free_bytes, size_bytes } = core.disk.space().ok()?;
             let usual = (size_bytes / RESERVE_SHARE).min(RESERVE_BYTES_MAX);
             let beyond_quota = core.quota.map_or(0, |quota| quota.leaves(size_bytes));
-            Some(Room { free_bytes, reserve_bytes: core.reserve_bytes.unwrap_or(usual).max(beyond_quota) })
+            let for_clones = core.left_for_clones.load(Ordering::Relaxed);
+            let reserve_bytes = core.reserve_bytes.unwrap_or(usual).max(beyond_quota).saturating_add(for_clones);
+            Some(Room { free_bytes, reserve_bytes })
         })
         .await
     }

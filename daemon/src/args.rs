@@ -1,5 +1,6 @@
 //! The command line as it is typed. [`crate::settings`] turns it, with the configuration file, into what is done.
 
+mod clone;
 mod edits;
 mod export;
 mod moves;
@@ -15,6 +16,7 @@ use icbd_storm::{CLIENTS_MAX, Target};
 use icbd_wire::Codec;
 use ipnet::IpNet;
 
+pub(crate) use clone::{CloneArgs, CloneCommand};
 pub(crate) use edits::{EditArgs, NodeCommand, PruneArgs, SaveArgs};
 pub(crate) use export::ExportCommand;
 pub(crate) use moves::{DeployArgs, MadeArgs, RollbackArgs};
@@ -78,6 +80,9 @@ pub(crate) enum Command {
     /// What workstations are offered (on a cache)
     #[command(subcommand)]
     Export(ExportCommand),
+    /// Disks of workstations that they may write to (on a cache)
+    #[command(subcommand)]
+    Clone(CloneCommand),
     /// What boots of a version read (on a cache)
     #[command(subcommand)]
     Profile(ProfileCommand),
@@ -143,11 +148,11 @@ pub(crate) struct CacheArgs {
     /// Read complete files through the daemon, too
     #[arg(long)]
     pub no_passthrough: bool,
-    /// systemd keeps the mount while the daemon restarts (its unit needs FileDescriptorStoreMax=2)
+    /// systemd keeps the mount while the daemon restarts (its unit needs FileDescriptorStoreMax=4)
     #[arg(long)]
     pub fd_store: bool,
-    /// The mount's descriptors: how the keeper starts the daemon
-    #[arg(long, hide = true, value_name = "FUSE,TABLE", value_delimiter = ',', num_args = 1)]
+    /// The mounts' descriptors: how the keeper starts the daemon
+    #[arg(long, hide = true, value_name = "FUSE,TABLE,FUSE,TABLE", value_delimiter = ',', num_args = 1)]
     pub handover: Vec<i32>,
 }
 

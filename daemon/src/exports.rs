@@ -19,6 +19,9 @@ pub(crate) struct ExportSpec {
     pub clients: Vec<IpNet>,
     /// Which file is the disk, where that is not plain.
     pub disk: Option<String>,
+    /// Whether each client gets a writable disk of its own.
+    #[serde(default)]
+    pub clone: bool,
     #[serde(default)]
     pub why: String,
 }
@@ -41,6 +44,9 @@ pub(crate) struct ExportReport {
     pub server: Option<String>,
     pub clients: Vec<IpNet>,
     pub disk: Option<String>,
+    /// Whether each client gets a writable disk of its own.
+    #[serde(default)]
+    pub clone: bool,
     /// One for each version that somebody may begin to use, or still uses.
     pub offers: Vec<OfferReport>,
     /// Why not all is offered.
@@ -69,7 +75,8 @@ impl fmt::Display for ExportSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "export add {} --{}", self.image, self.protocol)?;
         self.clients.iter().try_for_each(|client| write!(f, " --clients {client}"))?;
-        self.disk.as_ref().map_or(Ok(()), |disk| write!(f, " --disk {disk}"))
+        self.disk.as_ref().map_or(Ok(()), |disk| write!(f, " --disk {disk}"))?;
+        if self.clone { f.write_str(" --clone") } else { Ok(()) }
     }
 }
 
@@ -94,12 +101,17 @@ impl From<ServerError> for Failure {
 impl OfferReport {
     /// `portals`: where the server listens.
     pub(crate) fn url(name: &OfferName, portals: &[SocketAddr], clients: &[IpNet]) -> String {
+        let address = OfferReport::portal(portals, clients).map_or_else(|| "-".to_owned(), |portal| portal.to_string());
+        format!("iscsi://{address}/{name}/{}", icbd_export::LUN)
+    }
+
+    /// Where clients find the server.
+    pub(crate) fn portal(portals: &[SocketAddr], clients: &[IpNet]) -> Option<SocketAddr> {
         let shown = |portal: &SocketAddr| match portal.ip().is_unspecified() {
             true => SocketAddr::new(clients.iter().find_map(towards).unwrap_or(portal.ip()), portal.port()),
             false => *portal,
         };
-        let address = portals.first().map(shown).map_or_else(|| "-".to_owned(), |portal| portal.to_string());
-        format!("iscsi://{address}/{name}/{}", icbd_export::LUN)
+        portals.first().map(shown)
     }
 }
 
@@ -109,6 +121,12 @@ fn towards(clients: &IpNet) -> Option<IpAddr> {
     let socket = UdpSocket::bind((unspecified, 0)).ok()?;
     socket.connect((clients.hosts().next()?, 9)).ok()?;
     socket.local_addr().ok().map(|address| address.ip())
+}
+
+impl From<&icbd_export::Session> for SessionReport {
+    fn from(session: &icbd_export::Session) -> SessionReport {
+        SessionReport { initiator: session.initiator.clone(), addresses: session.addresses.clone() }
+    }
 }
 
 impl SessionReport {
@@ -133,7 +151,8 @@ impl ExportReport {
             return "nothing is exported; `icbd export add IMAGE --iscsi --clients 10.1.2.0/24` does".to_owned();
         }
         let rows = exports.iter().flat_map(|export| {
-            let head = [export.image.to_string(), export.protocol.to_string(), nets(&export.clients)];
+            let by = if export.clone { format!("{}, clones", export.protocol) } else { export.protocol.to_string() };
+            let head = [export.image.to_string(), by, nets(&export.clients)];
             let row = |target: String, users: String| [&head[..], &[target, users]].concat();
             let offer = |offer: &OfferReport| {
                 let leaving = if offer.leaving { " (leaving)" } else { "" };

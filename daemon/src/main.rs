@@ -6,6 +6,7 @@
 mod args;
 mod audit;
 mod check;
+mod clones;
 mod commands;
 mod connections;
 mod control;
@@ -103,6 +104,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Node(command) => block_on(commands::node::run(&settings, command))?,
         Command::Prefetch(command) => block_on(commands::prefetch::run(&settings, command))?,
         Command::Export(command) => block_on(commands::export::run(&settings, command))?,
+        Command::Clone(command) => block_on(commands::clone::run(&settings, command))?,
         Command::Profile(command) => block_on(commands::profile::run(&settings, command))?,
         Command::Key(command) => commands::key::run(&settings, &command)?,
         Command::Config(command) => commands::config::run(&settings, command)?,

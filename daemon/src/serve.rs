@@ -6,6 +6,7 @@
 mod allow;
 mod answer;
 mod blocks;
+mod boot;
 mod cache;
 mod count;
 mod files;
@@ -22,6 +23,7 @@ mod tcp;
 mod tls;
 
 pub(crate) use allow::Allow;
+pub(crate) use boot::{Asking, boot_router};
 pub(crate) use cache::cache_router;
 pub(crate) use count::Sent;
 pub(crate) use metrics::metrics_router;

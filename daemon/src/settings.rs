@@ -80,6 +80,11 @@ pub(crate) struct CacheSettings {
     pub window: Option<Window>,
     pub seal_when: SealWhen,
     pub iscsi: IscsiServer,
+    /// What all clones may take, and what one client's may; `None`: as much as there is room.
+    pub clone_reserve_bytes: Option<u64>,
+    pub clone_bytes_max: Option<u64>,
+    /// Where clones are mounted once there is one: beside the socket, which nobody else shares.
+    pub clones: PathBuf,
     pub trust: TrustSettings,
     pub socket: PathBuf,
 }
@@ -230,6 +235,7 @@ impl Settings {
             |given: &Option<PathBuf>, named: Option<PathBuf>| absolute(&given.clone().or(named).unwrap_or_default());
         let (store, mount) = (path(&args.store, file.store.path)?, path(&args.mount, file.mount.path)?);
         check_apart(&store, &mount)?;
+        let socket = self.socket.clone().unwrap_or_else(|| default_socket(Role::Cache));
         Ok(CacheSettings {
             sources,
             listen: or_file(&args.listen, file.serve.listen).unwrap_or_default(),
@@ -244,8 +250,11 @@ impl Settings {
             window: window(&file.window),
             seal_when: file.store.seal_when.unwrap_or(SealWhen::Never),
             iscsi: file.export.iscsi.unwrap_or(IscsiServer::Off),
+            clone_reserve_bytes: file.clone.reserve.map(|bytes| bytes.0),
+            clone_bytes_max: file.clone.per_client.map(|bytes| bytes.0),
+            clones: absolute(&socket.with_extension("clones"))?,
             trust: self.trust(),
-            socket: self.socket.clone().unwrap_or_else(|| default_socket(Role::Cache)),
+            socket,
         })
     }
 

@@ -11,7 +11,8 @@ use icbd_image::ImageName;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-const FORMAT: u32 = 1;
+/// 2 since declarations say whether clients get disks of their own; what 1 says is read, too.
+const FORMAT: u32 = 2;
 const FILE: &str = "exports.json";
 const UNFINISHED: &str = "exports.json.new";
 
@@ -40,6 +41,9 @@ pub struct Declaration {
     pub clients: Vec<IpNet>,
     /// Which file is the disk, where a version has several.
     pub disk: Option<String>,
+    /// Whether each client gets a writable disk of its own.
+    #[serde(default)]
+    pub clone: bool,
 }
 
 /// All of them, in a file of a cache's store.
@@ -150,7 +154,7 @@ mod tests {
 
     fn declaration(image: &str, client: &str) -> Declaration {
         let clients = vec![client.parse().unwrap()];
-        Declaration { image: image.parse().unwrap(), protocol: Protocol::Iscsi, clients, disk: None }
+        Declaration { image: image.parse().unwrap(), protocol: Protocol::Iscsi, clients, disk: None, clone: false }
     }
 
     #[test]
@@ -188,7 +192,9 @@ mod tests {
         };
         assert!(matches!(open("{"), Err(DeclaredError::Damaged { .. })));
         assert!(matches!(open(r#"{"format":1,"exports":[{"image":"A B"}]}"#), Err(DeclaredError::Damaged { .. })));
-        assert!(matches!(open(r#"{"format":2,"exports":{}}"#), Err(DeclaredError::Newer { format: 2, .. })));
-        assert!(open(r#"{"format":1,"exports":[]}"#).unwrap().all().is_empty());
+        assert!(matches!(open(r#"{"format":3,"exports":{}}"#), Err(DeclaredError::Newer { format: 3, .. })));
+        let old =
+            r#"{"format":1,"exports":[{"image":"lab","protocol":"iscsi","clients":["10.1.2.0/24"],"disk":null}]}"#;
+        assert_eq!(open(old).unwrap().all(), [declaration("lab", "10.1.2.0/24")]);
     }
 }

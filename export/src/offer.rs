@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use icbd_image::VersionId;
+use icbd_image::{ClientName, VersionId};
 use ipnet::IpNet;
 
 /// Where in a target the disk is; 0 is tgtd's controller.
@@ -16,8 +16,8 @@ const IQN: &str = "iqn.2026-01.net.icbd:";
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OfferName {
     pub version: VersionId,
-    /// Whose disk it is, if it can be written to: a name without dots and with a letter.
-    pub client: Option<String>,
+    /// Whose disk it is, if it can be written to.
+    pub client: Option<ClientName>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,8 +30,15 @@ pub struct Offer {
     pub name: OfferName,
     /// The disk, where the server finds it.
     pub disk: PathBuf,
-    /// Who may use it; in order.
+    /// Who may use it, in order; nobody is named for one that is a client's alone, who is known by its name.
     pub clients: Vec<IpNet>,
+}
+
+impl OfferName {
+    /// As the client has to call itself, if it is the only one that may use it.
+    pub fn initiator(&self) -> Option<String> {
+        self.client.as_ref().map(|client| format!("{IQN}{client}"))
+    }
 }
 
 impl fmt::Display for OfferName {
@@ -52,7 +59,10 @@ impl FromStr for OfferName {
             let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
             let (image, number, client) = match is_number(last) {
                 true => (front, last, None),
-                false => front.rsplit_once('.').map(|(image, number)| (image, number, Some(last.to_owned())))?,
+                false => {
+                    let (image, number) = front.rsplit_once('.')?;
+                    (image, number, Some(last.parse().ok()?))
+                }
             };
             let version = VersionId { image: image.parse().ok()?, number: number.parse().ok()? };
             let name = OfferName { version, client };
@@ -76,7 +86,10 @@ mod tests {
             ("iqn.2026-01.net.icbd:debian.12.7.pc1", "debian.12@7", Some("pc1")),
         ] {
             let name: OfferName = text.parse().unwrap();
-            assert_eq!((name.version.to_string().as_str(), name.client.as_deref()), (version, client));
+            assert_eq!(
+                (name.version.to_string().as_str(), name.client.as_ref().map(ClientName::as_str)),
+                (version, client)
+            );
             assert_eq!(name.to_string(), text);
         }
         for text in [

@@ -107,12 +107,15 @@ impl Tgt {
         let what = format!("the disk {}", offer.disk.display());
         let (path, lun) = (text(&offer.disk)?, LUN.to_string());
         self.tell(&what, "new", "logicalunit", &["--tid", id, "--lun", &lun, "--backing-store", path])?;
-        let is_read_only = if offer.name.client.is_none() { 1 } else { 0 };
+        // What nobody wrote a file system takes back, where it can be written to.
+        let (product, kind) = match offer.name.client {
+            None => ("version", "readonly=1"),
+            Some(_) => ("clone", "readonly=0,thin_provisioning=1"),
+        };
         // The same on every cache server, so that a client finds its disk again at another one, and of no other disk.
         let identity = Hash::of(offer.name.to_string().as_bytes()).to_string();
         let identity = &identity[..IDENTITY_DIGITS];
-        let params =
-            format!("vendor_id=icbd,product_id=version,scsi_id={identity},scsi_sn={identity},readonly={is_read_only}");
+        let params = format!("vendor_id=icbd,product_id={product},scsi_id={identity},scsi_sn={identity},{kind}");
         self.tell(&what, "update", "logicalunit", &["--tid", id, "--lun", &lun, "--params", &params]).map(drop)
     }
 
@@ -122,10 +125,15 @@ impl Tgt {
         self.tell(&format!("the clients {client}"), "bind", "target", &bind).map(drop)
     }
 
+    /// Lets nobody in who calls itself otherwise.
+    fn bind_name(&self, id: &str, initiator: &str) -> Result<(), ServerError> {
+        let bind = ["--tid", id, "--initiator-name", initiator];
+        self.tell(&format!("the client {initiator}"), "bind", "target", &bind).map(drop)
+    }
+
     /// Lets them in no more; `allowed` is as tgtd shows it.
     fn unbind(&self, id: &str, allowed: &str) -> Result<(), ServerError> {
-        let is_name = allowed.starts_with("iqn.") || allowed.starts_with("eui.") || allowed.starts_with("naa.");
-        let kind = if is_name { "--initiator-name" } else { "--initiator-address" };
+        let kind = if show::is_name(allowed) { "--initiator-name" } else { "--initiator-address" };
         self.tell(&format!("to shut {allowed} out"), "unbind", "target", &["--tid", id, kind, allowed]).map(drop)
     }
 }
@@ -146,15 +154,25 @@ impl Server for Tgt {
         let name = offer.name.to_string();
         self.tell(&format!("the target {name}"), "new", "target", &["--tid", &id, "--targetname", &name])?;
         self.add_disk(&id, offer)?;
-        offer.clients.iter().try_for_each(|client| self.bind(&id, client))
+        match offer.name.initiator() {
+            // An address as well would let in whoever has it, by any name.
+            Some(initiator) => self.bind_name(&id, &initiator),
+            None => offer.clients.iter().try_for_each(|client| self.bind(&id, client)),
+        }
     }
 
     fn allow(&self, name: &OfferName, clients: &[IpNet]) -> Result<(), ServerError> {
         let Some(target) = self.target(name)? else { return Ok(()) };
         let id = target.id.to_string();
-        let wanted: Vec<String> = clients.iter().map(show::written).collect();
-        let new = clients.iter().zip(&wanted).filter(|(_, text)| !target.allowed.contains(text));
-        new.map(|(client, _)| client).try_for_each(|client| self.bind(&id, client))?;
+        let wanted: Vec<String> = match name.initiator() {
+            Some(initiator) => vec![initiator],
+            None => clients.iter().map(show::written).collect(),
+        };
+        if let Some(initiator) = name.initiator().filter(|initiator| !target.allowed.contains(initiator)) {
+            self.bind_name(&id, &initiator)?;
+        }
+        let new = clients.iter().filter(|client| !target.allowed.contains(&show::written(client)));
+        new.filter(|_| name.client.is_none()).try_for_each(|client| self.bind(&id, client))?;
         target.allowed.iter().filter(|text| !wanted.contains(text)).try_for_each(|text| self.unbind(&id, text))
     }
 

@@ -4,7 +4,9 @@
 //! FUSE thread. What is resident is answered right there; what has to wait moves to a task, and the
 //! thread takes the next request. Nothing here can be written to.
 
+mod answers;
 pub(crate) mod backing;
+pub(crate) mod clones;
 mod convert;
 mod deferred;
 mod owed;
@@ -15,18 +17,15 @@ use std::ffi::OsStr;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use fuser::*;
-use tokio::runtime::Handle as Runtime;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::errno::Refusal;
 use crate::modes::{Handle, Opened};
 use crate::service::Service;
 use crate::table::Mode;
+pub(crate) use answers::Answers;
 use convert::{GENERATION, errno, file_attributes, node_kind};
 use owed::Owed;
 
@@ -34,33 +33,18 @@ use owed::Owed;
 #[derive(Debug, Clone)]
 pub(crate) struct Edge {
     pub(crate) service: Arc<Service>,
-    pub(crate) runtime: Runtime,
-    /// Answers that wait for something.
-    pub(crate) tasks: TaskTracker,
-    /// Requests are left unanswered from now on: a successor takes over, and the kernel sends them again, or the mount is
-    /// no more.
-    pub(crate) leaving: Arc<AtomicBool>,
-    /// The mount is no more: nobody hears the answers that still wait.
-    pub(crate) over: CancellationToken,
+    pub(crate) answers: Answers,
     pub(crate) set_up: session::SetUp,
 }
 
 impl Edge {
     /// Polls `answer` once here; if it has to wait, it goes on as a task.
     fn drive(&self, answer: impl Future<Output = ()> + Send + 'static) {
-        let over = self.over.clone();
-        let answer = async move {
-            tokio::select! {
-                biased;
-                () = answer => {}
-                () = over.cancelled() => {}
-            }
-        };
-        deferred::drive(answer, &self.runtime, &self.tasks);
+        self.answers.drive(answer);
     }
 
     fn owe<R: owed::Refuse>(&self, reply: R) -> (Arc<Service>, Owed<R>) {
-        (self.service.clone(), Owed::new(reply, self.leaving.clone()))
+        (self.service.clone(), self.answers.owe(reply))
     }
 }
 
@@ -265,7 +249,8 @@ impl Filesystem for Edge {
         reply.error(errno(Refusal::NoIoctl));
     }
 
-    refuse::read_only_handlers!();
+    refuse::fixed_names!();
+    refuse::fixed_content!();
 }
 
 fn say_opened(reply: ReplyOpen, opened: Opened) {

@@ -24,6 +24,10 @@ pub(crate) enum Refusal {
     NoIoctl,
     /// The request is one this file system does not have; the kernel does not ask again.
     Unsupported,
+    /// The request is one that this file cannot have done.
+    NotSupported,
+    /// The disk is full, or somebody wrote as much as they may.
+    NoSpace,
     /// The bytes could be had neither from the disk nor from a source.
     Io,
 }
@@ -42,6 +46,8 @@ impl Refusal {
             Refusal::NoData => Errno::ENXIO,
             Refusal::NoIoctl => Errno::ENOTTY,
             Refusal::Unsupported => Errno::ENOSYS,
+            Refusal::NotSupported => Errno::EOPNOTSUPP,
+            Refusal::NoSpace => Errno::ENOSPC,
             Refusal::Io => Errno::EIO,
         }
     }
@@ -50,6 +56,7 @@ impl Refusal {
 impl From<&CacheError> for Refusal {
     fn from(error: &CacheError) -> Refusal {
         match error {
+            error if error.is_full() => Refusal::NoSpace,
             CacheError::UnknownSerial(_) | CacheError::UnknownVersion(_) | CacheError::Untrusted { .. } => {
                 Refusal::Stale
             }
@@ -66,6 +73,8 @@ impl From<&CacheError> for Refusal {
             | CacheError::NoSuchFile { .. }
             | CacheError::UnknownOrder(_)
             | CacheError::OrderEnded { .. }
+            | CacheError::CloneLimit { .. }
+            | CacheError::UnknownClone(_)
             | CacheError::Refused(_)
             | CacheError::Reserve { .. }
             | CacheError::NotKept(_)

@@ -9,7 +9,7 @@
 //! the keeper starts both again.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
@@ -22,8 +22,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use tracing::{info, warn};
 
-use crate::table::{Stage, Table};
-use crate::{FsError, Handover};
+use crate::{FsError, Handovers};
 
 /// The exit code by which a daemon asks for new descriptors: the old mount could not be taken over.
 /// (EX_TEMPFAIL of sysexits.h.)
@@ -44,7 +43,7 @@ pub struct KeeperSettings {
     /// The program, usually `/proc/self/exe`.
     pub program: PathBuf,
     pub arguments: Vec<OsString>,
-    /// The option that gets the descriptors' numbers, as `OPTION FUSE,TABLE`: [`Handover::from_inherited`] takes them.
+    /// The option that gets the descriptors' numbers, as `OPTION FUSE,TABLE,…`: [`Handovers::from_inherited`] takes them.
     pub option: OsString,
 }
 
@@ -59,7 +58,8 @@ pub fn run(settings: &KeeperSettings) -> Result<i32, FsError> {
     signals.thread_block().map_err(FsError::system("block signals", "this is a bug"))?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&signals, flags).map_err(FsError::system("receive signals", "this is a bug"))?;
-    Keeper { settings, signals, handover: Handover::create()?, stopping: false, restarting: false, fruitless: 0 }.run()
+    Keeper { settings, signals, handovers: Handovers::create()?, stopping: false, restarting: false, fruitless: 0 }
+        .run()
 }
 
 /// What a daemon under a keeper does first: signals are let through again, and the keeper's death is a SIGTERM.
@@ -72,7 +72,7 @@ pub fn settle() -> Result<(), FsError> {
 struct Keeper<'a> {
     settings: &'a KeeperSettings,
     signals: SignalFd,
-    handover: Handover,
+    handovers: Handovers,
     /// Told to stop: the daemon's end is then the end.
     stopping: bool,
     /// Told to start the daemon anew (SIGUSR2): its next end is meant.
@@ -87,12 +87,9 @@ impl Keeper<'_> {
             let started = Instant::now();
             let mut child = self.start()?;
             let status = self.watch(&mut child)?;
-            let stage = Table::peek_stage(&self.handover.table)
-                .map_err(FsError::system("read the open table", "this is a bug"))?;
             let renew = status.code() == Some(RENEW_EXIT_CODE);
             // A daemon that fails before it mounts has nobody waiting for it: its message counts.
-            let live = matches!(stage, Stage::Mounting | Stage::Live);
-            if self.stopping || !(live || renew) {
+            if self.stopping || !(renew || self.handovers.is_live()?) {
                 return Ok(exit_code(status));
             }
             self.fruitless = if started.elapsed() > LIVED_WELL { 0 } else { self.fruitless + 1 };
@@ -101,7 +98,7 @@ impl Keeper<'_> {
                 false => self.report(status),
             }
             if renew {
-                self.handover = Handover::create()?;
+                self.handovers.renew()?;
             }
             if self.pause()? {
                 return Ok(exit_code(status));
@@ -110,12 +107,11 @@ impl Keeper<'_> {
     }
 
     fn start(&self) -> Result<Child, FsError> {
-        self.handover.set_inherited(true)?;
-        let numbers = format!("{},{}", self.handover.fuse.as_raw_fd(), self.handover.table.as_raw_fd());
+        self.handovers.set_inherited(true)?;
         Command::new(&self.settings.program)
             .args(&self.settings.arguments)
             .arg(&self.settings.option)
-            .arg(numbers)
+            .arg(self.handovers.numbers())
             .spawn()
             .map_err(FsError::system(format!("start {}", self.settings.program.display()), "reinstall icbd"))
     }

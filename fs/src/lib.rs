@@ -7,6 +7,8 @@
 //!
 //! The daemon never opens a path under its own mount: it would wait for itself.
 
+mod clones;
+mod connection;
 mod edge;
 mod errno;
 mod error;
@@ -22,8 +24,9 @@ mod settings;
 mod table;
 mod tree;
 
+pub use clones::{ClonesMounted, mount_clones};
 pub use error::FsError;
-pub use handover::Handover;
+pub use handover::{Handover, Handovers};
 pub use modes::OpenHandles;
 pub use mounted::{MountStatus, Mounted, mount};
 pub use mountpoint::Unmounted;

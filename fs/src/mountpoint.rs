@@ -22,6 +22,33 @@ const ANSWER_WAIT: Duration = Duration::from_secs(3);
 /// Device numbers of file systems without a block device have this major.
 const ANONYMOUS_MAJOR: u32 = 0;
 
+/// What is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shows {
+    /// All images, for everybody to read.
+    Images,
+    /// Writable disks, for nobody but who mounts them.
+    Clones,
+}
+
+impl Shows {
+    fn flags(self) -> MsFlags {
+        // Devices and set-uid files keep their modes for those who boot them; here they do nothing.
+        let inert = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        match self {
+            Shows::Images => inert | MsFlags::MS_RDONLY,
+            Shows::Clones => inert | MsFlags::MS_NOEXEC,
+        }
+    }
+
+    fn options(self) -> &'static str {
+        match self {
+            Shows::Images => ",allow_other,default_permissions",
+            Shows::Clones => "",
+        }
+    }
+}
+
 /// How an unmount ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unmounted {
@@ -101,12 +128,9 @@ fn answer(path: &Path) -> Option<Result<(), Errno>> {
 }
 
 /// Mounts the connection `fuse` on `path`; the minor number of the new mount's device.
-pub(crate) fn attach(path: &Path, fuse: &OwnedFd) -> Result<u32, FsError> {
-    let options =
-        format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", fuse.as_raw_fd());
-    // Devices and set-uid files keep their modes for those who boot them; here they do nothing.
-    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some(SOURCE), path, Some(KIND), flags, Some(options.as_str()))
+pub(crate) fn attach(path: &Path, fuse: &OwnedFd, shows: Shows) -> Result<u32, FsError> {
+    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0{}", fuse.as_raw_fd(), shows.options());
+    mount(Some(SOURCE), path, Some(KIND), shows.flags(), Some(options.as_str()))
         .map_err(FsError::system(format!("mount on {}", path.display()), "icbd cache needs root (CAP_SYS_ADMIN)"))?;
     let ours = on(path)?.filter(|there| there.kind == KIND && there.device.0 == ANONYMOUS_MAJOR);
     ours.map(|there| there.device.1).ok_or_else(|| FsError::NotOurs(path.to_owned()))

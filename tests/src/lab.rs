@@ -43,7 +43,7 @@ impl Lab {
     }
 
     /// A path that no other call returns.
-    pub(crate) fn unique(&self, stem: &str) -> PathBuf {
+    pub fn unique(&self, stem: &str) -> PathBuf {
         self.path(format!("{stem}.{}", self.0.serial.fetch_add(1, Ordering::Relaxed)))
     }
 

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::{Bytes, BytesMut};
+use icbd_image::Serial;
 
 use super::layer::{Layer, LayerPlace, PIECE_BYTES, pieces_of};
 use super::record::{CloneName, Record};
@@ -84,6 +85,11 @@ impl CloneDisk {
     /// For the kernel: no other clone has had it, nor this one before it was reset.
     pub fn number(&self) -> u64 {
         self.record.session
+    }
+
+    /// Of the version that it lies over.
+    pub fn serial(&self) -> Serial {
+        self.record.serial
     }
 
     pub fn size(&self) -> u64 {

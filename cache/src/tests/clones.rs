@@ -139,9 +139,7 @@ async fn live(seed: u64) {
                 rig.cache.clones().reset(&name).await.unwrap_err();
                 let number = disk.number();
                 drop(disk);
-                while rig.cache.clones().get(&name).unwrap().is_open() {
-                    tokio::task::yield_now().await;
-                }
+                rig.cache.clones().closed(&rig.cache.clones().get(&name).unwrap()).await;
                 rig.cache.clones().reset(&name).await.unwrap();
                 assert!(rig.cache.clones().enter(number).is_none(), "an old number still means something");
                 disk = open(&rig, &version, "pc-1").await;
@@ -216,7 +214,7 @@ async fn a_client_writes_as_much_as_it_may() {
     assert!(error.is_full() && error.to_string().contains("clone.per_client"), "{error}");
     write(&disk, 4096, &[8; 4096]).await.unwrap();
     assert_eq!(read(&disk, 4096, 8192).await, [[8; 4096], [7; 4096]].concat());
-    rig.cache.clones().set_per_client(None);
+    rig.cache.clones().set_limits(None, None);
     write(&disk, 65536, &[7; 4096]).await.unwrap();
     assert!(rig.cache.clones().refused().is_some_and(|refused| refused.is_limit));
 }

@@ -10,7 +10,8 @@ pub(crate) enum ExportCommand {
     /// Offer an image to workstations: its deployed version, the one before, and newer ones to be tried out
     ///
     /// Each version is a target of its own, whose name says which and whose content never changes: who uses one goes on with
-    /// it whatever is deployed. Nobody can write to it.
+    /// it whatever is deployed. Nobody can write to it; with --clone each workstation writes to a copy of its own, which
+    /// costs what it writes.
     Add {
         image: ImageName,
         #[command(flatten)]
@@ -21,6 +22,9 @@ pub(crate) enum ExportCommand {
         /// The file that is the disk [default: the only *.raw at the top of the version]
         #[arg(long, value_name = "PATH")]
         disk: Option<String>,
+        /// Give each workstation a disk of its own that it may write to, made when it boots and reset at its next boot
+        #[arg(long)]
+        clone: bool,
         /// Why, for the audit log
         #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true, value_parser = super::moves::why)]
         message: String,

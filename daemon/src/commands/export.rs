@@ -12,11 +12,11 @@ use crate::settings::{Role, Settings};
 pub(crate) async fn run(settings: &Settings, command: ExportCommand) -> Result<()> {
     let mut client = Client::connect(&settings.sockets(Role::Cache)).await?;
     match command {
-        ExportCommand::Add { image, by, clients, disk, message } => {
-            let spec = ExportSpec { image, protocol: by.protocol(), clients, disk, why: message };
+        ExportCommand::Add { image, by, clients, disk, clone, message } => {
+            let spec = ExportSpec { image, protocol: by.protocol(), clients, disk, clone, why: message };
             let report: ExportReport = client.call(Method::POST, "/v1/exports", &spec).await?;
             settings.talk().result(&report, ExportReport::words)?;
-            match report.troubles.is_empty() && !report.offers.is_empty() {
+            match report.troubles.is_empty() && (clone || !report.offers.is_empty()) {
                 true => Ok(()),
                 false => {
                     let message =

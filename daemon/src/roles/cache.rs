@@ -4,7 +4,9 @@
 //! (`--handover`), which serves. With `--fd-store` systemd is the keeper.
 
 mod api;
+mod boot;
 mod boots;
+mod clones;
 mod daemon;
 mod demand;
 mod evict;
@@ -41,10 +43,10 @@ pub(crate) fn run(settings: &Settings, args: &CacheArgs) -> anyhow::Result<ExitC
     // Before anything is started: what is wrong with them is said once, by whoever was started by a person.
     let cache = settings.cache(args)?;
     let config = RunningConfig::new(Role::Cache, settings, args.clone(), logging::start(settings.log_level()));
-    let keeping = match args.handover[..] {
-        [fuse, table] => Keeping::by_keeper(fuse, table).map_err(Failure::from)?,
-        _ if args.fd_store => Keeping::by_systemd().map_err(Failure::from)?,
-        _ => return keep(),
+    let keeping = match &args.handover[..] {
+        [] if args.fd_store => Keeping::by_systemd().map_err(Failure::from)?,
+        [] => return keep(),
+        numbers => Keeping::by_keeper(numbers).map_err(Failure::from)?,
     };
     let demand = DemandThread::start()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -72,12 +74,14 @@ impl From<CacheError> for Failure {
             | CacheError::UnknownImage(_)
             | CacheError::UnknownVersion(_)
             | CacheError::NoSuchFile { .. }
+            | CacheError::UnknownClone(_)
             | CacheError::UnknownOrder(_) => Exit::Absent,
             CacheError::InUse { .. }
             | CacheError::NewerStore { .. }
             | CacheError::NoFormat { .. }
             | CacheError::NotAStore { .. }
             | CacheError::OrderEnded { .. }
+            | CacheError::CloneLimit { .. }
             | CacheError::Refused(_)
             | CacheError::CannotShare(_) => Exit::Refused,
             CacheError::Unavailable { .. } | CacheError::Fetch(_) | CacheError::Closed => Exit::Unreachable,

@@ -21,9 +21,21 @@ impl Every {
 
     /// Waits for the next turn and does it; `None` at the stop, in the middle of it or before.
     pub(super) async fn turn<T>(&mut self, act: impl Future<Output = T>) -> Option<T> {
+        self.turn_or(std::future::pending(), act).await
+    }
+
+    /// The same, with the turn sooner if something calls for it.
+    pub(super) async fn turn_or<T>(
+        &mut self,
+        sooner: impl Future<Output = ()>,
+        act: impl Future<Output = T>,
+    ) -> Option<T> {
         let Every { ticks, stop } = self;
         let turn = async {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = sooner => ticks.reset(),
+            }
             act.await
         };
         stop.run_until_cancelled(turn).await

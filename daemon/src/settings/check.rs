@@ -18,8 +18,8 @@ const KNOWN: &[(&str, &[&str])] = &[
     (
         "",
         &[
-            "role", "source", "trust", "store", "mount", "window", "memory", "serve", "export", "master", "sign",
-            "retain", "log",
+            "role", "source", "trust", "store", "mount", "window", "memory", "serve", "export", "clone", "master",
+            "sign", "retain", "log",
         ],
     ),
     ("source", &["url", "codec"]),
@@ -30,6 +30,7 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("memory", &["in_flight"]),
     ("serve", &["listen", "allow"]),
     ("export", &["iscsi"]),
+    ("clone", &["reserve", "per_client"]),
     ("master", &["repo", "listen", "allow", "tls_cert", "tls_key", "keep_packed"]),
     ("sign", &["key"]),
     ("retain", &["last", "younger_than"]),
@@ -37,12 +38,8 @@ const KNOWN: &[(&str, &[&str])] = &[
 ];
 
 /// What the documentation of icbd names and this version cannot do yet: silence would be a broken promise.
-const LATER: &[(&str, &[&str])] = &[
-    ("", &["network", "clone"]),
-    ("source", &["limit"]),
-    ("export", &["nfs"]),
-    ("log", &["audit_keep", "boots_keep"]),
-];
+const LATER: &[(&str, &[&str])] =
+    &[("", &["network"]), ("source", &["limit"]), ("export", &["nfs"]), ("log", &["audit_keep", "boots_keep"])];
 
 /// One thing that is wrong with a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,7 +183,7 @@ mod tests {
         let check = |text: &str, says: &[&str]| assert_eq!(problems(text), says, "{text}");
         check("[master]\nlisen = []\n", &["2: unknown key \"lisen\" in [master]; did you mean \"listen\"?"]);
         check("role = \"cache\"\n[windows]\n", &["2: unknown key \"windows\"; did you mean \"window\"?"]);
-        check("[clone]\nreserve = \"\"\n", &["1: \"clone\" is not supported by this version of icbd; remove it"]);
+        check("[network]\ninterface = \"\"\n", &["1: \"network\" is not supported by this version of icbd; remove it"]);
         check(
             "[window]\nhours = \"19-7\"\n",
             &["2: window.hours: \"19-7\" is not hours of the day such as \"19:00-07:00\", or \"always\""],

@@ -53,6 +53,7 @@ pub(crate) struct File {
     pub memory: Memory,
     pub serve: Serve,
     pub export: Export,
+    pub clone: Clone,
     pub master: Master,
     pub sign: Sign,
     pub retain: Retain,
@@ -133,6 +134,15 @@ pub(crate) struct Serve {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Export {
     pub iscsi: Option<IscsiServer>,
+}
+
+/// What workstations may write.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Clone {
+    /// Of all of them.
+    pub reserve: Option<ByteCount>,
+    pub per_client: Option<ByteCount>,
 }
 
 /// Who serves disks.

@@ -19,6 +19,8 @@ const AT_ONCE: &[(Role, &[&str])] = &[
             "mount.offline_wait",
             "serve.allow",
             "export.iscsi",
+            "clone.reserve",
+            "clone.per_client",
             "log.level",
         ],
     ),
@@ -39,7 +41,10 @@ const AT_ONCE: &[(Role, &[&str])] = &[
 ];
 /// What each role reads.
 const SECTIONS: &[(Role, &[&str])] = &[
-    (Role::Cache, &["role", "source", "trust", "store", "mount", "window", "memory", "serve", "export", "log"]),
+    (
+        Role::Cache,
+        &["role", "source", "trust", "store", "mount", "window", "memory", "serve", "export", "clone", "log"],
+    ),
     (Role::Master, &["role", "trust", "master", "sign", "retain", "log"]),
 ];
 

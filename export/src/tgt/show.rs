@@ -31,8 +31,12 @@ enum Part {
 
 impl Target {
     /// Who may use it, as tgtd was told.
-    fn clients(&self) -> Clients {
-        let mut clients: Option<Vec<IpNet>> = self.allowed.iter().map(|allowed| client(allowed)).collect();
+    fn clients(&self, name: &OfferName) -> Clients {
+        let (names, addresses): (Vec<&String>, Vec<_>) = self.allowed.iter().partition(|allowed| is_name(allowed));
+        if !names.into_iter().eq(name.initiator().as_ref()) {
+            return Clients::Others;
+        }
+        let mut clients: Option<Vec<IpNet>> = addresses.into_iter().map(|allowed| client(allowed)).collect();
         clients.iter_mut().for_each(|clients| clients.sort_unstable());
         clients.map_or(Clients::Others, Clients::These)
     }
@@ -40,7 +44,7 @@ impl Target {
     /// As an offer; `None` if it is not one of ours.
     pub(super) fn offered(self) -> Option<Offered> {
         let name: OfferName = self.name.parse().ok()?;
-        let clients = self.clients();
+        let clients = self.clients(&name);
         let disk = self.disks.first();
         Some(Offered {
             name,
@@ -50,6 +54,11 @@ impl Target {
             sessions: self.sessions,
         })
     }
+}
+
+/// Whether a line of who may use it is the name that somebody calls itself.
+pub(super) fn is_name(allowed: &str) -> bool {
+    ["iqn.", "eui.", "naa."].iter().any(|start| allowed.starts_with(start))
 }
 
 /// A line of who may use it as a network; `None` if it is a name by which some initiator calls itself, or something else that
@@ -198,7 +207,7 @@ Target 4: iqn.2026-01.net.icbd:debian-lab.3.pc-9
         let [session] = &win11.sessions[..] else { panic!("{win11:?}") };
         assert_eq!(session.initiator, "iqn.2008-11.org.linux-kvm:pc-17");
         assert_eq!(session.addresses, ["10.1.2.17".parse::<IpAddr>().unwrap()]);
-        assert_eq!((&debian.disk, &debian.clients, debian.is_read_only), (&None, &Clients::These(vec![]), false));
+        assert_eq!((&debian.disk, &debian.clients, debian.is_read_only), (&None, &Clients::Others, false));
     }
 
     #[test]

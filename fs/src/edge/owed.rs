@@ -30,7 +30,8 @@ refuse!(
     ReplyXattr,
     ReplyDirectory,
     ReplyDirectoryPlus,
-    ReplyLseek
+    ReplyLseek,
+    ReplyWrite
 );
 
 /// A reply that is still to be given.

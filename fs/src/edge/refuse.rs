@@ -1,31 +1,11 @@
 //! The handlers of everything that would change something: all say EROFS.
 //!
-//! The mount is read-only, so the kernel asks none of these; should it ever, nothing happens and
-//! nothing is logged as missing. A macro, because a trait's methods cannot be in two files.
+//! A mount that is read-only is asked none of these; should it ever be, nothing happens and
+//! nothing is logged as missing. Macros, because a trait's methods cannot be in two files.
 
-macro_rules! read_only_handlers {
+/// Of what would change names, or is not there.
+macro_rules! fixed_names {
     () => {
-        fn setattr(
-            &self,
-            _: &Request,
-            _: INodeNo,
-            _: Option<u32>,
-            _: Option<u32>,
-            _: Option<u32>,
-            _: Option<u64>,
-            _: Option<TimeOrNow>,
-            _: Option<TimeOrNow>,
-            _: Option<SystemTime>,
-            _: Option<FileHandle>,
-            _: Option<SystemTime>,
-            _: Option<SystemTime>,
-            _: Option<SystemTime>,
-            _: Option<BsdFileFlags>,
-            reply: ReplyAttr,
-        ) {
-            reply.error(errno(Refusal::ReadOnly));
-        }
-
         fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
             reply.error(errno(Refusal::ReadOnly));
         }
@@ -55,25 +35,6 @@ macro_rules! read_only_handlers {
         }
 
         fn create(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
-            reply.error(errno(Refusal::ReadOnly));
-        }
-
-        fn write(
-            &self,
-            _: &Request,
-            _: INodeNo,
-            _: FileHandle,
-            _: u64,
-            _: &[u8],
-            _: WriteFlags,
-            _: OpenFlags,
-            _: Option<LockOwner>,
-            reply: ReplyWrite,
-        ) {
-            reply.error(errno(Refusal::ReadOnly));
-        }
-
-        fn fallocate(&self, _: &Request, _: INodeNo, _: FileHandle, _: u64, _: u64, _: i32, reply: ReplyEmpty) {
             reply.error(errno(Refusal::ReadOnly));
         }
 
@@ -121,4 +82,50 @@ macro_rules! read_only_handlers {
     };
 }
 
-pub(super) use read_only_handlers;
+/// Of what would change what files hold.
+macro_rules! fixed_content {
+    () => {
+        fn setattr(
+            &self,
+            _: &Request,
+            _: INodeNo,
+            _: Option<u32>,
+            _: Option<u32>,
+            _: Option<u32>,
+            _: Option<u64>,
+            _: Option<TimeOrNow>,
+            _: Option<TimeOrNow>,
+            _: Option<SystemTime>,
+            _: Option<FileHandle>,
+            _: Option<SystemTime>,
+            _: Option<SystemTime>,
+            _: Option<SystemTime>,
+            _: Option<BsdFileFlags>,
+            reply: ReplyAttr,
+        ) {
+            reply.error(errno(Refusal::ReadOnly));
+        }
+
+        fn write(
+            &self,
+            _: &Request,
+            _: INodeNo,
+            _: FileHandle,
+            _: u64,
+            _: &[u8],
+            _: WriteFlags,
+            _: OpenFlags,
+            _: Option<LockOwner>,
+            reply: ReplyWrite,
+        ) {
+            reply.error(errno(Refusal::ReadOnly));
+        }
+
+        fn fallocate(&self, _: &Request, _: INodeNo, _: FileHandle, _: u64, _: u64, _: i32, reply: ReplyEmpty) {
+            reply.error(errno(Refusal::ReadOnly));
+        }
+    };
+}
+
+pub(super) use fixed_content;
+pub(super) use fixed_names;

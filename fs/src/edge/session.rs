@@ -12,12 +12,11 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use fuser::{Config, INodeNo, InitFlags, KernelConfig, Notifier, Session, SessionACL};
+use fuser::{Config, Filesystem, INodeNo, InitFlags, KernelConfig, Notifier, Session, SessionACL};
 use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 use tracing::{debug, info, warn};
 
-use super::Edge;
 use crate::FsError;
 use crate::invalidate::Stale;
 use crate::settings::{BACKGROUND_REQUESTS_MAX, CONGESTION_THRESHOLD, STACK_DEPTH_MAX};
@@ -37,7 +36,7 @@ pub(crate) enum SetUp {
 pub(crate) struct Notify(Notifier);
 
 impl Notify {
-    pub(crate) fn of(session: &Session<Edge>) -> Notify {
+    pub(crate) fn of<F: Served>(session: &Session<F>) -> Notify {
         Notify(session.notifier())
     }
 
@@ -53,11 +52,16 @@ impl Notify {
     }
 }
 
+/// What can be served: a `fuser::Filesystem`, by a name that the rest of the crate may say.
+pub(crate) trait Served: Filesystem + Send + Sync + 'static {}
+
+impl<F: Filesystem + Send + Sync + 'static> Served for F {}
+
 /// A session that is connected and not served yet.
-pub(crate) type FuseSession = Session<Edge>;
+pub(crate) type FuseSession<F> = Session<F>;
 
 /// Starts the threads that read requests. They end with the mount; `ended` is called by the last.
-pub(crate) fn serve(session: FuseSession, ended: impl FnOnce() + Send + 'static) -> Result<(), FsError> {
+pub(crate) fn serve<F: Served>(session: FuseSession<F>, ended: impl FnOnce() + Send + 'static) -> Result<(), FsError> {
     let serve = move || {
         if let Err(error) = session.run() {
             warn!(%error, "the connection to the kernel failed");
@@ -68,7 +72,11 @@ pub(crate) fn serve(session: FuseSession, ended: impl FnOnce() + Send + 'static)
     thread.map(drop).map_err(FsError::system("start the FUSE threads", "raise the limit on processes"))
 }
 
-/// What is asked for when the kernel has it. No FUSE_CACHE_SYMLINKS: `current` changes.
+/// What clones ask for when the kernel has it.
+const WANTED_BY_CLONES: [InitFlags; 3] =
+    [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_ASYNC_DIO, InitFlags::FUSE_HAS_RESEND];
+
+/// What the images ask for when the kernel has it. No FUSE_CACHE_SYMLINKS: `current` changes.
 const WANTED: [InitFlags; 6] = [
     // Handles for NFS that outlive the kernel's memory of a node.
     InitFlags::FUSE_EXPORT_SUPPORT,
@@ -82,7 +90,15 @@ const WANTED: [InitFlags; 6] = [
 
 impl SetUp {
     pub(super) fn negotiate(self, config: &mut KernelConfig, table: &Table) {
-        for flag in WANTED {
+        self.agree(&WANTED, config, table);
+    }
+
+    pub(super) fn negotiate_clones(self, config: &mut KernelConfig, table: &Table) {
+        self.agree(&WANTED_BY_CLONES, config, table);
+    }
+
+    fn agree(self, wanted: &[InitFlags], config: &mut KernelConfig, table: &Table) {
+        for flag in wanted.iter().copied() {
             if config.add_capabilities(flag).is_err() {
                 debug!(?flag, "this kernel lacks a FUSE feature");
             }
@@ -114,12 +130,17 @@ impl SetUp {
 }
 
 /// Begins on a connection whose INIT is still to come.
-pub(crate) fn begin(edge: Edge, fuse: OwnedFd, threads: usize) -> io::Result<Session<Edge>> {
+pub(crate) fn begin<F: Served>(edge: F, fuse: OwnedFd, threads: usize) -> io::Result<Session<F>> {
     Session::from_fd(edge, fuse, SessionACL::All, config(threads))
 }
 
 /// Takes over a connection; everything that is unanswered comes again once requests are read.
-pub(crate) fn adopt(edge: Edge, fuse: &OwnedFd, threads: usize, negotiated: &Negotiated) -> io::Result<Session<Edge>> {
+pub(crate) fn adopt<F: Served>(
+    edge: F,
+    fuse: &OwnedFd,
+    threads: usize,
+    negotiated: &Negotiated,
+) -> io::Result<Session<F>> {
     let (ours, fusers) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     send(ours.as_raw_fd(), &forged_init(negotiated), MsgFlags::empty())?;
     let session = Session::from_fd(edge, fusers, SessionACL::All, config(threads))?;

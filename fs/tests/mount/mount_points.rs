@@ -70,7 +70,7 @@ fn a_served_mount_point_is_refused_and_a_dead_one_taken() {
         end(lab).unwrap();
         // As a killed daemon without a keeper leaves it: mounted, but nobody has the descriptor.
         let handover = Handover::create().unwrap();
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&handover.descriptors()[0].1);
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&handover.descriptors()[0]);
         let options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0");
         mount(Some("icbd"), &lab.mount(), Some("fuse.icbd"), MsFlags::MS_RDONLY, Some(options.as_str())).unwrap();
         drop(handover);

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use icbd_fs::keeper::{self, KeeperSettings};
-use icbd_fs::{FsError, Handover, MountSettings};
+use icbd_fs::{FsError, Handovers, MountSettings};
 use lab::{DISK_BYTES, disk, noise, pread};
 use libtest_mimic::{Arguments, Trial};
 use nix::sys::signal::{Signal, kill};
@@ -81,8 +81,8 @@ fn daemon(arguments: &[String]) -> i32 {
     keeper::settle().unwrap();
     let [folder, passthrough, _, numbers] = arguments else { panic!("{arguments:?}") };
     let (folder, passthrough) = (PathBuf::from(folder), passthrough == "passthrough");
-    let (fuse, table) = numbers.split_once(',').unwrap();
-    let handover = Handover::from_inherited(fuse.parse().unwrap(), table.parse().unwrap()).unwrap();
+    let numbers: Vec<i32> = numbers.split(',').map(|number| number.parse().unwrap()).collect();
+    let handover = Handovers::from_inherited(&numbers).unwrap().images;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let code = runtime.block_on(async {
         let signal = |kind| tokio::signal::unix::signal(kind).unwrap();

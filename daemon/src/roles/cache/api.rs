@@ -14,8 +14,9 @@ use tokio_util::task::TaskTracker;
 
 use super::prefetch::{self, Verb};
 use super::state::CacheServer;
-use super::{evict, exports, local, replicate, seal};
+use super::{clones, evict, exports, local, replicate, seal};
 use crate::audit;
+use crate::clones::CloneSpec;
 use crate::control::events::{self, Teller};
 use crate::control::{Event, Peer, fail};
 use crate::evictions::{EvictSpec, PinSpec};
@@ -67,6 +68,7 @@ pub(super) fn router(server: Arc<CacheServer>, tasks: TaskTracker) -> Router {
         .route("/v1/pin", post(pin))
         .route("/v1/exports", get(list_exports).post(add_export))
         .route("/v1/unexport", post(remove_export))
+        .route("/v1/clones", get(list_clones).post(change_clone))
         .route("/v1/replicate", post(start_replicate))
         .route("/v1/move", any(not_here))
         .route("/v1/plan", any(not_here))
@@ -134,6 +136,14 @@ async fn add_export(State(api): State<Api>, peer: Peer, Json(spec): Json<ExportS
 
 async fn remove_export(State(api): State<Api>, peer: Peer, Json(spec): Json<UnexportSpec>) -> Response {
     on_daemon(&api, exports::remove(api.server.clone(), peer, spec)).await
+}
+
+async fn list_clones(State(api): State<Api>) -> Response {
+    on_daemon(&api, clones::list(api.server.clone())).await
+}
+
+async fn change_clone(State(api): State<Api>, peer: Peer, Json(spec): Json<CloneSpec>) -> Response {
+    on_daemon(&api, clones::change(api.server.clone(), peer, spec)).await
 }
 
 async fn not_here(State(api): State<Api>) -> Response {

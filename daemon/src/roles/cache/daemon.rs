@@ -8,14 +8,16 @@ use anyhow::Context;
 use icbd_cache::Cache;
 use icbd_fetch::{HttpSource, Source, Sources, TimeOuts};
 use icbd_fs::keeper::RENEW_EXIT_CODE;
-use icbd_fs::{FsError, MountSettings, Mounted};
+use icbd_fs::{FsError, Handover, Handovers, MountSettings, Mounted};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::boot::{self, Boots};
+use super::clones::ClonesMount;
 use super::exports::Exports;
-use super::handover::{self, Keeping};
+use super::handover::{self, Keeping, Kept};
 use super::ready::Ready;
 use super::state::{CacheServer, Plane};
 use super::{api, evict, exports, ready, refresh, seal};
@@ -45,14 +47,19 @@ pub(super) async fn serve(
     let allow = Allow::new(&settings.allow);
     let listeners = serve::listen(&settings.listen, &allow).await?;
     let plane = Plane { listen: listeners.iter().map(|(_, address)| *address).collect(), allow };
-    let server = Arc::new(open(&settings, config, plane, demand).await?);
+    let Handovers { images, clones } = keeping.handovers();
+    let clones = ClonesMount::new(&settings.clones, clones, is_by_systemd);
+    let server = Arc::new(open(&settings, config, plane, clones, demand).await?);
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let control = ControlServer::start(&settings.socket, api::router(server.clone(), tasks.clone()))?;
     let (asked, has_asked) = watch::channel(false);
     tasks.spawn(refresh::run(server.clone(), asked, stop.clone()));
     for (listener, _) in listeners {
         let told = server.clone();
-        let router = serve::cache_router(server.cache.clone()).merge(serve::metrics_router(move || told.metrics()));
+        let asked = server.clone();
+        let router = serve::cache_router(server.cache.clone())
+            .merge(serve::metrics_router(move || told.metrics()))
+            .merge(serve::boot_router(move |image, asking, from| boot::answer(asked.clone(), image, asking, from)));
         tasks.spawn(serve::serve(listener, router, server.plane.allow.clone(), None, stop.clone()));
     }
     tasks.spawn(server.space.clone().watch(stop.clone()));
@@ -61,7 +68,7 @@ pub(super) async fn serve(
     tasks.spawn(ready::watch(server.clone(), stop.clone()));
     tasks.spawn(exports::watch(server.clone(), stop.clone()));
     first_listing(&server, has_asked).await;
-    let outcome = match mount(&server, &settings, keeping).await {
+    let outcome = match mount(&server, &settings, images, is_by_systemd).await {
         Ok(mounted) => run(&server, mounted, signals).await,
         Err(error) => Err(error),
     };
@@ -84,6 +91,7 @@ async fn open(
     settings: &CacheSettings,
     config: RunningConfig<CacheArgs>,
     plane: Plane,
+    clones: ClonesMount,
     demand: &Handle,
 ) -> anyhow::Result<CacheServer> {
     let trust = settings.trust.load()?;
@@ -111,6 +119,8 @@ async fn open(
         reserve_bytes: settings.reserve_bytes,
         quota: settings.quota,
         window: settings.window,
+        clone_bytes_max: settings.clone_bytes_max,
+        clone_reserve_bytes: settings.clone_reserve_bytes,
         ..icbd_cache::Settings::new(&settings.store)
     };
     let cache = Cache::open(cache_settings, sources.clone(), trust.clone()).await.map_err(Failure::from)?;
@@ -131,6 +141,8 @@ async fn open(
         seal_when: RwLock::new(settings.seal_when),
         ready: Ready::default(),
         exports: Exports::open(&settings.store, settings.iscsi),
+        clones,
+        boots: Boots::default(),
         started: Instant::now(),
     })
 }
@@ -144,15 +156,32 @@ async fn first_listing(server: &CacheServer, mut asked: watch::Receiver<bool>) {
     }
 }
 
-async fn mount(server: &CacheServer, settings: &CacheSettings, keeping: Keeping) -> Result<Mounted, FsError> {
+async fn mount(
+    server: &CacheServer,
+    settings: &CacheSettings,
+    handover: Handover,
+    is_by_systemd: bool,
+) -> Result<Mounted, FsError> {
     let mount = MountSettings { passthrough: settings.passthrough, ..MountSettings::new(&settings.mount) };
-    let is_by_systemd = keeping.is_by_systemd();
-    match icbd_fs::mount(server.cache.clone(), mount.clone(), keeping.handover()).await {
+    let mounted = match icbd_fs::mount(server.cache.clone(), mount.clone(), handover).await {
         Err(FsError::Renew(why)) if is_by_systemd => {
             tracing::info!(why, "mounting anew");
-            icbd_fs::mount(server.cache.clone(), mount, Keeping::renew_in_systemd()?.handover()).await
+            icbd_fs::mount(server.cache.clone(), mount, handover::renew_in_systemd(Kept::Images)?).await
         }
         mounted => mounted,
+    }?;
+    match server.clones.begin(&server.cache).await {
+        Ok(()) => Ok(mounted),
+        Err(error @ FsError::Renew(_)) => {
+            // The keeper has new descriptors for the clones, and the same for the images.
+            mounted.leave();
+            Err(error)
+        }
+        Err(error) => {
+            // Everything else works without them.
+            tracing::error!(%error, "clones cannot be mounted");
+            Ok(mounted)
+        }
     }
 }
 
@@ -170,6 +199,10 @@ async fn run(server: &Arc<CacheServer>, mounted: Mounted, mut signals: Signals) 
                 tracing::warn!(path = %server.mount.display(), "somebody unmounted the images: stopping");
                 Told::Stop
             }
+            () = server.clones.lost.notified() => {
+                tracing::warn!("somebody unmounted the clones: starting anew");
+                Told::Restart
+            }
         };
         if told != Told::Reload {
             break told;
@@ -185,9 +218,13 @@ async fn run(server: &Arc<CacheServer>, mounted: Mounted, mut signals: Signals) 
     match told {
         Told::Stop => {
             exports::leave(server).await;
+            server.clones.unmount().await?;
             mounted.unmount().await?;
         }
-        Told::Restart | Told::Reload => mounted.leave(),
+        Told::Restart | Told::Reload => {
+            server.clones.leave().await;
+            mounted.leave();
+        }
     }
     Ok(told)
 }

@@ -25,7 +25,9 @@ const MORE_MIN: u64 = 4 << 20;
 /// Looks again and again until `stop`.
 pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
     let (mut every, mut is_short) = (Every::new(INTERVAL, stop), false);
-    while let Some(made) = every.turn(make_room(&server)).await {
+    let clones = server.cache.clones();
+    while let Some(made) = every.turn_or(clones.room_wanted(), look(&server)).await {
+        clones.room_made();
         match made {
             Ok(enough) => {
                 if !enough && !is_short {
@@ -39,6 +41,12 @@ pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
             Err(error) => tracing::warn!(%error, "room could not be made"),
         }
     }
+}
+
+async fn look(server: &CacheServer) -> Result<bool, CacheError> {
+    // What they do not take yet is left free for them.
+    server.cache.clones().fill().await?;
+    make_room(server).await
 }
 
 /// Lets versions go until there is room; whether there is.

@@ -3,6 +3,7 @@
 //! One task does it, again and again: servers are restarted, versions come and go, and people meddle. Commands change what is
 //! declared and wait until that task has been at it.
 
+mod clones;
 mod commands;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,7 @@ use super::state::CacheServer;
 use crate::exports::ExportReport;
 use crate::failure::{Exit, Failure};
 use crate::settings::IscsiServer;
+pub(super) use clones::{Use, offer_name};
 pub(super) use commands::{add, remove};
 
 /// So often it is looked whether all is as it should be. A look takes milliseconds.
@@ -40,6 +42,8 @@ pub(super) struct Exports {
     seen: Mutex<Seen>,
     /// Held by whoever has the server do something; whether nothing is to be offered any more.
     serving: Mutex<IsOver>,
+    /// Clones that are about to be reset: they are offered to nobody meanwhile.
+    held_back: Mutex<BTreeSet<OfferName>>,
     wake: Notify,
     turns: watch::Sender<Turns>,
 }
@@ -63,6 +67,10 @@ struct Seen {
     wanted: BTreeSet<OfferName>,
     /// What was in use at the last good look, and until when that counts though nobody is logged in: its server was restarted.
     in_use: BTreeMap<OfferName, (Offer, Option<Instant>)>,
+    /// When somebody was last seen logged in.
+    used: BTreeMap<OfferName, Instant>,
+    /// When the server answered last.
+    answered: Option<Instant>,
     /// What the server has open may be another thing a moment later.
     is_changing: bool,
     /// What it opened before this mount was made and has not opened anew; `None` before the first look.
@@ -77,15 +85,22 @@ struct Seen {
 impl Exports {
     pub(super) fn open(store: &Path, iscsi: IscsiServer) -> Exports {
         let declared = Declared::open(store).map_err(|error| error.to_string());
-        let (iscsi, seen, serving) = (RwLock::new(iscsi), Mutex::default(), Mutex::default());
-        Exports { declared, iscsi, seen, serving, wake: Notify::new(), turns: watch::Sender::default() }
+        Exports {
+            declared,
+            iscsi: RwLock::new(iscsi),
+            seen: Mutex::default(),
+            serving: Mutex::default(),
+            held_back: Mutex::default(),
+            wake: Notify::new(),
+            turns: watch::Sender::default(),
+        }
     }
 
     fn declared(&self) -> Result<&Declared, Failure> {
         self.declared.as_ref().map_err(|error| Failure::new(Exit::Failed, error.clone()))
     }
 
-    fn declarations(&self) -> Vec<Declaration> {
+    pub(super) fn declarations(&self) -> Vec<Declaration> {
         self.declared.as_ref().map(Declared::all).unwrap_or_default()
     }
 
@@ -100,7 +115,7 @@ impl Exports {
     }
 
     /// Waits until what is declared now was seen to, unless the server takes too long for people to wait.
-    async fn settle(&self) {
+    pub(super) async fn settle(&self) {
         let mut turns = self.turns.subscribe();
         let next = turns.borrow().begun + 1;
         self.wake();
@@ -174,13 +189,18 @@ impl Exports {
     }
 
     /// A target never changes its content: another disk is another export.
-    fn check_same_disk(&self, new: &Declaration) -> Result<(), Failure> {
+    fn check_same_kind(&self, new: &Declaration) -> Result<(), Failure> {
         let declared = self.declared()?.all();
         match declared.iter().find(|known| (&known.image, known.protocol) == (&new.image, new.protocol)) {
-            Some(known) if known.disk != new.disk => {
+            Some(known) if (&known.disk, known.clone) != (&new.disk, new.clone) => {
                 let image = &new.image;
+                let how = match known.clone {
+                    _ if known.disk != new.disk => "with another disk",
+                    true => "with clones",
+                    false => "without clones",
+                };
                 let message = format!(
-                    "{image} is exported with another disk, and a target never changes its content; end that first with \
+                    "{image} is exported {how}, and a target never changes its content; end that first with \
                      `icbd export remove {image} --{}`",
                     new.protocol
                 );
@@ -202,12 +222,12 @@ impl Exports {
         }
     }
 
-    /// Has the server serve this, of what lies in `mount`, and what is in use besides. What it opened before a mount that is not
+    /// Has the server serve this, of what lies in `mounts`, and what is in use besides. What it opened before a mount that is not
     /// an adopted one is opened anew. Blocks.
     fn serve(
         &self,
         mut wanted: Vec<Offer>,
-        mount: &Path,
+        mounts: &[&Path],
         is_adopted: bool,
         is_there: impl Fn(&VersionId) -> bool,
     ) -> Result<Served, ServerError> {
@@ -223,7 +243,7 @@ impl Exports {
         let bootable: BTreeSet<OfferName> = wanted.iter().map(|offer| offer.name.clone()).collect();
         // Another cache server on this machine has its own.
         let is_ours = |offered: &Offered| match &offered.disk {
-            Some(disk) => disk.starts_with(mount),
+            Some(disk) => mounts.iter().any(|mount| disk.starts_with(mount)),
             None => bootable.contains(&offered.name),
         };
         let ours = || {
@@ -247,7 +267,7 @@ impl Exports {
         let see = |offered: Vec<Offered>, portals| {
             let mut seen = self.seen();
             (seen.server, seen.offered, seen.portals) = (Some(server.name()), offered, portals);
-            (seen.is_changing, seen.wanted) = (false, bootable.clone());
+            (seen.is_changing, seen.wanted, seen.answered) = (false, bootable.clone(), Some(Instant::now()));
         };
         if plan.is_empty() {
             see(offered, server.portals()?);
@@ -272,6 +292,9 @@ impl Exports {
         is_there: &dyn Fn(&VersionId) -> bool,
     ) -> Vec<Offer> {
         let (mut seen, now) = (self.seen(), Instant::now());
+        let used = offered.iter().filter(|offered| !offered.sessions.is_empty());
+        seen.used.extend(used.map(|offered| (offered.name.clone(), now)));
+        seen.used.retain(|_, when| now.duration_since(*when) < COMES_BACK);
         for offered in offered.iter().filter(|offered| !offered.sessions.is_empty()) {
             if let (Some(disk), Clients::These(clients)) = (&offered.disk, &offered.clients) {
                 let offer = Offer { name: offered.name.clone(), disk: disk.clone(), clients: clients.clone() };
@@ -323,7 +346,7 @@ pub(super) async fn leave(server: &Arc<CacheServer>) {
     let working = server.clone();
     let left = tokio::task::spawn_blocking(move || {
         working.exports.serving.lock().unwrap_or_else(PoisonError::into_inner).0 = true;
-        working.exports.serve(Vec::new(), &working.mount, true, |_| false)
+        working.exports.serve(Vec::new(), &[&working.mount, working.clones.path()], true, |_| false)
     });
     match left.await {
         Ok(Ok(served)) => log(&served.outcome),
@@ -351,7 +374,7 @@ async fn look(server: &Arc<CacheServer>) {
         let (view, declared) = (working.cache.view(), working.exports.declarations());
         let is_declared = |image: &ImageName| declared.iter().any(|declaration| declaration.image == *image);
         let is_there = |version: &VersionId| view.version(version).is_some() && is_declared(&version.image);
-        working.exports.serve(wanted, &working.mount, is_adopted, is_there)
+        working.exports.serve(wanted, &[&working.mount, working.clones.path()], is_adopted, is_there)
     });
     let (mut trouble, mut is_idle) = (None, false);
     match served.await {
@@ -410,6 +433,10 @@ async fn wanted(
     let (mut wanted, mut troubles): (_, BTreeMap<ImageName, Vec<String>>) = (Vec::new(), BTreeMap::new());
     let view = server.cache.view();
     for declaration in declarations {
+        if declaration.clone {
+            wanted.extend(clones::wanted(server, declaration));
+            continue;
+        }
         let versions = view.image(&declaration.image).into_iter().flat_map(bootable);
         for record in versions {
             let version = record.statement.statement().version();
@@ -437,7 +464,11 @@ async fn wanted(
 }
 
 /// Where in a version its disk is; refused if it has none.
-async fn disk(server: &CacheServer, record: &VersionRecord, declaration: &Declaration) -> Result<String, Failure> {
+pub(super) async fn disk(
+    server: &CacheServer,
+    record: &VersionRecord,
+    declaration: &Declaration,
+) -> Result<String, Failure> {
     let version = server.cache.version_once(record.serial()).await.map_err(Failure::from)?;
     disk_of(version.head(), declaration.disk.as_deref()).map_err(|error| {
         let message = format!("{} cannot be offered by {}: {error}", version.id(), declaration.protocol);

@@ -12,6 +12,8 @@ use icbd_fs::Mounted;
 use icbd_image::{BLOCK_BYTES, ImageRef, Serial, Timestamp, Trust, VersionId, VersionRecord};
 use icbd_wire::{NodeReport, Offer, Readiness, ReadyReport};
 
+use super::boot::Boots;
+use super::clones::{self, ClonesMount};
 use super::exports::Exports;
 use super::ready::Ready;
 use crate::args::CacheArgs;
@@ -45,6 +47,8 @@ pub(super) struct CacheServer {
     pub(super) seal_when: RwLock<SealWhen>,
     pub(super) ready: Ready,
     pub(super) exports: Exports,
+    pub(super) clones: ClonesMount,
+    pub(super) boots: Boots,
     pub(super) config: RunningConfig<CacheArgs>,
     pub(super) audit: Audit,
     pub(super) space: Space,
@@ -76,6 +80,7 @@ impl CacheServer {
             self.cache.set_offline_wait(settings.offline_wait);
             self.plane.allow.set(&settings.allow);
             self.exports.set_iscsi(settings.iscsi);
+            self.cache.clones().set_limits(settings.clone_reserve_bytes, settings.clone_bytes_max);
             *self.seal_when.write().unwrap_or_else(PoisonError::into_inner) = settings.seal_when;
             let mut known = self.trust.write().unwrap_or_else(PoisonError::into_inner);
             if known.keys != trust.keys {
@@ -215,7 +220,13 @@ impl CacheServer {
             waiting: status.waiting.iter().map(waiting).collect(),
             failed_reads: status.given_up.count,
             failed_lately: status.given_up.lately.map(failed),
-            warnings: status.warnings.into_iter().chain(self.unlisted()).chain(self.exports.warnings()).collect(),
+            warnings: status
+                .warnings
+                .into_iter()
+                .chain(self.unlisted())
+                .chain(self.exports.warnings())
+                .chain(clones::warnings(self))
+                .collect(),
             fetched_bytes: status.fetched_bytes,
             reused_bytes: status.reused_bytes,
             in_flight_bytes: status.in_flight_bytes,
@@ -277,7 +288,7 @@ impl CacheServer {
     pub(super) fn open_by_version(&self) -> BTreeMap<Serial, u64> {
         let view = self.cache.view();
         let serial = |version: &VersionId| view.version(version).map(VersionRecord::serial);
-        self.exports.clients(self.mount().1, serial)
+        self.exports.clients(self.in_use().unwrap_or_default(), serial)
     }
 
     /// Whether the mount was taken over from an earlier daemon; `None` if there is none now.
@@ -288,7 +299,10 @@ impl CacheServer {
 
     /// Open handles by version if they are known: not before the mount was made or taken over, nor after it was left.
     pub(super) fn in_use(&self) -> Option<BTreeMap<Serial, u64>> {
-        let (mount, open) = self.mount();
+        let (mount, mut open) = self.mount();
+        for clone in self.cache.clones().all().iter().filter(|clone| clone.is_open() || clone.is_kept()) {
+            *open.entry(clone.serial()).or_default() += 1;
+        }
         mount.mounted.then_some(open)
     }
 

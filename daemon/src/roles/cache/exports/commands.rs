@@ -16,18 +16,12 @@ use crate::images::find_image;
 use crate::near;
 
 pub(super) fn report(declaration: &Declaration, seen: &Seen) -> ExportReport {
-    let Declaration { image, protocol, clients, disk } = declaration.clone();
-    let offers = seen.offered.iter().filter(|offered| offered.version().image == image).map(|offered| {
-        let session = |session: &icbd_export::Session| SessionReport {
-            initiator: session.initiator.clone(),
-            addresses: session.addresses.clone(),
-        };
-        OfferReport {
-            name: offered.name.to_string(),
-            url: OfferReport::url(&offered.name, &seen.portals, &clients),
-            leaving: !seen.wanted.contains(&offered.name),
-            sessions: offered.sessions.iter().map(session).collect(),
-        }
+    let Declaration { image, protocol, clients, disk, clone } = declaration.clone();
+    let offers = seen.offered.iter().filter(|offered| offered.version().image == image).map(|offered| OfferReport {
+        name: offered.name.to_string(),
+        url: OfferReport::url(&offered.name, &seen.portals, &clients),
+        leaving: !seen.wanted.contains(&offered.name),
+        sessions: offered.sessions.iter().map(SessionReport::from).collect(),
     });
     let troubles = seen.trouble.iter().chain(seen.troubles.get(&image).into_iter().flatten());
     ExportReport {
@@ -38,6 +32,7 @@ pub(super) fn report(declaration: &Declaration, seen: &Seen) -> ExportReport {
         protocol,
         clients,
         disk,
+        clone,
     }
 }
 
@@ -54,7 +49,7 @@ pub(in super::super) async fn add(
 
 async fn act_on_add(server: &Arc<CacheServer>, spec: &ExportSpec) -> anyhow::Result<ExportReport> {
     find_image(&server.images(), &spec.image)?;
-    let ExportSpec { image, protocol, disk: named, .. } = spec.clone();
+    let ExportSpec { image, protocol, disk: named, clone, .. } = spec.clone();
     let mut clients = spec.clients.clone();
     clients.sort_unstable();
     clients.dedup();
@@ -62,7 +57,7 @@ async fn act_on_add(server: &Arc<CacheServer>, spec: &ExportSpec) -> anyhow::Res
         // Everybody, whatever they speak.
         clients = vec![IpNet::default()];
     }
-    let declaration = Declaration { image, protocol, clients, disk: named };
+    let declaration = Declaration { image, protocol, clients, disk: named, clone };
     // What cannot be served at all is refused now; what comes later is told when it comes.
     let view = server.cache.view();
     let image = view.image(&spec.image);
@@ -72,7 +67,7 @@ async fn act_on_add(server: &Arc<CacheServer>, spec: &ExportSpec) -> anyhow::Res
         Failure::new(Exit::Refused, message)
     })?;
     disk(server, first, &declaration).await?;
-    server.exports.check_same_disk(&declaration)?;
+    server.exports.check_same_kind(&declaration)?;
     let working = server.clone();
     let answers = tokio::task::spawn_blocking(move || working.exports.server()?.offered()).await?;
     answers.map_err(Failure::from)?;

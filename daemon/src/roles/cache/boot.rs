@@ -1,0 +1,181 @@
+//! A workstation's boot script: what it gets is decided here, once per boot.
+//!
+//! This is the only place where a clone is reset by itself: never at a login, and never while somebody is logged in. Who
+//! asks twice, or for somebody who runs, gets the clone as it is.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use icbd_cache::{CloneDisk, CloneName};
+use icbd_export::{Declaration, LUN, OfferName, Protocol};
+use icbd_image::{ClientName, ImageName, VersionRecord};
+use tokio::time::Instant;
+
+use super::clones::reset;
+use super::exports;
+use super::state::CacheServer;
+use crate::exports::OfferReport;
+use crate::failure::{Exit, Failure};
+use crate::images::find_image;
+use crate::serve::Asking;
+
+/// Who is still logged in may be a machine that was switched off: its connection is found dead, or somebody really runs.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// One boot of a workstation at a time.
+#[derive(Debug, Default)]
+pub(super) struct Boots(Mutex<HashMap<ClientName, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Boots {
+    fn of(&self, client: &ClientName) -> Arc<tokio::sync::Mutex<()>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, turn| Arc::strong_count(turn) > 1);
+        all.entry(client.clone()).or_default().clone()
+    }
+}
+
+/// What a workstation that asks for its script is told.
+pub(super) async fn answer(
+    server: Arc<CacheServer>,
+    image: ImageName,
+    asking: Asking,
+    from: IpAddr,
+) -> Result<String, Failure> {
+    let client = asking.client.map(|name| name.parse::<ClientName>()).transpose();
+    let client = client.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    let work = async move {
+        let script = script(&server, &image, client.as_ref(), from).await;
+        if let Err(failure) = &script {
+            tracing::warn!(%image, %from, why = failure.message, "a workstation gets no boot script");
+        }
+        script
+    };
+    // It is seen through also when whoever asked has gone.
+    tokio::spawn(work).await.unwrap_or_else(|error| Err(Failure::new(Exit::Failed, error.to_string())))
+}
+
+/// The iPXE script by which a workstation boots an image.
+pub(super) async fn script(
+    server: &Arc<CacheServer>,
+    image: &ImageName,
+    client: Option<&ClientName>,
+    from: IpAddr,
+) -> Result<String, Failure> {
+    find_image(&server.images(), image)?;
+    let declarations = server.exports.declarations();
+    let is_meant = |it: &&Declaration| it.image == *image && it.protocol == Protocol::Iscsi;
+    let declaration = declarations.iter().find(is_meant).ok_or_else(|| {
+        Failure::new(Exit::Refused, format!("{image} is not exported; `icbd export add {image} --iscsi` does"))
+    })?;
+    if !declaration.clients.iter().any(|net| net.contains(&from)) {
+        let message = format!("{from} is in no network that {image} is exported to; `icbd export list` shows them");
+        return Err(Failure::new(Exit::Refused, message));
+    }
+    let view = server.cache.view();
+    let record = view.image(image).and_then(|image| image.version(image.deployed?)).cloned();
+    let record = record.ok_or_else(|| {
+        Failure::new(Exit::Refused, format!("no version of {image} is deployed; `icbd image deploy` does"))
+    })?;
+    let version = record.statement.statement().version();
+    let name = match (declaration.clone, client) {
+        (false, _) => OfferName { version, client: None },
+        (true, Some(client)) => {
+            let name = CloneName { version, client: client.clone() };
+            let turn = server.boots.of(client);
+            let _turn = turn.lock().await;
+            begin(server, declaration, &record, &name).await?;
+            exports::offer_name(&name)
+        }
+        (true, None) => {
+            let message =
+                format!("{image} is exported with a clone for each client: ask for /boot/{image}?client=NAME");
+            return Err(Failure::new(Exit::Usage, message));
+        }
+    };
+    Ok(sanboot(server, &name, from))
+}
+
+/// Has the client's clone be there, offered, and as the version is unless somebody may be using it.
+async fn begin(
+    server: &Arc<CacheServer>,
+    declaration: &Declaration,
+    record: &VersionRecord,
+    name: &CloneName,
+) -> Result<(), Failure> {
+    let clones = server.cache.clones();
+    match clones.get(name) {
+        Some(clone) if clone.is_kept() || clone.allocated().is_ok_and(|bytes| bytes == 0) => {}
+        Some(clone) => renew(server, &clone).await,
+        None => make(server, declaration, record, name).await?,
+    }
+    drop_older(server, name).await;
+    server.exports.settle().await;
+    match server.exports.is_offered(name) {
+        true => Ok(()),
+        false => {
+            let why = server.exports.trouble_of(name).unwrap_or_else(|| "its server takes long".to_owned());
+            Err(Failure::new(Exit::Failed, format!("{name} cannot be offered now: {why}")))
+        }
+    }
+}
+
+async fn make(
+    server: &Arc<CacheServer>,
+    declaration: &Declaration,
+    record: &VersionRecord,
+    name: &CloneName,
+) -> Result<(), Failure> {
+    let clones = server.cache.clones();
+    if clones.fill().await.map_err(Failure::from)?.is_short() {
+        let message = format!(
+            "{} cannot begin: clones take nine tenths of what they may; enlarge clone.reserve, or remove some with \
+             `icbd clone remove`",
+            name.client
+        );
+        tracing::warn!("{message}");
+        return Err(Failure::new(Exit::Refused, message));
+    }
+    let path = exports::disk(server, record, declaration).await?;
+    let version = server.cache.version(record.serial()).await.map_err(Failure::from)?;
+    let index = version.head().resolve(path.as_bytes());
+    let index = index.ok_or_else(|| Failure::new(Exit::Failed, format!("{} has no file {path}", version.id())))?;
+    let file = version.file(index).map_err(Failure::from)?;
+    server.clones.ensure(&server.cache).await.map_err(Failure::from)?;
+    clones.prepare(name, &file, &path).await.map_err(Failure::from)?;
+    Ok(())
+}
+
+/// Resets it once nobody uses it, or leaves it as it is.
+async fn renew(server: &Arc<CacheServer>, clone: &Arc<CloneDisk>) {
+    let until = Instant::now() + WAIT_MAX;
+    let refused = loop {
+        match reset::reset(server, clone.name()).await {
+            Ok(()) => return,
+            Err(refused) if Instant::now() >= until => break refused,
+            Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+        }
+    };
+    tracing::warn!(clone = %clone.name(), why = refused.message, "a workstation boots what it wrote before: it could not be reset");
+}
+
+/// What a workstation wrote over other versions is nobody's any more.
+async fn drop_older(server: &Arc<CacheServer>, name: &CloneName) {
+    let is_older =
+        |other: &CloneName| other.client == name.client && other.version.image == name.version.image && other != name;
+    let all = server.cache.clones().all();
+    for clone in all.iter().filter(|clone| is_older(clone.name()) && !clone.is_kept()) {
+        if let Err(refused) = reset::remove(server, clone.name()).await {
+            tracing::info!(clone = %clone.name(), why = refused.message, "what was written over an older version stays for now");
+        }
+    }
+}
+
+fn sanboot(server: &CacheServer, name: &OfferName, from: IpAddr) -> String {
+    let portal = OfferReport::portal(&server.exports.portals(), &[from.into()]);
+    let initiator = name.initiator().map(|initiator| format!("set initiator-iqn {initiator}\n")).unwrap_or_default();
+    let (address, port) = (portal.map_or("-".to_owned(), |at| at.ip().to_string()), portal.map_or(0, |at| at.port()));
+    format!("#!ipxe\n{initiator}sanboot iscsi:{address}::{port}:{LUN}:{name}\n")
+}

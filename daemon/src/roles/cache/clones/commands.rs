@@ -1,0 +1,114 @@
+//! What the control socket of a cache server answers about clones.
+
+use std::sync::Arc;
+
+use icbd_cache::{CloneName, CloneStatus};
+use icbd_image::Timestamp;
+
+use super::reset::{self, sessions_of};
+use crate::audit::Change;
+use crate::clones::{CloneChange, CloneReport, CloneSpec, ClonesReport};
+use crate::control::Peer;
+use crate::failure::{Exit, Failure};
+use crate::near;
+use crate::output;
+use crate::roles::cache::state::CacheServer;
+
+/// A refused write is worth a word for so long.
+const REFUSED_SHOWN_SECONDS: u64 = 3600;
+
+/// How all are.
+pub(in super::super) async fn list(server: Arc<CacheServer>) -> anyhow::Result<ClonesReport> {
+    let clones = server.cache.clones();
+    let fill = clones.fill().await.map_err(Failure::from)?;
+    let report = |clone: &CloneStatus| CloneReport {
+        version: clone.name.version.clone(),
+        client: clone.name.client.clone(),
+        written_bytes: clone.written_bytes,
+        kept: clone.is_kept,
+        since: Timestamp::from(clone.made),
+        sessions: sessions_of(&server, &clone.name),
+    };
+    let all = clones.list().await.map_err(Failure::from)?;
+    Ok(ClonesReport {
+        clones: all.iter().map(report).collect(),
+        written_bytes: fill.written_bytes,
+        reserve_bytes: fill.reserve_bytes,
+        troubles: troubles(&server, &all, fill.is_short()),
+    })
+}
+
+/// What is wrong with clones.
+fn troubles(server: &CacheServer, all: &[CloneStatus], is_short: bool) -> Vec<String> {
+    let clones = server.cache.clones();
+    let mut troubles: Vec<String> = clones.damaged().to_vec();
+    let suspect = all.iter().filter(|clone| clone.is_suspect);
+    troubles.extend(suspect.map(|clone| {
+        format!("{}: the disk failed to keep what it wrote; shut {} down and reset it", clone.name, clone.name.client)
+    }));
+    if is_short {
+        let what = "clones take nine tenths of what they may: no workstation begins with one; enlarge clone.reserve, or \
+                    remove some";
+        troubles.push(what.to_owned());
+    }
+    let refused = clones
+        .refused()
+        .filter(|refused| refused.when.elapsed().is_ok_and(|since| since.as_secs() < REFUSED_SHOWN_SECONDS));
+    troubles.extend(refused.map(|refused| {
+        let ago = output::seconds(refused.when.elapsed().unwrap_or_default().as_secs());
+        let why =
+            if refused.is_limit { "it has written as much as clone.per_client lets it" } else { "the disk was full" };
+        format!("{}: a write was refused {ago} ago: {why}", refused.clone)
+    }));
+    troubles
+}
+
+/// The same for the status: from memory.
+pub(in super::super) fn warnings(server: &CacheServer) -> Vec<String> {
+    let all: Vec<CloneStatus> = Vec::new();
+    troubles(server, &all, false)
+}
+
+/// Resets, keeps or removes one, with both ends of it in the audit log.
+pub(in super::super) async fn change(server: Arc<CacheServer>, peer: Peer, spec: CloneSpec) -> anyhow::Result<()> {
+    let what = spec.to_string();
+    let change = Change { what: &what, why: &spec.why };
+    server.audit.both_ends(&peer, change, act(&server, &spec)).await
+}
+
+async fn act(server: &Arc<CacheServer>, spec: &CloneSpec) -> anyhow::Result<()> {
+    let name = find(server, spec)?;
+    match spec.change {
+        CloneChange::Keep => server.cache.clones().keep(&name, true).await.map_err(Failure::from)?,
+        CloneChange::LetGo => server.cache.clones().keep(&name, false).await.map_err(Failure::from)?,
+        CloneChange::Reset => reset::reset(server, &name).await?,
+        CloneChange::Remove => reset::remove(server, &name).await?,
+    }
+    Ok(())
+}
+
+fn find(server: &CacheServer, spec: &CloneSpec) -> Result<CloneName, Failure> {
+    let all = server.cache.clones().all();
+    let of_image = all.iter().filter(|clone| clone.name().version.image == spec.version.image);
+    let of_client: Vec<&CloneName> =
+        of_image.clone().map(|clone| clone.name()).filter(|name| name.client == spec.client).collect();
+    let is_meant = |name: &&CloneName| spec.version.number.is_none_or(|number| name.version.number == number);
+    let meant: Vec<&CloneName> = of_client.iter().copied().filter(is_meant).collect();
+    match meant[..] {
+        [name] => Ok(name.clone()),
+        [] => {
+            let clients: Vec<&str> = of_image.map(|clone| clone.name().client.as_str()).collect();
+            let hint = near::hint(spec.client.as_str(), clients);
+            let message = format!(
+                "{} has no clone of {}{hint}; `icbd clone list` shows those there are",
+                spec.client, spec.version
+            );
+            Err(Failure::new(Exit::Absent, message))
+        }
+        _ => {
+            let names: Vec<String> = meant.iter().map(|name| name.version.to_string()).collect();
+            let message = format!("{} has clones of several versions; name one of {}", spec.client, names.join(", "));
+            Err(Failure::new(Exit::Usage, message))
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Clones among what is offered: which, and whether somebody uses one.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use icbd_cache::CloneName;
+use icbd_export::{Declaration, Offer, OfferName, bootable};
+use icbd_image::VersionRecord;
+
+use super::Exports;
+use crate::roles::cache::state::CacheServer;
+
+/// Whose connection broke is logged in again within this; to have switched a machine off and on takes longer.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// The clones of an image that somebody may begin to use. None is made here.
+pub(super) fn wanted(server: &CacheServer, declaration: &Declaration) -> Vec<Offer> {
+    let view = server.cache.view();
+    let records = view.image(&declaration.image).into_iter().flat_map(bootable);
+    let versions: BTreeSet<_> = records.map(|record: &VersionRecord| record.statement.statement().version()).collect();
+    let held_back = server.exports.held_back.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let clones = server.cache.clones().all();
+    let clones = clones.iter().filter(|clone| versions.contains(&clone.name().version));
+    let offers = clones.map(|clone| Offer {
+        name: offer_name(clone.name()),
+        disk: server.clones.file(clone.name()),
+        clients: Vec::new(),
+    });
+    offers.filter(|offer| !held_back.contains(&offer.name)).collect()
+}
+
+pub(in super::super) fn offer_name(clone: &CloneName) -> OfferName {
+    OfferName { version: clone.version.clone(), client: Some(clone.client.clone()) }
+}
+
+/// A clone that is offered to nobody as long as this lives.
+pub(in super::super) struct HeldBack<'a> {
+    exports: &'a Exports,
+    name: OfferName,
+}
+
+impl Drop for HeldBack<'_> {
+    fn drop(&mut self) {
+        self.exports.held_back.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+        self.exports.wake();
+    }
+}
+
+/// Whether a clone can be reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Use {
+    /// Nobody is logged in, and nobody was a moment ago.
+    Nobody,
+    /// Somebody is, or may be about to be again.
+    Somebody,
+    /// The server does not say.
+    Unknown,
+}
+
+impl Exports {
+    /// Whether somebody uses a clone, as it was at the last look.
+    pub(in super::super) fn use_of(&self, clone: &CloneName) -> Use {
+        let (seen, name) = (self.seen(), offer_name(clone));
+        let is_logged_in = seen.offered.iter().any(|offered| offered.name == name && !offered.sessions.is_empty());
+        let was_lately = seen.used.get(&name).is_some_and(|when| when.elapsed() < QUIET);
+        match seen.answered {
+            _ if is_logged_in || was_lately || seen.in_use.contains_key(&name) => Use::Somebody,
+            Some(when) if when.elapsed() < QUIET && seen.trouble.is_none() => Use::Nobody,
+            _ => Use::Unknown,
+        }
+    }
+
+    /// Has nobody be offered a clone any more. Whoever is logged in stays.
+    pub(in super::super) fn hold_back(&self, clone: &CloneName) -> HeldBack<'_> {
+        let name = offer_name(clone);
+        self.held_back.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+        HeldBack { exports: self, name }
+    }
+
+    /// Whether it is offered now.
+    pub(in super::super) fn is_offered(&self, clone: &CloneName) -> bool {
+        let name = offer_name(clone);
+        self.seen().offered.iter().any(|offered| offered.name == name)
+    }
+
+    /// Why it is not, if it should be.
+    pub(in super::super) fn trouble_of(&self, clone: &CloneName) -> Option<String> {
+        let seen = self.seen();
+        let of_image = seen.troubles.get(&clone.version.image).and_then(|troubles| troubles.first());
+        seen.trouble.as_ref().or(of_image).cloned()
+    }
+
+    /// Who is logged in to a clone.
+    pub(in super::super) fn sessions_of(&self, clone: &CloneName) -> Vec<icbd_export::Session> {
+        let (seen, name) = (self.seen(), offer_name(clone));
+        let offered = seen.offered.iter().find(|offered| offered.name == name);
+        offered.map(|offered| offered.sessions.clone()).unwrap_or_default()
+    }
+
+    /// Where the server of disks listens.
+    pub(in super::super) fn portals(&self) -> Vec<SocketAddr> {
+        self.seen().portals.clone()
+    }
+}

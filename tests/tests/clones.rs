@@ -1,0 +1,341 @@
+//! Workstations write to disks of their own, from a cold cache on: by iSCSI, to a real tgtd.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use icbd_tests::{CacheServer, CacheSettings, Lab, MIB, Master, Output, Tgtd, get, run_bounded, solid, wait_for};
+use serde_json::Value;
+
+const DISK: u64 = 16 * MIB;
+const USAGE: i32 = 2;
+const ABSENT: i32 = 3;
+const REFUSED: i32 = 4;
+const TOOL_DEADLINE: Duration = Duration::from_secs(120);
+const NETWORK: &str = "127.0.0.0/8";
+
+struct Site {
+    lab: Lab,
+    tgtd: Tgtd,
+    master: Master,
+    cache: CacheServer,
+}
+
+/// The disk of a version.
+fn disk(version: u64) -> Vec<u8> {
+    solid(version, DISK)
+}
+
+/// A client's disk as an initiator of that client's name finds it.
+#[derive(Debug, Clone)]
+struct Target {
+    portal: String,
+    name: String,
+    initiator: String,
+}
+
+impl Target {
+    /// What a boot script says.
+    fn of(script: &str) -> Result<Target> {
+        let line = |start: &str| {
+            let line = script.lines().find_map(|line| line.strip_prefix(start));
+            line.map(str::to_owned).with_context(|| format!("no {start:?} in {script:?}"))
+        };
+        let disk = line("sanboot iscsi:")?;
+        let (address, rest) = disk.split_once("::").context("no address")?;
+        let (port, rest) = rest.split_once(':').context("no port")?;
+        let (lun, name) = rest.split_once(':').context("no LUN")?;
+        ensure!(script.starts_with("#!ipxe\n") && lun == "1", "{script}");
+        let initiator = line("set initiator-iqn ")?;
+        Ok(Target { portal: format!("{address}:{port}"), name: name.to_owned(), initiator })
+    }
+
+    fn options(&self) -> String {
+        let Target { portal, name, initiator } = self;
+        format!("driver=iscsi,transport=tcp,portal={portal},target={name},lun=1,initiator-name={initiator}")
+    }
+
+    fn url(&self) -> String {
+        format!("iscsi://{}/{}/1", self.portal, self.name)
+    }
+
+    /// What qemu-io does there, in one session.
+    fn io(&self, commands: &[&str]) -> Result<Output> {
+        let mut io = Command::new("qemu-io");
+        io.args(["--image-opts", &self.options()]).args(commands.iter().flat_map(|command| ["-c", *command]));
+        run_bounded(io, TOOL_DEADLINE)
+    }
+
+    fn read(&self, lab: &Lab) -> Result<Vec<u8>> {
+        let copy = lab.unique("copy");
+        let mut convert = Command::new("qemu-img");
+        convert.args(["convert", "--image-opts", "-O", "raw", &self.options()]).arg(&copy);
+        run_bounded(convert, TOOL_DEADLINE)?.ok()?;
+        Ok(fs::read(copy)?)
+    }
+
+    /// A workstation that is logged in until it is dropped.
+    fn log_in(&self) -> Result<Running> {
+        let mut command = Command::new("iscsi-perf");
+        command.args(["-i", &self.initiator, "--runtime", "600", &self.url()]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Running(command.spawn().context("starting iscsi-perf; install the package libiscsi-bin")?))
+    }
+}
+
+/// A program that is ended with its scenario.
+struct Running(Child);
+
+impl Running {
+    fn goes_on(&mut self) -> Result<bool> {
+        Ok(self.0.try_wait()?.is_none())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("a path of text")
+}
+
+impl Site {
+    fn new() -> Result<Site> {
+        Site::with(|_, _| Ok(()))
+    }
+
+    /// `lab@1`, deployed, exported with a clone for each client.
+    fn with(set: impl FnOnce(&Lab, &mut CacheSettings) -> Result<()>) -> Result<Site> {
+        let lab = Lab::new()?;
+        let (tree, repo) = (lab.folder("tree")?, lab.path("repo"));
+        fs::write(tree.join("disk.raw"), disk(1))?;
+        Master::publish_offline(&repo, "lab", &tree, &["--deploy"])?;
+        let config = lab.path("master.toml");
+        fs::write(&config, "[retain]\nlast = 0\nyounger_than = \"0s\"\n")?;
+        let config = ["--config", config.to_str().context("a path of text")?];
+        let master = Master::start_at(&lab, &repo, ([127, 0, 0, 1], 0).into(), &config)?;
+        let tgtd = Tgtd::start(&lab)?;
+        let env = vec![("TGT_IPC_SOCKET", tgtd.socket().to_owned())];
+        let serve = "[serve]\nlisten = [\"127.0.0.1:0\"]\n".to_owned();
+        let mut settings = CacheSettings { env, config: serve, ..CacheSettings::default() };
+        set(&lab, &mut settings)?;
+        let cache = CacheServer::start_with(&lab, &[&master.url()], &settings)?;
+        let site = Site { lab, tgtd, master, cache };
+        site.cache.command(&["export", "add", "lab", "--iscsi", "--clients", NETWORK, "--clone"])?.ok()?;
+        Ok(site)
+    }
+
+    fn listen(&self) -> Result<SocketAddr> {
+        let status = self.cache.status()?;
+        status["listen"][0].as_str().context("it listens nowhere")?.parse().context("an address")
+    }
+
+    /// What a workstation is told when it asks for its boot script.
+    fn ask(&self, query: &str) -> Result<(u16, String)> {
+        let answer = get(self.listen()?, &format!("/boot/{query}"))?;
+        Ok((answer.status, String::from_utf8(answer.body)?))
+    }
+
+    fn boot(&self, client: &str) -> Result<Target> {
+        let (status, script) = self.ask(&format!("lab?client={client}"))?;
+        ensure!(status == 200, "{status}: {script}");
+        Target::of(&script)
+    }
+
+    fn clones(&self) -> Result<Vec<Value>> {
+        let report: Value = serde_json::from_str(&self.cache.command(&["clone", "list", "--json"])?.ok()?)?;
+        Ok(report["clones"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// Which there are, and how many are logged in to each.
+    fn uses(&self) -> Result<Vec<(String, usize)>> {
+        let name = |clone: &Value| {
+            format!("{} {}", clone["version"].as_str().unwrap_or("?"), clone["client"].as_str().unwrap_or("?"))
+        };
+        let clones = self.clones()?;
+        Ok(clones.iter().map(|clone| (name(clone), clone["sessions"].as_array().map_or(0, Vec::len))).collect())
+    }
+
+    fn wait_for_use(&self, of: &str, count: usize) -> Result<()> {
+        let wanted = (of.to_owned(), count);
+        wait_for("a clone's use", || Ok(self.uses()?.contains(&wanted).then_some(())))
+            .with_context(|| format!("{wanted:?}, not {:?}", self.uses()))
+    }
+
+    fn publish(&self, version: u64, args: &[&str]) -> Result<()> {
+        fs::write(self.lab.path("tree/disk.raw"), disk(version))?;
+        self.master.publish("lab", &self.lab.path("tree"), args).map(drop)
+    }
+
+    fn version_is_what_was_published(&self) -> Result<()> {
+        ensure!(fs::read(self.cache.path("lab/1/disk.raw"))? == disk(1), "the version changed");
+        Ok(())
+    }
+}
+
+/// What a workstation writes is on its own disk, at once and from a cold cache: not in the version, nor on anybody else's,
+/// whom its disk is not served to.
+#[test]
+fn a_workstation_writes_to_a_disk_of_its_own() -> Result<()> {
+    let site = Site::new()?;
+    let (one, two) = (site.boot("pc-1")?, site.boot("pc-2")?);
+    one.io(&["write -P 0x11 0 1M", "write -P 0x12 5000k 4k", "write -P 0x13 6000000 512", "flush"])?.ok()?;
+    two.io(&["write -P 0x21 512k 1M", "flush"])?.ok()?;
+    let mut expected = disk(1);
+    expected[..1 << 20].fill(0x11);
+    expected[5000 << 10..(5000 << 10) + 4096].fill(0x12);
+    expected[6_000_000..6_000_512].fill(0x13);
+    ensure!(one.read(&site.lab)? == expected, "it is not what it wrote");
+    let mut expected = disk(1);
+    expected[512 << 10..(512 << 10) + (1 << 20)].fill(0x21);
+    ensure!(two.read(&site.lab)? == expected, "it is not what it wrote");
+    site.version_is_what_was_published()?;
+    let stranger = Target { initiator: two.initiator.clone(), ..one.clone() };
+    ensure!(stranger.io(&["read 0 512"])?.code != 0, "another one's disk was served");
+    let clones = site.clones()?;
+    let written: Vec<u64> = clones.iter().filter_map(|clone| clone["written_bytes"].as_u64()).collect();
+    ensure!(written == [(1 << 20) + 2 * 4096, 1 << 20], "{written:?}");
+    site.cache.command(&["clone", "list"])?.prints(&["lab@1", "pc-1", "reset at boot", "clones take"])?.ok()?;
+    Ok(())
+}
+
+/// A clone is reset when its client's boot script is fetched, and at no other time: not by a second fetch while it runs, by
+/// whomever, nor by a new connection, nor if it is kept.
+#[test]
+fn a_clone_is_reset_at_boot_and_never_under_who_runs() -> Result<()> {
+    let site = Site::new()?;
+    site.cache.daemon.allow_log("boots what it wrote before");
+    let target = site.boot("pc-1")?;
+    target.io(&["write -P 0x11 0 64k", "flush"])?.ok()?;
+    // A second fetch at once may be the same boot: whoever was logged in a moment ago may be again.
+    let mut running = target.log_in()?;
+    site.wait_for_use("lab@1 pc-1", 1)?;
+    let again = site.boot("pc-1")?;
+    ensure!(again.name == target.name && running.goes_on()?, "it was taken away");
+    target.io(&["read -P 0x11 0 64k"])?.ok()?;
+    site.cache
+        .command(&["clone", "reset", "pc-1", "lab"])?
+        .failed_with(REFUSED)?
+        .says(&["in use by 127.0.0.1", "shut pc-1 down"])?;
+    site.cache.command(&["clone", "remove", "pc-1", "lab@1"])?.failed_with(REFUSED)?.says(&["in use by"])?;
+    // Another connection is no boot.
+    drop(running);
+    target.io(&["read -P 0x11 0 64k"])?.ok()?;
+    site.cache.command(&["clone", "keep", "pc-1", "lab"])?.ok()?;
+    site.boot("pc-1")?.io(&["read -P 0x11 0 64k"])?.ok()?;
+    site.cache.command(&["clone", "list"])?.prints(&["kept"])?.ok()?;
+    site.cache.command(&["clone", "keep", "pc-1", "lab", "--no"])?.ok()?;
+    let first = fs::read(site.cache.path("lab/1/disk.raw"))?;
+    let fresh = site.boot("pc-1")?;
+    ensure!(fresh.name == target.name && fresh.read(&site.lab)? == first, "it was not reset");
+    ensure!(site.clones()?[0]["written_bytes"] == 0, "{:?}", site.clones());
+    Ok(())
+}
+
+/// Who runs keeps the version that it began with, also when another one is deployed; its next boot gets that one, and what it
+/// wrote before goes.
+#[test]
+fn a_new_version_is_got_by_the_next_boot() -> Result<()> {
+    let site = Site::new()?;
+    let (one, two) = (site.boot("pc-1")?, site.boot("pc-2")?);
+    one.io(&["write -P 0x11 0 64k", "flush"])?.ok()?;
+    two.io(&["write -P 0x21 0 64k", "flush"])?.ok()?;
+    let mut running = one.log_in()?;
+    site.wait_for_use("lab@1 pc-1", 1)?;
+    site.publish(2, &["--deploy"])?;
+    wait_for("the new version", || {
+        Ok(site.cache.command(&["image", "list", "lab"])?.ok()?.contains("lab@2").then_some(()))
+    })?;
+    let is_deployed = || {
+        let target = site.boot("pc-2")?;
+        Ok(target.name.ends_with("lab.2.pc-2").then_some(target))
+    };
+    let fresh = wait_for("it to be got", is_deployed)?;
+    ensure!(fresh.read(&site.lab)? == disk(2), "it is another version");
+    ensure!(running.goes_on()?, "a running one had an error");
+    one.io(&["read -P 0x11 0 64k"])?.ok()?;
+    let uses: Vec<String> = site.uses()?.into_iter().map(|(name, _)| name).collect();
+    ensure!(uses == ["lab@1 pc-1", "lab@2 pc-2"], "{uses:?}");
+    Ok(())
+}
+
+/// What was flushed is there whatever is killed, in the middle of writing: the daemon, tgtd, all of them; who writes goes on.
+#[test]
+fn a_kill_loses_nothing_that_was_flushed() -> Result<()> {
+    let mut site = Site::new()?;
+    let target = site.boot("pc-1")?;
+    // fio speaks no iSCSI: QEMU does, and shows it the disk as a file.
+    let shown = site.lab.path("shown");
+    fs::write(&shown, "")?;
+    let mut show = Command::new("qemu-storage-daemon");
+    show.args(["--blockdev", &format!("node-name=disk,{}", target.options())]);
+    show.args(["--export", &format!("fuse,id=disk,node-name=disk,mountpoint={},writable=on", text(&shown)?)]);
+    let _shown = Running(show.stdin(Stdio::null()).spawn().context("starting qemu-storage-daemon")?);
+    wait_for("the disk", || Ok((fs::metadata(&shown)?.len() == DISK).then_some(())))?;
+    let mut fio = Command::new("fio");
+    fio.args(["--name=verify", "--rw=randwrite", "--bs=4k", "--size=12m", "--ioengine=psync", "--verify=crc32c"]);
+    fio.args(["--verify_fatal=1", "--fsync=32", "--rate_iops=600", "--allow_file_create=0", "--filename"]).arg(&shown);
+    let log = fs::File::create(site.lab.path("fio.log"))?;
+    fio.current_dir(site.lab.folder("fio")?).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let mut fio = Running(fio.spawn().context("starting fio; install the package fio")?);
+    site.wait_for_use("lab@1 pc-1", 1)?;
+    for _ in 0..3 {
+        site.cache.kill_worker()?;
+        site.wait_for_use("lab@1 pc-1", 1)?;
+    }
+    let ended = wait_for("fio", || Ok(fio.0.try_wait()?))?;
+    ensure!(ended.success(), "{}", fs::read_to_string(site.lab.path("fio.log"))?);
+    let before = target.read(&site.lab)?;
+    site.cache.daemon.allow_log("nothing is exported");
+    site.tgtd.start_again(&site.lab)?;
+    let comes_again = || Ok(target.read(&site.lab).ok());
+    ensure!(wait_for("the clone", comes_again)? == before, "something was lost");
+    site.cache.daemon.stop()?;
+    site.cache.start_again(&site.lab)?;
+    ensure!(wait_for("the clone", || Ok(target.read(&site.lab).ok()))? == before, "something was lost");
+    site.version_is_what_was_published()
+}
+
+/// What cannot be had is refused with the reason, and nothing is made.
+#[test]
+fn what_cannot_be_booted_is_refused() -> Result<()> {
+    let site = Site::with(|_, settings| {
+        settings.config += "[clone]\nper_client = \"1MiB\"\n";
+        Ok(())
+    })?;
+    site.cache.daemon.allow_log("gets no boot script");
+    site.cache.daemon.allow_log("as much as clone.per_client");
+    for (query, status, says) in [
+        ("lob?client=pc-1", 404, "did you mean \"lab\""),
+        ("lab", 400, "?client=NAME"),
+        ("lab?client=17", 400, "no name of a workstation"),
+        ("lab?klient=pc-1", 400, "?client=NAME"),
+        ("LAB?client=pc-1", 404, "contains"),
+    ] {
+        let (found, text) = site.ask(query)?;
+        ensure!(found == status && text.contains(says), "{query}: {found} {text}");
+    }
+    ensure!(site.clones()?.is_empty(), "{:?}", site.clones());
+    site.cache.command(&["clone", "list"])?.prints(&["there is no clone"])?.ok()?;
+    let target = site.boot("pc-1")?;
+    target.io(&["write -P 0x11 0 1M", "flush"])?.ok()?;
+    let refused = target.io(&["write -P 0x11 2M 64k"])?;
+    ensure!(refused.code != 0 || refused.stdout.contains("failed"), "it wrote more than it may: {refused:?}");
+    target.io(&["read -P 0x11 0 1M"])?.ok()?;
+    site.cache.command(&["check"])?.prints(&["as much as clone.per_client lets it"])?;
+    site.cache.command(&["clone", "reset", "pc-2", "lab"])?.failed_with(ABSENT)?.says(&["did you mean \"pc-1\""])?;
+    site.cache.command(&["clone", "reset", "PC 1", "lab"])?.failed_with(USAGE)?.says(&["no name of a workstation"])?;
+    let plain = site.cache.command(&["export", "add", "lab", "--iscsi", "--clients", NETWORK])?;
+    plain.failed_with(REFUSED)?.says(&["with clones", "export remove"])?;
+    site.cache.command(&["clone", "remove", "pc-1", "lab"])?.ok()?;
+    ensure!(site.clones()?.is_empty(), "{:?}", site.clones());
+    site.cache.command(&["log"])?.prints(&["clone remove pc-1 lab"])?.ok()?;
+    Ok(())
+}
