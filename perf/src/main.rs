@@ -3,6 +3,7 @@
 //! `make bench` runs it (`make bench-short`: smaller files and fewer rounds). Absolute times depend on the machine and
 //! are never a gate; the ratios are what counts, and the goals are printed beside them.
 
+mod clone;
 mod cold;
 mod complete;
 mod http;
@@ -49,12 +50,13 @@ const SHORT: Scale =
 type Benchmark = fn(&Scale) -> Result<String>;
 
 /// The parts of `files`, each of which can be run alone.
-const FILES: [(&str, Benchmark); 5] = [
+const FILES: [(&str, Benchmark); 6] = [
     ("complete", complete::run),
     ("sealed", complete::sealed),
     ("cold", cold::run),
     ("miss", miss::run),
     ("memory", memory::run),
+    ("clone", clone::run),
 ];
 
 /// Whether all of `names` are among those there are: a name that is nobody's would measure nothing.
@@ -66,7 +68,7 @@ fn check_names(what: &str, names: &[String], there_are: impl IntoIterator<Item =
 
 /// Rounds of each storm.
 const STORM_ROUNDS: usize = 3;
-const USAGE: &str = "usage: icbd-perf [--short] [files | complete | sealed | cold | miss | memory]… [storms] [duties] [replicate] \
+const USAGE: &str = "usage: icbd-perf [--short] [files | complete | sealed | cold | miss | memory | clone]… [storms] [duties] [replicate] \
     [record] [report] [--rounds N] [--link NAME]… [--tool NAME]… [--case NAME]… [--way NAME]…";
 
 fn main() -> Result<()> {

@@ -16,6 +16,8 @@ packages=(
     qemu-system-x86 qemu-utils qemu-block-extra seabios nbdkit
     # an iSCSI target, and clients that try it
     tgt libiscsi-bin
+    # a workstation that writes and verifies what it wrote
+    fio
     # another end for tunnels, and certificates
     openssh-client openssh-server openssl
 )

@@ -6,6 +6,7 @@
 //!
 //! Needs root, FUSE and the packages that `tests/lab/packages.sh` installs.
 
+mod boot;
 mod cache;
 mod daemon;
 mod lab;
@@ -27,6 +28,7 @@ mod proxy;
 mod debian;
 mod vm;
 
+pub use boot::{BootTarget, boot_script};
 pub use cache::{CacheServer, CacheSettings, Residency, wait_for};
 pub use content::{MIB, block_of, fill, pattern, solid, write_sparse};
 pub use daemon::Daemon;
@@ -40,7 +42,7 @@ pub use program::{Output, icbd, icbd_path, run_bounded};
 pub use proxy::{Fault, Proxy};
 pub use random::Random;
 pub use ssh::Ssh;
-pub use tgtd::{IscsiReader, Tgtd};
+pub use tgtd::{IscsiReader, Tgtd, scsi_failures};
 pub use tree::{compare_trees, files_below, sample_tree};
 pub use vm::{Vm, disk_argument};
 pub use volume::{FileSystem, Volume};

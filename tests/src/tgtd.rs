@@ -1,15 +1,17 @@
 //! A tgtd of a test's own, on loopback, that no other `tgtadm` reaches.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::{Lab, Output, run_bounded, wait_for};
 
 const DEADLINE: Duration = Duration::from_secs(30);
+const SUITE_DEADLINE: Duration = Duration::from_secs(120);
 
 /// A running server.
 #[derive(Debug)]
@@ -75,6 +77,17 @@ impl Drop for Tgtd {
         let _ = self.server.kill();
         let _ = self.server.wait();
     }
+}
+
+/// Which tests of libiscsi's SCSI suite fail on a disk.
+pub fn scsi_failures(url: &str, args: &[&str]) -> Result<BTreeSet<String>> {
+    let mut suite = Command::new("iscsi-test-cu");
+    suite.args(["--normal", "-t", "SCSI"]).args(args).arg(url);
+    let output = run_bounded(suite, SUITE_DEADLINE)?;
+    let ran = output.stdout.lines().find(|line| line.trim_start().starts_with("tests ")).unwrap_or_default();
+    let ran: usize = ran.split_whitespace().nth(2).and_then(|count| count.parse().ok()).unwrap_or(0);
+    ensure!(ran > 200, "only {ran} tests were run: {output:?}");
+    Ok(output.stdout.lines().filter(|line| line.contains(" had failures")).map(str::to_owned).collect())
 }
 
 /// A workstation that reads on until it is dropped.

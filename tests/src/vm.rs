@@ -51,6 +51,17 @@ impl Vm {
         Vm::spawn(lab, command)
     }
 
+    /// Boots by BIOS from a disk that it may write to: QEMU's options for a block device, such as `driver=iscsi,…`.
+    pub fn boot_writable(lab: &Lab, options: &str) -> Result<Vm> {
+        let mut command = Command::new("qemu-system-x86_64");
+        let drive = format!(
+            "format=raw,if=virtio,{}",
+            options.split(',').map(|option| format!("file.{option}")).collect::<Vec<_>>().join(",")
+        );
+        command.args(MACHINE).args(["-drive", &drive]);
+        Vm::spawn(lab, command)
+    }
+
     /// Runs `command`, which starts a machine with its serial line as standard output.
     pub(crate) fn spawn(lab: &Lab, mut command: Command) -> Result<Vm> {
         let errors = lab.unique("qemu.err");

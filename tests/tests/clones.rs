@@ -1,13 +1,15 @@
 //! Workstations write to disks of their own, from a cold cache on: by iSCSI, to a real tgtd.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use icbd_tests::{CacheServer, CacheSettings, Lab, MIB, Master, Output, Tgtd, get, run_bounded, solid, wait_for};
+use icbd_tests::{
+    BootTarget, CacheServer, CacheSettings, FileSystem, Lab, MIB, Master, Output, Tgtd, Volume, boot_script,
+    run_bounded, scsi_failures, solid, wait_for,
+};
 use serde_json::Value;
 
 const DISK: u64 = 16 * MIB;
@@ -29,39 +31,14 @@ fn disk(version: u64) -> Vec<u8> {
     solid(version, DISK)
 }
 
-/// A client's disk as an initiator of that client's name finds it.
-#[derive(Debug, Clone)]
-struct Target {
-    portal: String,
-    name: String,
-    initiator: String,
+/// What a workstation does on its disk.
+trait Workstation {
+    fn io(&self, commands: &[&str]) -> Result<Output>;
+    fn read(&self, lab: &Lab) -> Result<Vec<u8>>;
+    fn log_in(&self) -> Result<Running>;
 }
 
-impl Target {
-    /// What a boot script says.
-    fn of(script: &str) -> Result<Target> {
-        let line = |start: &str| {
-            let line = script.lines().find_map(|line| line.strip_prefix(start));
-            line.map(str::to_owned).with_context(|| format!("no {start:?} in {script:?}"))
-        };
-        let disk = line("sanboot iscsi:")?;
-        let (address, rest) = disk.split_once("::").context("no address")?;
-        let (port, rest) = rest.split_once(':').context("no port")?;
-        let (lun, name) = rest.split_once(':').context("no LUN")?;
-        ensure!(script.starts_with("#!ipxe\n") && lun == "1", "{script}");
-        let initiator = line("set initiator-iqn ")?;
-        Ok(Target { portal: format!("{address}:{port}"), name: name.to_owned(), initiator })
-    }
-
-    fn options(&self) -> String {
-        let Target { portal, name, initiator } = self;
-        format!("driver=iscsi,transport=tcp,portal={portal},target={name},lun=1,initiator-name={initiator}")
-    }
-
-    fn url(&self) -> String {
-        format!("iscsi://{}/{}/1", self.portal, self.name)
-    }
-
+impl Workstation for BootTarget {
     /// What qemu-io does there, in one session.
     fn io(&self, commands: &[&str]) -> Result<Output> {
         let mut io = Command::new("qemu-io");
@@ -132,21 +109,8 @@ impl Site {
         Ok(site)
     }
 
-    fn listen(&self) -> Result<SocketAddr> {
-        let status = self.cache.status()?;
-        status["listen"][0].as_str().context("it listens nowhere")?.parse().context("an address")
-    }
-
-    /// What a workstation is told when it asks for its boot script.
-    fn ask(&self, query: &str) -> Result<(u16, String)> {
-        let answer = get(self.listen()?, &format!("/boot/{query}"))?;
-        Ok((answer.status, String::from_utf8(answer.body)?))
-    }
-
-    fn boot(&self, client: &str) -> Result<Target> {
-        let (status, script) = self.ask(&format!("lab?client={client}"))?;
-        ensure!(status == 200, "{status}: {script}");
-        Target::of(&script)
+    fn boot(&self, client: &str) -> Result<BootTarget> {
+        BootTarget::ask(&self.cache, "lab", client)
     }
 
     fn clones(&self) -> Result<Vec<Value>> {
@@ -197,7 +161,7 @@ fn a_workstation_writes_to_a_disk_of_its_own() -> Result<()> {
     expected[512 << 10..(512 << 10) + (1 << 20)].fill(0x21);
     ensure!(two.read(&site.lab)? == expected, "it is not what it wrote");
     site.version_is_what_was_published()?;
-    let stranger = Target { initiator: two.initiator.clone(), ..one.clone() };
+    let stranger = BootTarget { initiator: two.initiator.clone(), ..one.clone() };
     ensure!(stranger.io(&["read 0 512"])?.code != 0, "another one's disk was served");
     let clones = site.clones()?;
     let written: Vec<u64> = clones.iter().filter_map(|clone| clone["written_bytes"].as_u64()).collect();
@@ -319,7 +283,7 @@ fn what_cannot_be_booted_is_refused() -> Result<()> {
         ("lab?klient=pc-1", 400, "?client=NAME"),
         ("LAB?client=pc-1", 404, "contains"),
     ] {
-        let (found, text) = site.ask(query)?;
+        let (found, text) = boot_script(&site.cache, query)?;
         ensure!(found == status && text.contains(says), "{query}: {found} {text}");
     }
     ensure!(site.clones()?.is_empty(), "{:?}", site.clones());
@@ -338,4 +302,64 @@ fn what_cannot_be_booted_is_refused() -> Result<()> {
     ensure!(site.clones()?.is_empty(), "{:?}", site.clones());
     site.cache.command(&["log"])?.prints(&["clone remove pc-1 lab"])?.ok()?;
     Ok(())
+}
+
+/// Thirty workstations fill the disk: what each had flushed stays, who runs goes on reading, and nobody new begins.
+#[test]
+fn a_full_disk_takes_nothing_from_who_runs() -> Result<()> {
+    const CLIENTS: usize = 30;
+    let site = Site::with(|lab, settings| {
+        settings.store = Some(Volume::new(lab, FileSystem::Ext4, 64 * MIB)?.path().join("store"));
+        Ok(())
+    })?;
+    for words in ["the disk is full", "cannot begin", "gets no boot script", "room", "cannot be kept", "is full"] {
+        site.cache.daemon.allow_log(words);
+    }
+    let clients: Vec<String> = (0..CLIENTS).map(|number| format!("pc-{number}")).collect();
+    let targets = clients.iter().map(|client| site.boot(client)).collect::<Result<Vec<_>>>()?;
+    let pattern = |client: usize| format!("-P {:#x}", client + 1);
+    let mut flushed = vec![0; CLIENTS];
+    for round in 0..8 {
+        for (client, target) in targets.iter().enumerate() {
+            let write = format!("write {} {}k 512k", pattern(client), round * 512);
+            let output = target.io(&[&write, "flush"])?;
+            if output.code == 0 && !output.stdout.contains("failed") && !output.stderr.contains("rror") {
+                flushed[client] = round + 1;
+            }
+        }
+    }
+    ensure!(flushed.iter().all(|rounds| *rounds >= 1) && flushed.iter().any(|rounds| *rounds < 8), "{flushed:?}");
+    for (client, target) in targets.iter().enumerate() {
+        let read = format!("read {} 0 {}k", pattern(client), flushed[client] * 512);
+        let output = target.io(&[&read])?;
+        ensure!(output.code == 0 && !output.stdout.contains("failed"), "{client}: {output:?}");
+    }
+    let (status, words) = boot_script(&site.cache, "lab?client=pc-new")?;
+    ensure!(status == 403 && words.contains("nine tenths"), "{status} {words}");
+    site.cache.command(&["check"])?.prints(&["the disk was full"])?;
+    Ok(())
+}
+
+/// A clone passes whatever of a SCSI conformance suite a plain file passes that the same server serves.
+#[test]
+fn a_clone_is_a_disk_as_a_plain_file_is() -> Result<()> {
+    let site = Site::new()?;
+    let clone = site.boot("pc-1")?;
+    let plain = site.lab.path("plain");
+    fs::write(&plain, disk(1))?;
+    for args in [
+        &["--op", "new", "--mode", "target", "--tid", "77", "-T", "iqn.2001-04.com.example:plain"][..],
+        &["--op", "new", "--mode", "logicalunit", "--tid", "77", "--lun", "1", "-b", text(&plain)?],
+        &["--op", "update", "--mode", "logicalunit", "--tid", "77", "--lun", "1", "--params", "thin_provisioning=1"],
+        // A second initiator, which some tests log in as, is let in by neither.
+        &["--op", "bind", "--mode", "target", "--tid", "77", "--initiator-name", &clone.initiator],
+    ] {
+        site.tgtd.adm(args)?.ok()?;
+    }
+    let others = format!("iscsi://{}/iqn.2001-04.com.example:plain/1", site.tgtd.address());
+    let plain = scsi_failures(&others, &["--dataloss", "-i", &clone.initiator])?;
+    let of_clone = scsi_failures(&clone.url(), &["--dataloss", "-i", &clone.initiator])?;
+    let more: Vec<_> = of_clone.difference(&plain).collect();
+    ensure!(more.is_empty(), "a clone fails where a plain file does not: {more:?}");
+    site.version_is_what_was_published()
 }

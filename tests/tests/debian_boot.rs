@@ -2,7 +2,8 @@
 
 use anyhow::{Result, ensure};
 use icbd_tests::{
-    BOOT_DEADLINE, CacheServer, CacheSettings, Lab, Master, Tgtd, Vm, debian_image, disk_argument, touched_blocks,
+    BOOT_DEADLINE, BootTarget, CacheServer, CacheSettings, Lab, Master, Tgtd, Vm, debian_image, disk_argument,
+    touched_blocks, wait_for,
 };
 
 /// Of the blocks that a boot touches, fetching may overshoot by this much: neighbours that the kernel reads ahead.
@@ -63,4 +64,39 @@ fn debian_boots_by_iscsi() -> Result<()> {
     let took = Vm::boot(&lab, &url)?.wait_for("login:", BOOT_DEADLINE)?;
     println!("login after {:.1} s by iSCSI", took.as_secs_f64());
     Ok(())
+}
+
+/// A Debian machine boots from a clone on a cache that has nothing yet, and writes to it, while the daemon and the target
+/// server are killed under it.
+#[test]
+fn debian_boots_on_a_clone_whatever_is_killed() -> Result<()> {
+    let (lab, image) = (Lab::new()?, debian_image()?.join("v1"));
+    let repo = lab.path("repo");
+    Master::publish_offline(&repo, "debian-lab", &image, &["--deploy"])?;
+    let (master, mut tgtd) = (Master::start(&lab, &repo)?, Tgtd::start(&lab)?);
+    let env = vec![("TGT_IPC_SOCKET", tgtd.socket().to_owned())];
+    let config = "[serve]\nlisten = [\"127.0.0.1:0\"]\n".to_owned();
+    let mut cache =
+        CacheServer::start_with(&lab, &[&master.url()], &CacheSettings { env, config, ..Default::default() })?;
+    cache.command(&["export", "add", "debian-lab", "--iscsi", "--clients", "127.0.0.0/8", "--clone"])?.ok()?;
+    let target = BootTarget::ask(&cache, "debian-lab", "pc-1")?;
+    let mut machine = Vm::boot_writable(&lab, &target.options())?;
+    // In the middle of it, as far as the master can tell: a boot touches some 1200 blocks.
+    let sent = |blocks| wait_for("the boot", || Ok((master.blocks_sent()? >= blocks).then_some(())));
+    sent(200)?;
+    cache.kill_worker()?;
+    sent(600)?;
+    cache.daemon.allow_log("nothing is exported");
+    tgtd.start_again(&lab)?;
+    let took = machine.wait_for("login:", BOOT_DEADLINE)?;
+    println!("login after {:.1} s on a clone of a cold cache, with two kills", took.as_secs_f64());
+    drop(machine);
+    let written = cache.command(&["clone", "list", "--json"])?.ok()?;
+    let written: serde_json::Value = serde_json::from_str(&written)?;
+    let written = written["clones"][0]["written_bytes"].as_u64().unwrap_or(0);
+    println!("it wrote {written} bytes");
+    ensure!(written > 0 && written < 64 << 20, "{written} bytes were written");
+    // What it wrote is nowhere else.
+    let verified = cache.command(&["image", "verify", "debian-lab@1"])?;
+    verified.ok().map(drop)
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use icbd_tests::{
-    CacheServer, CacheSettings, IscsiReader, Lab, MIB, Master, Output, Tgtd, icbd, run_bounded, solid, wait_for,
+    CacheServer, CacheSettings, IscsiReader, Lab, MIB, Master, Output, Tgtd, icbd, run_bounded, scsi_failures, solid,
+    wait_for,
 };
 use serde_json::Value;
 
@@ -124,6 +125,29 @@ fn what_is_exported_is_what_was_published() -> Result<()> {
     site.cache.command(&["log"])?.prints(&["export add lab --iscsi --clients 127.0.0.0/8"])?.ok()?;
     site.cache.command(&["export", "remove", "lab", "--iscsi"])?.ok()?;
     ensure!(site.tgtd.adm(&["--op", "show", "--mode", "target"])?.ok()?.trim().is_empty(), "it is still there");
+    Ok(())
+}
+
+/// A version passes whatever of a SCSI conformance suite a plain file passes that the same server serves, read-only, too.
+#[test]
+fn a_version_is_a_disk_as_a_plain_file_is() -> Result<()> {
+    let site = Site::new()?;
+    site.export()?;
+    let plain = site.lab.path("plain");
+    fs::write(&plain, disk(1))?;
+    let plain = plain.to_str().context("a path of text")?;
+    for args in [
+        &["--op", "new", "--mode", "target", "--tid", "77", "-T", "iqn.2001-04.com.example:plain"][..],
+        &["--op", "new", "--mode", "logicalunit", "--tid", "77", "--lun", "1", "-b", plain],
+        &["--op", "update", "--mode", "logicalunit", "--tid", "77", "--lun", "1", "--params", "readonly=1"],
+        &["--op", "bind", "--mode", "target", "--tid", "77", "-I", "ALL"],
+    ] {
+        site.tgtd.adm(args)?.ok()?;
+    }
+    let others = format!("iscsi://{}/iqn.2001-04.com.example:plain/1", site.tgtd.address());
+    let more: Vec<String> =
+        scsi_failures(&site.url(1), &[])?.difference(&scsi_failures(&others, &[])?).cloned().collect();
+    ensure!(more.is_empty(), "a version fails where a plain file does not: {more:?}");
     Ok(())
 }
 

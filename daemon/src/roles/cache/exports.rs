@@ -69,8 +69,8 @@ struct Seen {
     in_use: BTreeMap<OfferName, (Offer, Option<Instant>)>,
     /// When somebody was last seen logged in.
     used: BTreeMap<OfferName, Instant>,
-    /// When the server answered last.
-    answered: Option<Instant>,
+    /// Since when the server answers each time it is asked.
+    answers_since: Option<Instant>,
     /// What the server has open may be another thing a moment later.
     is_changing: bool,
     /// What it opened before this mount was made and has not opened anew; `None` before the first look.
@@ -267,7 +267,8 @@ impl Exports {
         let see = |offered: Vec<Offered>, portals| {
             let mut seen = self.seen();
             (seen.server, seen.offered, seen.portals) = (Some(server.name()), offered, portals);
-            (seen.is_changing, seen.wanted, seen.answered) = (false, bootable.clone(), Some(Instant::now()));
+            (seen.is_changing, seen.wanted) = (false, bootable.clone());
+            seen.answers_since.get_or_insert_with(Instant::now);
         };
         if plan.is_empty() {
             see(offered, server.portals()?);
@@ -391,7 +392,7 @@ async fn look(server: &Arc<CacheServer>) {
         }
         Ok(Err(error)) => {
             let mut seen = server.exports.seen();
-            seen.is_changing = false;
+            (seen.is_changing, seen.answers_since) = (false, None);
             if matches!(error, ServerError::NotRunning { .. } | ServerError::NotInstalled { .. }) {
                 // What is not served, nobody uses.
                 seen.offered.clear();

@@ -65,9 +65,10 @@ impl Exports {
         let (seen, name) = (self.seen(), offer_name(clone));
         let is_logged_in = seen.offered.iter().any(|offered| offered.name == name && !offered.sessions.is_empty());
         let was_lately = seen.used.get(&name).is_some_and(|when| when.elapsed() < QUIET);
-        match seen.answered {
+        match seen.answers_since {
             _ if is_logged_in || was_lately || seen.in_use.contains_key(&name) => Use::Somebody,
-            Some(when) if when.elapsed() < QUIET && seen.trouble.is_none() => Use::Nobody,
+            // Whoever lost its server, or this daemon its memory, has had the time to be seen again.
+            Some(since) if since.elapsed() >= QUIET => Use::Nobody,
             _ => Use::Unknown,
         }
     }

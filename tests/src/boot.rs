@@ -1,0 +1,57 @@
+//! What a workstation is told when it asks for its boot script.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{CacheServer, get};
+
+/// A client's own disk, as an initiator of that client's name finds it.
+#[derive(Debug, Clone)]
+pub struct BootTarget {
+    pub portal: String,
+    pub name: String,
+    pub initiator: String,
+}
+
+impl BootTarget {
+    /// Boots a client, as far as its boot script.
+    pub fn ask(cache: &CacheServer, image: &str, client: &str) -> Result<BootTarget> {
+        let (status, script) = boot_script(cache, &format!("{image}?client={client}"))?;
+        ensure!(status == 200, "{status}: {script}");
+        BootTarget::of(&script)
+    }
+
+    /// What a boot script says.
+    fn of(script: &str) -> Result<BootTarget> {
+        let line = |start: &str| {
+            let line = script.lines().find_map(|line| line.strip_prefix(start));
+            line.map(str::to_owned).with_context(|| format!("no {start:?} in {script:?}"))
+        };
+        let disk = line("sanboot iscsi:")?;
+        let (address, rest) = disk.split_once("::").context("no address")?;
+        let (port, rest) = rest.split_once(':').context("no port")?;
+        let (lun, name) = rest.split_once(':').context("no LUN")?;
+        ensure!(script.starts_with("#!ipxe\n") && lun == "1", "{script}");
+        let initiator = line("set initiator-iqn ")?;
+        Ok(BootTarget { portal: format!("{address}:{port}"), name: name.to_owned(), initiator })
+    }
+
+    /// For QEMU.
+    pub fn options(&self) -> String {
+        let BootTarget { portal, name, initiator } = self;
+        format!("driver=iscsi,transport=tcp,portal={portal},target={name},lun=1,initiator-name={initiator}")
+    }
+
+    pub fn url(&self) -> String {
+        format!("iscsi://{}/{}/1", self.portal, self.name)
+    }
+}
+
+/// The answer to `/boot/QUERY` of a cache that serves over TCP.
+pub fn boot_script(cache: &CacheServer, query: &str) -> Result<(u16, String)> {
+    let status = cache.status()?;
+    let listen: SocketAddr = status["listen"][0].as_str().context("it listens nowhere")?.parse()?;
+    let answer = get(listen, &format!("/boot/{query}"))?;
+    Ok((answer.status, String::from_utf8(answer.body)?))
+}
