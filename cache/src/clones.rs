@@ -45,8 +45,8 @@ pub struct Clones {
     changing: tokio::sync::Semaphore,
     /// Told whenever nobody uses one any more.
     closed: Arc<Notify>,
-    /// What could not be read at the start.
-    damaged: Vec<String>,
+    /// What could not be read at the start, and why.
+    damaged: Mutex<BTreeMap<CloneName, String>>,
 }
 
 /// How a clone is.
@@ -116,7 +116,7 @@ impl Clones {
         per_client: Option<u64>,
         reserve_bytes: Option<u64>,
     ) -> io::Result<Clones> {
-        let mut clones = Clones {
+        let clones = Clones {
             room: Arc::new(Room::new(per_client)),
             core,
             boot,
@@ -124,19 +124,21 @@ impl Clones {
             all: Mutex::default(),
             changing: tokio::sync::Semaphore::new(1),
             closed: Arc::default(),
-            damaged: Vec::new(),
+            damaged: Mutex::default(),
         };
         let mut all = BTreeMap::new();
         for name in clones.names()? {
             match clones.load(&name) {
                 Ok(Some(disk)) => _ = all.insert(name, Arc::new(disk)),
                 // It was being made, or removed.
-                Ok(None) => clones.core.disk.remove(&name.folder())?,
+                Ok(None) => {
+                    if let Err(error) = clones.core.disk.remove(&name.folder()) {
+                        tracing::warn!(clone = %name, %error, "what is left of a clone cannot be removed");
+                    }
+                }
                 Err(error) => {
-                    let path = name.folder();
-                    let words = format!("the clone {name} cannot be read ({error}); it is left in {}", path.display());
-                    tracing::error!("{words}");
-                    clones.damaged.push(words);
+                    tracing::error!(clone = %name, %error, "a clone cannot be read; it is left as it is");
+                    clones.lock_damaged().insert(name, error.to_string());
                 }
             }
         }
@@ -162,7 +164,9 @@ impl Clones {
         let Some(record) = Record::read(&**disk, &folder)? else { return Ok(None) };
         // Of a reset that a kill came between.
         for stray in disk.names(&folder)?.iter().filter(|file| !record.owns(file)) {
-            disk.remove(&folder.join(stray))?;
+            if let Err(error) = disk.remove(&folder.join(stray)) {
+                tracing::warn!(clone = %name, stray, %error, "what a reset left cannot be removed");
+            }
         }
         Ok(Some(self.disk(name.clone(), record)))
     }
@@ -186,6 +190,14 @@ impl Clones {
         let _turn = self.turn().await?;
         if let Some(disk) = self.get(name) {
             return Ok(disk);
+        }
+        if let Some(why) = self.lock_damaged().get(name) {
+            let (version, client) = (&name.version, &name.client);
+            let message = format!(
+                "the clone {name} cannot be read ({why}); mend it and restart the cache, or delete it with \
+                 `icbd clone remove {client} {version}`"
+            );
+            return Err(CacheError::Refused(message));
         }
         let version = file.version();
         let record = Record {
@@ -237,13 +249,21 @@ impl Clones {
     /// Removes it; refused while it is used.
     pub async fn remove(&self, name: &CloneName) -> Result<(), CacheError> {
         let _turn = self.turn().await?;
-        let disk = self.begin_to_leave(name)?;
+        let is_damaged = self.lock_damaged().contains_key(name);
+        let disk = if is_damaged { None } else { Some(self.begin_to_leave(name)?) };
         let (core, folder) = (self.core.clone(), name.folder());
-        let removed = self.core.blocking(move || core.disk.remove(&folder)).await?;
-        let removed = removed.map_err(CacheError::disk("remove the clone", name.folder()));
-        removed.inspect_err(|_| disk.is_leaving.store(false, Ordering::Release))?;
+        // What is killed halfway is no clone any more.
+        let remove = move || {
+            Record::remove(&*core.disk, &folder)?;
+            core.disk.remove(&folder)
+        };
+        let removed = self.core.blocking(remove).await?;
+        // Half of it may be gone: it is used no more, and goes at the next start.
+        removed.map_err(CacheError::disk("remove the clone", name.folder()))?;
         tracing::info!(clone = %name, "removed");
+        drop(disk);
         self.lock().remove(name);
+        self.lock_damaged().remove(name);
         Ok(())
     }
 
@@ -309,9 +329,16 @@ impl Clones {
         self.core.blocking(move || all.iter().map(status).collect()).await
     }
 
-    /// What was damaged when the store was opened.
-    pub fn damaged(&self) -> &[String] {
-        &self.damaged
+    /// What could not be read when the store was opened, and why.
+    pub fn damaged(&self) -> BTreeMap<CloneName, String> {
+        self.lock_damaged().clone()
+    }
+
+    /// Whether nothing was written to a clone, nor discarded of it.
+    pub async fn is_untouched(&self, disk: &Arc<CloneDisk>) -> Result<bool, CacheError> {
+        let of = disk.clone();
+        let looked = self.core.blocking(move || of.place().is_untouched()).await?;
+        looked.map_err(CacheError::disk("look at the clone", disk.name().folder()))
     }
 
     /// The write that was refused last.
@@ -372,6 +399,10 @@ impl Clones {
 
     async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, CacheError> {
         self.changing.acquire().await.map_err(|_| CacheError::Closed)
+    }
+
+    fn lock_damaged(&self) -> MutexGuard<'_, BTreeMap<CloneName, String>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<CloneName, Arc<CloneDisk>>> {

@@ -15,6 +15,16 @@ pub enum ServerError {
     Refused { server: &'static str, what: String, said: String },
     #[error("{server} said something that icbd does not understand: {said:?}")]
     Strange { server: &'static str, said: String },
+    #[error(
+        "{} was edited by hand, so icbd changes nothing; move what is yours to a file of your own and remove this one",
+        path.display()
+    )]
+    HandEdited { path: PathBuf },
+    #[error(
+        "{} does not bring icbd's exports in; add the line {line} at its end, and run: systemctl reload nfs-ganesha",
+        path.display()
+    )]
+    NotIncluded { path: PathBuf, line: String },
     #[error("cannot {doing} {}: {source}", path.display())]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
 }

@@ -16,13 +16,15 @@ packages=(
     qemu-system-x86 qemu-utils qemu-block-extra seabios nbdkit
     # an iSCSI target, and clients that try it
     tgt libiscsi-bin
+    # an NFS server, with the network of its own that tests give it, and clients that try it
+    nfs-ganesha nfs-ganesha-vfs rpcbind iproute2 libnfs-utils
     # a workstation that writes and verifies what it wrote
     fio
     # another end for tunnels, and certificates
     openssh-client openssh-server openssl
 )
 if [ "${1:-}" = --rivals ]; then
-    packages+=(nginx-light rsync rclone nfs-ganesha nfs-ganesha-vfs rpcbind iproute2 lz4 pigz)
+    packages+=(nginx-light rsync rclone lz4 pigz)
 fi
 
 missing=()

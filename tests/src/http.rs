@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-const DEADLINE: Duration = Duration::from_secs(30);
+/// Longer than a boot script is waited for.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What a server answered.
 #[derive(Debug)]

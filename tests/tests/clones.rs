@@ -200,6 +200,10 @@ fn a_clone_is_reset_at_boot_and_never_under_who_runs() -> Result<()> {
     let fresh = site.boot("pc-1")?;
     ensure!(fresh.name == target.name && fresh.read(&site.lab)? == first, "it was not reset");
     ensure!(site.clones()?[0]["written_bytes"] == 0, "{:?}", site.clones());
+    site.cache
+        .command(&["log"])?
+        .prints(&["clone reset pc-1 lab@1", "its boot script was fetched by 127.0.0.1"])?
+        .ok()?;
     Ok(())
 }
 
@@ -225,12 +229,16 @@ fn a_new_version_is_got_by_the_next_boot() -> Result<()> {
     ensure!(fresh.read(&site.lab)? == disk(2), "it is another version");
     ensure!(running.goes_on()?, "a running one had an error");
     one.io(&["read -P 0x11 0 64k"])?.ok()?;
-    let uses: Vec<String> = site.uses()?.into_iter().map(|(name, _)| name).collect();
-    ensure!(uses == ["lab@1 pc-1", "lab@2 pc-2"], "{uses:?}");
-    Ok(())
+    let is_swept = || {
+        let uses: Vec<String> = site.uses()?.into_iter().map(|(name, _)| name).collect();
+        Ok((uses == ["lab@1 pc-1", "lab@2 pc-2"]).then_some(()))
+    };
+    wait_for("what was written before to go", is_swept)?;
+    one.io(&["read -P 0x11 0 64k"])?.ok().map(drop)
 }
 
-/// What was flushed is there whatever is killed, in the middle of writing: the daemon, tgtd, all of them; who writes goes on.
+/// What was flushed is there whatever ends, the daemon killed in the middle of writing, tgtd or all of them after it; who
+/// writes goes on.
 #[test]
 fn a_kill_loses_nothing_that_was_flushed() -> Result<()> {
     let mut site = Site::new()?;

@@ -253,11 +253,13 @@ impl CloneDisk {
 
     /// Nobody uses it for now: makes durable what was written, and closes its files. Blocks.
     pub(super) fn close(&self) {
-        let mut slot = self.opened.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(opened) = &*slot else { return };
+        let Some(opened) = self.opened_now() else { return };
         if let Err(error) = opened.layer.flush() {
             tracing::error!(clone = %self.name, %error, "what was written to a clone could not be made durable");
         }
+        drop(opened);
+        let mut slot = self.opened.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(opened) = &*slot else { return };
         // Whoever is at it still, for a program that was killed, must not have bits of its own.
         if Arc::strong_count(opened) == 1 && !self.is_open() && !opened.layer.is_suspect() {
             *slot = None;

@@ -23,6 +23,8 @@ const PAGE_PIECES: u64 = PAGE_WORDS as u64 * 64;
 /// What the names of the bitmaps end in: the one for power cuts, and the one for kills.
 const DURABLE: &str = ".written";
 const LIVE: &str = ".live";
+/// There once a sync failed: what the kernel says later of the data is not to be believed.
+const SUSPECT: &str = ".suspect";
 
 /// Where a layer is, and whose.
 #[derive(Debug, Clone)]
@@ -50,6 +52,7 @@ pub(super) struct Layer {
     /// Held while bits are set: whoever writes a word of `live` writes all that is set in it.
     setting: Mutex<()>,
     flushing: Mutex<()>,
+    place: LayerPlace,
     /// A sync failed: what was written since the one before may be lost, whatever a later one says.
     is_suspect: AtomicBool,
 }
@@ -100,7 +103,8 @@ impl LayerPlace {
             unsynced,
             setting: Mutex::default(),
             flushing: Mutex::default(),
-            is_suspect: AtomicBool::new(false),
+            is_suspect: AtomicBool::new(self.disk.open(&self.beside(SUSPECT), Missing::Fail).is_ok()),
+            place: self.clone(),
         })
     }
 
@@ -127,9 +131,22 @@ impl LayerPlace {
         self.disk.open(&self.path, Missing::Fail)?.allocated()
     }
 
+    /// Whether nothing was written or discarded, as the disk has it.
+    pub(super) fn is_untouched(&self) -> io::Result<bool> {
+        let is_empty = |end: &str| match self.disk.open(&self.beside(end), Missing::Fail) {
+            Ok(file) => Ok(bitmap::count(&*file)?.is_some_and(|(_, count)| count == 0)),
+            // It is made when the layer is first opened.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && end == LIVE => Ok(true),
+            Err(error) => Err(error),
+        };
+        Ok(is_empty(DURABLE)? && is_empty(LIVE)?)
+    }
+
     /// Removes what there is of it.
     pub(super) fn remove(&self) -> io::Result<()> {
-        [self.beside(LIVE), self.beside(DURABLE), self.path.clone()].iter().try_for_each(|path| self.disk.remove(path))
+        [self.beside(LIVE), self.beside(DURABLE), self.beside(SUSPECT), self.path.clone()]
+            .iter()
+            .try_for_each(|path| self.disk.remove(path))
     }
 
     /// Makes the names beside it durable.
@@ -201,12 +218,21 @@ impl Layer {
         // Copied before the sync: of what is written meanwhile nobody knows whether it is covered.
         let copies: Vec<_> =
             pages.iter().map(|page| (*page as usize, bitmap::copy_page(&self.written, *page as usize))).collect();
-        let lost = |_: &io::Error| self.is_suspect.store(true, Ordering::Release);
+        let lost = |_: &io::Error| self.suspect();
         self.data.sync().inspect_err(lost)?;
         let written = bitmap::write_pages(&*self.durable, &copies);
         // For lack of room, say: nothing is lost by that.
         written.inspect_err(|_| pages.iter().for_each(|page| self.unsynced.set(*page..*page + 1)))?;
         if copies.is_empty() { Ok(()) } else { self.durable.sync().inspect_err(lost) }
+    }
+
+    /// For good, as far as the disk still takes a note of it.
+    fn suspect(&self) {
+        self.is_suspect.store(true, Ordering::Release);
+        let noted = self.place.disk.open(&self.place.beside(SUSPECT), Missing::Create).and_then(|note| note.sync());
+        if let Err(error) = noted.and_then(|()| self.place.sync_names()) {
+            tracing::error!(path = %self.place.path.display(), %error, "that a sync failed cannot be noted for the next start");
+        }
     }
 
     pub(super) fn is_suspect(&self) -> bool {

@@ -93,6 +93,12 @@ impl Record {
         disk.sync(Barrier::Names(folder))
     }
 
+    /// What lies in a folder is no clone any more, durably.
+    pub(super) fn remove(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
+        disk.remove(&folder.join(FILE))?;
+        disk.sync(Barrier::Names(folder))
+    }
+
     /// Whether a file of a clone's folder is of this record.
     pub(super) fn owns(&self, name: &str) -> bool {
         name == FILE || name.split('.').next() == Some(&*self.session_name())

@@ -250,7 +250,7 @@ async fn a_full_disk_takes_nothing_from_a_clone() {
 /// After a sync that failed nothing is called flushed, whatever later ones say: what was written may be lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_flush_is_told_for_good() {
-    let rig = Rig::new(MemoryDisk::new(1)).await;
+    let mut rig = Rig::new(MemoryDisk::new(1)).await;
     let version = rig.publish(&[(DISK, content(&[1, 2]))]).await;
     let disk = open(&rig, &version, "pc-1").await;
     write(&disk, 0, &[7; 4096]).await.unwrap();
@@ -258,6 +258,10 @@ async fn a_failed_flush_is_told_for_good() {
     disk.flush().await.unwrap_err();
     disk.flush().await.unwrap_err();
     assert!(disk.is_suspect());
+    // Not by the next daemon either.
+    std::mem::forget(disk);
+    rig.restart_on(rig.disk.clone()).await;
+    open(&rig, &version, "pc-1").await.flush().await.unwrap_err();
 }
 
 /// A clone whose files somebody changed is told and left alone; one that is kept is never reset; one that is removed is gone.
@@ -277,10 +281,16 @@ async fn what_was_meddled_with_is_told() {
     rig.disk.cut(path.as_ref(), 10);
     rig.restart_on(rig.disk.clone()).await;
     let clones = rig.cache.clones();
-    assert!(matches!(clones.damaged(), [words] if words.contains("lab.1.pc-1")), "{:?}", clones.damaged());
+    assert_eq!(clones.damaged().keys().collect::<Vec<_>>(), [&record]);
     assert!(clones.get(&record).is_none());
+    let file = rig.file(&version, DISK).await;
+    let refused = clones.prepare(&record, &file, DISK).await.unwrap_err();
+    assert!(refused.to_string().contains("clone remove pc-1 lab@1"), "{refused}");
     let refused = clones.reset(&kept).await.unwrap_err();
     assert!(refused.to_string().contains("is kept"), "{refused}");
+    clones.remove(&record).await.unwrap();
+    clones.prepare(&record, &file, DISK).await.unwrap();
+    clones.remove(&record).await.unwrap();
     clones.remove(&name(&version, "pc-3")).await.unwrap();
     assert!(matches!(clones.remove(&name(&version, "pc-3")).await, Err(CacheError::UnknownClone(_))));
     let left: Vec<_> = clones.all().iter().map(|clone| clone.name().client.to_string()).collect();

@@ -27,10 +27,6 @@ use crate::failure::{Exit, Failure};
 pub(crate) struct Asking {
     /// Its name.
     pub client: Option<String>,
-    /// `${mac}` or `${mac:hexhyp}`.
-    pub mac: Option<String>,
-    /// `${uuid}`.
-    pub uuid: Option<String>,
 }
 
 /// Answers with what `script` gives for an image, who asks, and from where.
@@ -45,7 +41,7 @@ where
         let script = script.clone();
         async move {
             let Ok(Query(asking)) = asking else {
-                return answer::text(StatusCode::BAD_REQUEST, "ask with ?client=NAME, ?mac=MAC or ?uuid=UUID");
+                return answer::text(StatusCode::BAD_REQUEST, "ask with ?client=NAME");
             };
             let image = match image.parse::<ImageName>() {
                 Ok(image) => image,

@@ -36,6 +36,13 @@ impl Content {
         self.now.resize(size, 0);
     }
 
+    /// Bytes of pages that hold something.
+    pub(super) fn allocated(&self) -> u64 {
+        const PAGE: usize = 4096;
+        let pages = self.now.chunks(PAGE).filter(|page| page.iter().any(|byte| *byte != 0));
+        (pages.count() * PAGE) as u64
+    }
+
     pub(super) fn sync(&mut self) {
         self.durable.resize(self.now.len(), 0);
         for sector in std::mem::take(&mut self.history).into_keys() {

@@ -11,27 +11,37 @@ use std::time::Duration;
 use icbd_cache::{CloneDisk, CloneName};
 use icbd_export::{Declaration, LUN, OfferName, Protocol};
 use icbd_image::{ClientName, ImageName, VersionRecord};
+use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use super::clones::reset;
+use super::clones::reset::{self, Asks};
 use super::exports;
 use super::state::CacheServer;
+use crate::audit::Change;
+use crate::control::Peer;
 use crate::exports::OfferReport;
 use crate::failure::{Exit, Failure};
 use crate::images::find_image;
+use crate::roles::every::Every;
 use crate::serve::Asking;
 
 /// Who is still logged in may be a machine that was switched off: its connection is found dead, or somebody really runs.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Who still runs an older version is asked for so often.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 
 /// One boot of a workstation at a time.
 #[derive(Debug, Default)]
-pub(super) struct Boots(Mutex<HashMap<ClientName, Arc<tokio::sync::Mutex<()>>>>);
+pub(super) struct Boots {
+    turns: Mutex<HashMap<ClientName, Arc<tokio::sync::Mutex<()>>>>,
+    begun: Notify,
+}
 
 impl Boots {
     fn of(&self, client: &ClientName) -> Arc<tokio::sync::Mutex<()>> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, turn| Arc::strong_count(turn) > 1);
         all.entry(client.clone()).or_default().clone()
     }
@@ -86,7 +96,7 @@ pub(super) async fn script(
             let name = CloneName { version, client: client.clone() };
             let turn = server.boots.of(client);
             let _turn = turn.lock().await;
-            begin(server, declaration, &record, &name).await?;
+            begin(server, declaration, &record, &name, from).await?;
             exports::offer_name(&name)
         }
         (true, None) => {
@@ -95,7 +105,7 @@ pub(super) async fn script(
             return Err(Failure::new(Exit::Usage, message));
         }
     };
-    Ok(sanboot(server, &name, from))
+    sanboot(server, &name, from)
 }
 
 /// Has the client's clone be there, offered, and as the version is unless somebody may be using it.
@@ -104,14 +114,15 @@ async fn begin(
     declaration: &Declaration,
     record: &VersionRecord,
     name: &CloneName,
+    from: IpAddr,
 ) -> Result<(), Failure> {
     let clones = server.cache.clones();
     match clones.get(name) {
-        Some(clone) if clone.is_kept() || clone.allocated().is_ok_and(|bytes| bytes == 0) => {}
-        Some(clone) => renew(server, &clone).await,
+        Some(clone) if clone.is_kept() || clones.is_untouched(&clone).await.map_err(Failure::from)? => {}
+        Some(clone) => renew(server, &clone, from).await,
         None => make(server, declaration, record, name).await?,
     }
-    drop_older(server, name).await;
+    server.boots.begun.notify_one();
     server.exports.settle().await;
     match server.exports.is_offered(name) {
         true => Ok(()),
@@ -129,7 +140,15 @@ async fn make(
     name: &CloneName,
 ) -> Result<(), Failure> {
     let clones = server.cache.clones();
-    if clones.fill().await.map_err(Failure::from)?.is_short() {
+    let is_short = async || clones.fill().await.map(|fill| fill.is_short()).map_err(Failure::from);
+    if is_short().await? {
+        // What it wrote over another version goes with this boot.
+        let is_own = |other: &CloneName| (&other.client, &other.version.image) == (&name.client, &name.version.image);
+        for clone in clones.all().iter().filter(|clone| is_own(clone.name()) && !clone.is_kept()) {
+            let _ = reset::remove(server, clone.name(), Asks::Boot).await;
+        }
+    }
+    if is_short().await? {
         let message = format!(
             "{} cannot begin: clones take nine tenths of what they may; enlarge clone.reserve, or remove some with \
              `icbd clone remove`",
@@ -149,11 +168,15 @@ async fn make(
 }
 
 /// Resets it once nobody uses it, or leaves it as it is.
-async fn renew(server: &Arc<CacheServer>, clone: &Arc<CloneDisk>) {
+async fn renew(server: &Arc<CacheServer>, clone: &Arc<CloneDisk>, from: IpAddr) {
     let until = Instant::now() + WAIT_MAX;
     let refused = loop {
-        match reset::reset(server, clone.name()).await {
-            Ok(()) => return,
+        match reset::reset(server, clone.name(), Asks::Boot).await {
+            Ok(()) => {
+                let what = format!("clone reset {} {}", clone.name().client, clone.name().version);
+                let change = Change { what: &what, why: &format!("its boot script was fetched by {from}") };
+                return server.audit.record(&Peer::this_process(), change, &Ok::<(), anyhow::Error>(()));
+            }
             Err(refused) if Instant::now() >= until => break refused,
             Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
         }
@@ -161,21 +184,42 @@ async fn renew(server: &Arc<CacheServer>, clone: &Arc<CloneDisk>) {
     tracing::warn!(clone = %clone.name(), why = refused.message, "a workstation boots what it wrote before: it could not be reset");
 }
 
-/// What a workstation wrote over other versions is nobody's any more.
-async fn drop_older(server: &Arc<CacheServer>, name: &CloneName) {
-    let is_older =
-        |other: &CloneName| other.client == name.client && other.version.image == name.version.image && other != name;
+/// Has what workstations wrote over versions that they boot no more go, again and again until `stop`.
+pub(super) async fn sweep(server: Arc<CacheServer>, stop: CancellationToken) {
+    let mut every = Every::new(SWEEP_INTERVAL, stop);
+    while every.turn_or(server.boots.begun.notified(), drop_older(&server)).await.is_some() {}
+}
+
+async fn drop_older(server: &Arc<CacheServer>) {
+    // As long as nobody knows what is open, nothing goes.
+    if server.in_use().is_none() {
+        return;
+    }
     let all = server.cache.clones().all();
-    for clone in all.iter().filter(|clone| is_older(clone.name()) && !clone.is_kept()) {
-        if let Err(refused) = reset::remove(server, clone.name()).await {
-            tracing::info!(clone = %clone.name(), why = refused.message, "what was written over an older version stays for now");
+    let view = server.cache.view();
+    let deployed = |image: &ImageName| view.image(image).and_then(|image| image.deployed);
+    let is_deployed = |name: &CloneName| deployed(&name.version.image) == Some(name.version.number);
+    for clone in all.iter().filter(|clone| !clone.is_kept() && !is_deployed(clone.name())) {
+        let name = clone.name();
+        let boots_another = |other: &CloneName| {
+            (&other.client, &other.version.image) == (&name.client, &name.version.image) && is_deployed(other)
+        };
+        if all.iter().any(|other| boots_another(other.name()))
+            && let turn = server.boots.of(&name.client)
+            && let _turn = turn.lock().await
+            && let Err(refused) = reset::remove(server, name, Asks::Boot).await
+        {
+            tracing::debug!(clone = %name, why = refused.message, "what was written over another version stays for now");
         }
     }
 }
 
-fn sanboot(server: &CacheServer, name: &OfferName, from: IpAddr) -> String {
+fn sanboot(server: &CacheServer, name: &OfferName, from: IpAddr) -> Result<String, Failure> {
     let portal = OfferReport::portal(&server.exports.portals(), &[from.into()]);
+    let portal = portal
+        .filter(|_| server.exports.has_offered(name))
+        .ok_or_else(|| Failure::new(Exit::Failed, format!("{name} is not offered yet; `icbd export list` says why")))?;
     let initiator = name.initiator().map(|initiator| format!("set initiator-iqn {initiator}\n")).unwrap_or_default();
-    let (address, port) = (portal.map_or("-".to_owned(), |at| at.ip().to_string()), portal.map_or(0, |at| at.port()));
-    format!("#!ipxe\n{initiator}sanboot iscsi:{address}::{port}:{LUN}:{name}\n")
+    let (address, port) = (portal.ip(), portal.port());
+    Ok(format!("#!ipxe\n{initiator}sanboot iscsi:{address}::{port}:{LUN}:{name}\n"))
 }

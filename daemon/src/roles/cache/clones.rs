@@ -6,6 +6,7 @@ pub(super) mod reset;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use icbd_cache::{Cache, CloneName};
 use icbd_fs::{ClonesMounted, FsError, Handover};
@@ -20,6 +21,7 @@ pub(super) struct ClonesMount {
     path: PathBuf,
     is_by_systemd: bool,
     state: Mutex<State>,
+    is_adopted: AtomicBool,
     /// Somebody unmounted it.
     pub(super) lost: Arc<Notify>,
 }
@@ -35,12 +37,23 @@ enum State {
 impl ClonesMount {
     pub(super) fn new(path: &Path, handover: Handover, is_by_systemd: bool) -> ClonesMount {
         let state = Mutex::new(State::NotYet(handover));
-        ClonesMount { path: path.to_owned(), is_by_systemd, state, lost: Arc::default() }
+        ClonesMount {
+            path: path.to_owned(),
+            is_by_systemd,
+            state,
+            is_adopted: AtomicBool::default(),
+            lost: Arc::default(),
+        }
     }
 
     /// Where it is, or will be.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it was taken over from an earlier daemon.
+    pub(super) fn is_adopted(&self) -> bool {
+        self.is_adopted.load(Ordering::Acquire)
     }
 
     /// The file of a clone.
@@ -69,6 +82,7 @@ impl ClonesMount {
             State::Over => return Err(FsError::Renew("its mount is lost; it is made anew by a restart".to_owned())),
         };
         let mounted = self.mount(&mut state, cache, handover).await?;
+        self.is_adopted.store(mounted.is_adopted(), Ordering::Release);
         let (watched, lost) = (mounted.clone(), self.lost.clone());
         *state = State::Mounted(mounted);
         tokio::spawn(async move {

@@ -67,6 +67,7 @@ pub(super) async fn serve(
     tasks.spawn(seal::watch(server.clone(), stop.clone()));
     tasks.spawn(ready::watch(server.clone(), stop.clone()));
     tasks.spawn(exports::watch(server.clone(), stop.clone()));
+    tasks.spawn(boot::sweep(server.clone(), stop.clone()));
     first_listing(&server, has_asked).await;
     let outcome = match mount(&server, &settings, images, is_by_systemd).await {
         Ok(mounted) => run(&server, mounted, signals).await,
@@ -218,8 +219,10 @@ async fn run(server: &Arc<CacheServer>, mounted: Mounted, mut signals: Signals) 
     match told {
         Told::Stop => {
             exports::leave(server).await;
-            server.clones.unmount().await?;
+            // The one that cannot be ended keeps the other from nothing.
+            let clones = server.clones.unmount().await;
             mounted.unmount().await?;
+            clones?;
         }
         Told::Restart | Told::Reload => {
             server.clones.leave().await;

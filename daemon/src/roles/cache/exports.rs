@@ -8,7 +8,7 @@ mod commands;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -222,13 +222,12 @@ impl Exports {
         }
     }
 
-    /// Has the server serve this, of what lies in `mounts`, and what is in use besides. What it opened before a mount that is not
-    /// an adopted one is opened anew. Blocks.
+    /// Has the server serve this, of what lies in `mounts`, and what is in use besides. Each mount with whether it
+    /// is an adopted one: what was opened before one that is not is opened anew. Blocks.
     fn serve(
         &self,
         mut wanted: Vec<Offer>,
-        mounts: &[&Path],
-        is_adopted: bool,
+        mounts: &[(&Path, bool)],
         is_there: impl Fn(&VersionId) -> bool,
     ) -> Result<Served, ServerError> {
         let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
@@ -243,7 +242,7 @@ impl Exports {
         let bootable: BTreeSet<OfferName> = wanted.iter().map(|offer| offer.name.clone()).collect();
         // Another cache server on this machine has its own.
         let is_ours = |offered: &Offered| match &offered.disk {
-            Some(disk) => mounts.iter().any(|mount| disk.starts_with(mount)),
+            Some(disk) => mounts.iter().any(|(mount, _)| disk.starts_with(mount)),
             None => bootable.contains(&offered.name),
         };
         let ours = || {
@@ -253,9 +252,11 @@ impl Exports {
         };
         let offered = ours()?;
         let stale = {
-            let names = offered.iter().map(|offered| offered.name.clone());
+            let is_new = |disk: &PathBuf| mounts.iter().any(|(mount, adopted)| disk.starts_with(mount) && !adopted);
+            let opened_before = offered.iter().filter(|offered| offered.disk.as_ref().is_none_or(is_new));
+            let names = opened_before.map(|offered| offered.name.clone());
             let mut seen = self.seen();
-            let stale = seen.stale.get_or_insert_with(|| if is_adopted { BTreeSet::new() } else { names.collect() });
+            let stale = seen.stale.get_or_insert_with(|| names.collect());
             stale.retain(|name| offered.iter().any(|offered| offered.name == *name));
             stale.clone()
         };
@@ -347,7 +348,7 @@ pub(super) async fn leave(server: &Arc<CacheServer>) {
     let working = server.clone();
     let left = tokio::task::spawn_blocking(move || {
         working.exports.serving.lock().unwrap_or_else(PoisonError::into_inner).0 = true;
-        working.exports.serve(Vec::new(), &[&working.mount, working.clones.path()], true, |_| false)
+        working.exports.serve(Vec::new(), &[(&working.mount, true), (working.clones.path(), true)], |_| false)
     });
     match left.await {
         Ok(Ok(served)) => log(&served.outcome),
@@ -375,7 +376,11 @@ async fn look(server: &Arc<CacheServer>) {
         let (view, declared) = (working.cache.view(), working.exports.declarations());
         let is_declared = |image: &ImageName| declared.iter().any(|declaration| declaration.image == *image);
         let is_there = |version: &VersionId| view.version(version).is_some() && is_declared(&version.image);
-        working.exports.serve(wanted, &[&working.mount, working.clones.path()], is_adopted, is_there)
+        working.exports.serve(
+            wanted,
+            &[(&working.mount, is_adopted), (working.clones.path(), working.clones.is_adopted())],
+            is_there,
+        )
     });
     let (mut trouble, mut is_idle) = (None, false);
     match served.await {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use icbd_cache::{CloneName, CloneStatus};
 use icbd_image::Timestamp;
 
-use super::reset::{self, sessions_of};
+use super::reset::{self, Asks, sessions_of};
 use crate::audit::Change;
 use crate::clones::{CloneChange, CloneReport, CloneSpec, ClonesReport};
 use crate::control::Peer;
@@ -34,17 +34,22 @@ pub(in super::super) async fn list(server: Arc<CacheServer>) -> anyhow::Result<C
         clones: all.iter().map(report).collect(),
         written_bytes: fill.written_bytes,
         reserve_bytes: fill.reserve_bytes,
-        troubles: troubles(&server, &all, fill.is_short()),
+        troubles: troubles(&server, fill.is_short()),
     })
 }
 
 /// What is wrong with clones.
-fn troubles(server: &CacheServer, all: &[CloneStatus], is_short: bool) -> Vec<String> {
+fn troubles(server: &CacheServer, is_short: bool) -> Vec<String> {
     let clones = server.cache.clones();
-    let mut troubles: Vec<String> = clones.damaged().to_vec();
-    let suspect = all.iter().filter(|clone| clone.is_suspect);
-    troubles.extend(suspect.map(|clone| {
-        format!("{}: the disk failed to keep what it wrote; shut {} down and reset it", clone.name, clone.name.client)
+    let damaged = clones.damaged();
+    let mut troubles: Vec<String> = damaged
+        .iter()
+        .map(|(name, why)| format!("the clone {name} cannot be read: {why}; `icbd clone remove` deletes it"))
+        .collect();
+    let all = clones.all();
+    troubles.extend(all.iter().filter(|clone| clone.is_suspect()).map(|clone| {
+        let name = clone.name();
+        format!("{name}: the disk failed to keep what it wrote; shut {} down and reset it", name.client)
     }));
     if is_short {
         let what = "clones take nine tenths of what they may: no workstation begins with one; enlarge clone.reserve, or \
@@ -65,8 +70,7 @@ fn troubles(server: &CacheServer, all: &[CloneStatus], is_short: bool) -> Vec<St
 
 /// The same for the status: from memory.
 pub(in super::super) fn warnings(server: &CacheServer) -> Vec<String> {
-    let all: Vec<CloneStatus> = Vec::new();
-    troubles(server, &all, false)
+    troubles(server, false)
 }
 
 /// Resets, keeps or removes one, with both ends of it in the audit log.
@@ -81,23 +85,24 @@ async fn act(server: &Arc<CacheServer>, spec: &CloneSpec) -> anyhow::Result<()> 
     match spec.change {
         CloneChange::Keep => server.cache.clones().keep(&name, true).await.map_err(Failure::from)?,
         CloneChange::LetGo => server.cache.clones().keep(&name, false).await.map_err(Failure::from)?,
-        CloneChange::Reset => reset::reset(server, &name).await?,
-        CloneChange::Remove => reset::remove(server, &name).await?,
+        CloneChange::Reset => reset::reset(server, &name, Asks::Person).await?,
+        CloneChange::Remove => reset::remove(server, &name, Asks::Person).await?,
     }
     Ok(())
 }
 
 fn find(server: &CacheServer, spec: &CloneSpec) -> Result<CloneName, Failure> {
-    let all = server.cache.clones().all();
-    let of_image = all.iter().filter(|clone| clone.name().version.image == spec.version.image);
-    let of_client: Vec<&CloneName> =
-        of_image.clone().map(|clone| clone.name()).filter(|name| name.client == spec.client).collect();
+    let clones = server.cache.clones();
+    let mut names: Vec<CloneName> = clones.all().iter().map(|clone| clone.name().clone()).collect();
+    names.extend(clones.damaged().into_keys());
+    let of_image = names.iter().filter(|name| name.version.image == spec.version.image);
+    let of_client: Vec<&CloneName> = of_image.clone().filter(|name| name.client == spec.client).collect();
     let is_meant = |name: &&CloneName| spec.version.number.is_none_or(|number| name.version.number == number);
     let meant: Vec<&CloneName> = of_client.iter().copied().filter(is_meant).collect();
     match meant[..] {
         [name] => Ok(name.clone()),
         [] => {
-            let clients: Vec<&str> = of_image.map(|clone| clone.name().client.as_str()).collect();
+            let clients: Vec<&str> = of_image.map(|name| name.client.as_str()).collect();
             let hint = near::hint(spec.client.as_str(), clients);
             let message = format!(
                 "{} has no clone of {}{hint}; `icbd clone list` shows those there are",

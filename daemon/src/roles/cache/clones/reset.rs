@@ -16,33 +16,54 @@ use crate::roles::cache::state::CacheServer;
 /// A server closes a file at once, and the kernel says so a moment later.
 const CLOSED_MAX: Duration = Duration::from_secs(10);
 
+/// Who wants it changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Asks {
+    /// Somebody who is believed to know that it is not in use, where its server does not say.
+    Person,
+    /// Nobody who knows.
+    Boot,
+}
+
 /// Has a clone be as its version is. Refused while it is used.
-pub(in super::super) async fn reset(server: &Arc<CacheServer>, name: &CloneName) -> Result<(), Failure> {
-    let _held_back = free(server, name).await?;
+pub(in super::super) async fn reset(server: &Arc<CacheServer>, name: &CloneName, asks: Asks) -> Result<(), Failure> {
+    let _held_back = free(server, name, asks).await?;
     server.cache.clones().reset(name).await.map_err(Failure::from)
 }
 
 /// Deletes a clone. Refused while it is used.
-pub(in super::super) async fn remove(server: &Arc<CacheServer>, name: &CloneName) -> Result<(), Failure> {
-    let _held_back = free(server, name).await?;
+pub(in super::super) async fn remove(server: &Arc<CacheServer>, name: &CloneName, asks: Asks) -> Result<(), Failure> {
+    if server.cache.clones().damaged().contains_key(name) {
+        // Nobody has been able to use it.
+        return server.cache.clones().remove(name).await.map_err(Failure::from);
+    }
+    let _held_back = free(server, name, asks).await?;
     server.cache.clones().remove(name).await.map_err(Failure::from)
 }
 
 /// Has nobody use it, as long as what is given back lives.
-async fn free<'a>(server: &'a Arc<CacheServer>, name: &CloneName) -> Result<impl Drop + use<'a>, Failure> {
+async fn free<'a>(server: &'a Arc<CacheServer>, name: &CloneName, asks: Asks) -> Result<impl Drop + use<'a>, Failure> {
+    if server.in_use().is_none() {
+        let message = "the mounts are not taken over yet, so what is in use is not known; try again";
+        return Err(Failure::new(Exit::Refused, message));
+    }
     let exports = &server.exports;
     let clone = server.cache.clones().get(name);
     let clone = clone.ok_or_else(|| Failure::from(icbd_cache::CacheError::UnknownClone(name.to_string())))?;
-    exports.settle().await;
     let refused = |why: String| Failure::new(Exit::Refused, why);
-    match exports.use_of(name) {
-        Use::Nobody => {}
-        Use::Somebody => return Err(refused(in_use(server, name))),
-        // What nobody has open is nobody's, whatever has become of the server.
-        Use::Unknown if !clone.is_open() => {}
-        Use::Unknown => {
-            let why = exports.trouble_of(name).unwrap_or_else(|| "its server has not answered for a while".to_owned());
-            return Err(refused(format!("nobody knows whether {name} is in use: {why}")));
+    let mut is_patient = true;
+    loop {
+        exports.settle().await;
+        match exports.use_of(name) {
+            Use::Nobody => break,
+            // Once: whoever comes and goes uses it.
+            Use::Lately(left) if std::mem::take(&mut is_patient) => tokio::time::sleep(left).await,
+            Use::Lately(_) | Use::Somebody => return Err(refused(in_use(server, name))),
+            Use::Unknown if asks == Asks::Person && !clone.is_open() => break,
+            Use::Unknown => {
+                let why = exports.trouble_of(name).unwrap_or_else(|| "its server has not answered yet".to_owned());
+                return Err(refused(format!("nobody knows whether {name} is in use: {why}")));
+            }
         }
     }
     let held_back = exports.hold_back(name);

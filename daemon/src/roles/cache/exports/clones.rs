@@ -53,7 +53,9 @@ impl Drop for HeldBack<'_> {
 pub(in super::super) enum Use {
     /// Nobody is logged in, and nobody was a moment ago.
     Nobody,
-    /// Somebody is, or may be about to be again.
+    /// Nobody is logged in, but whoever was may be again within this.
+    Lately(Duration),
+    /// Somebody is, or was until the server ended.
     Somebody,
     /// The server does not say.
     Unknown,
@@ -64,12 +66,15 @@ impl Exports {
     pub(in super::super) fn use_of(&self, clone: &CloneName) -> Use {
         let (seen, name) = (self.seen(), offer_name(clone));
         let is_logged_in = seen.offered.iter().any(|offered| offered.name == name && !offered.sessions.is_empty());
-        let was_lately = seen.used.get(&name).is_some_and(|when| when.elapsed() < QUIET);
-        match seen.answers_since {
-            _ if is_logged_in || was_lately || seen.in_use.contains_key(&name) => Use::Somebody,
-            // Whoever lost its server, or this daemon its memory, has had the time to be seen again.
-            Some(since) if since.elapsed() >= QUIET => Use::Nobody,
-            _ => Use::Unknown,
+        if is_logged_in || seen.in_use.contains_key(&name) {
+            return Use::Somebody;
+        }
+        let Some(answers_since) = seen.answers_since else { return Use::Unknown };
+        // Whoever lost its server, or this daemon its memory, has the time to be seen again.
+        let last = seen.used.get(&name).copied().max(Some(answers_since)).unwrap_or(answers_since);
+        match QUIET.checked_sub(last.elapsed()).filter(|left| !left.is_zero()) {
+            Some(left) => Use::Lately(left),
+            None => Use::Nobody,
         }
     }
 
@@ -82,8 +87,11 @@ impl Exports {
 
     /// Whether it is offered now.
     pub(in super::super) fn is_offered(&self, clone: &CloneName) -> bool {
-        let name = offer_name(clone);
-        self.seen().offered.iter().any(|offered| offered.name == name)
+        self.has_offered(&offer_name(clone))
+    }
+
+    pub(in super::super) fn has_offered(&self, name: &OfferName) -> bool {
+        self.seen().offered.iter().any(|offered| offered.name == *name)
     }
 
     /// Why it is not, if it should be.
