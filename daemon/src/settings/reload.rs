@@ -130,7 +130,10 @@ mod tests {
 
     #[test]
     fn every_key_is_known_to_the_file() {
-        let known = values(&check::read("[sign]\nkey = \"/k\"\n[trust]\nca = \"/c\"\n").unwrap());
+        // What has no default.
+        let without =
+            "[sign]\nkey = \"/k\"\n[trust]\nca = \"/c\"\n[clone]\nreserve = \"1GiB\"\nper_client = \"1GiB\"\n";
+        let known = values(&check::read(without).unwrap());
         for (role, keys) in AT_ONCE {
             for key in *keys {
                 assert!(
