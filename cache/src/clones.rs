@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use icbd_image::{ClientName, Serial, VersionId};
+use icbd_image::{ClientName, VersionId};
 use tokio::sync::Notify;
 
 use crate::bitmap::Incarnation;
@@ -53,12 +53,8 @@ pub struct Clones {
 #[derive(Debug, Clone)]
 pub struct CloneStatus {
     pub name: CloneName,
-    pub serial: Serial,
     /// Never reset.
     pub is_kept: bool,
-    pub is_open: bool,
-    /// A sync failed: what was written may be lost.
-    pub is_suspect: bool,
     /// Bytes of the disk that what was written takes.
     pub written_bytes: u64,
     /// When it was made or reset.
@@ -319,10 +315,7 @@ impl Clones {
         let all = self.all();
         let status = |disk: &Arc<CloneDisk>| CloneStatus {
             name: disk.name().clone(),
-            serial: disk.record().serial,
             is_kept: disk.is_kept(),
-            is_open: disk.is_open(),
-            is_suspect: disk.is_suspect(),
             written_bytes: disk.allocated().unwrap_or(0),
             made: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(disk.made()),
         };
@@ -347,7 +340,7 @@ impl Clones {
     }
 
     /// How much clones may take; `None`: nothing is set aside for them.
-    pub fn reserve_bytes(&self) -> Option<u64> {
+    fn reserve_bytes(&self) -> Option<u64> {
         Some(self.reserve_bytes.load(Ordering::Relaxed)).filter(|bytes| *bytes != u64::MAX)
     }
 

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use icbd_tests::{BootTarget, CacheServer, CacheSettings, Tgtd, run_bounded};
+use icbd_tests::{BootTarget, CacheServer, CacheSettings, PLAIN, Tgtd, run_bounded};
 
 use crate::Scale;
 use crate::site::{IMAGE, Site};
@@ -14,7 +14,6 @@ const DEADLINE: Duration = Duration::from_secs(600);
 const REQUEST_BYTES: u64 = 4096;
 /// From one request to the next: far, and each time to another piece.
 const STEP_BYTES: u64 = (1 << 20) + REQUEST_BYTES;
-const OTHERS: &str = "iqn.2001-04.com.example:plain";
 
 /// What is done to a disk.
 #[derive(Clone, Copy)]
@@ -66,15 +65,8 @@ pub(crate) fn run(scale: &Scale) -> Result<String> {
 fn plain(site: &Site, tgtd: &Tgtd) -> Result<BootTarget> {
     let plain = site.lab.path("plain.raw");
     std::fs::copy(site.original(), &plain)?;
-    let path = plain.to_str().context("a path of text")?;
-    for args in [
-        &["--op", "new", "--mode", "target", "--tid", "77", "-T", OTHERS][..],
-        &["--op", "new", "--mode", "logicalunit", "--tid", "77", "--lun", "1", "-b", path],
-        &["--op", "bind", "--mode", "target", "--tid", "77", "-I", "ALL"],
-    ] {
-        tgtd.adm(args)?.ok()?;
-    }
-    Ok(BootTarget { portal: tgtd.address().to_string(), name: OTHERS.to_owned(), initiator: "iqn.x:perf".to_owned() })
+    tgtd.serve_plain(&plain, None, ["-I", "ALL"])?;
+    Ok(BootTarget { portal: tgtd.address().to_string(), name: PLAIN.to_owned(), initiator: "iqn.x:perf".to_owned() })
 }
 
 /// Requests a second.

@@ -44,7 +44,7 @@ pub use program::{Output, icbd, icbd_path, run_bounded};
 pub use proxy::{Fault, Proxy};
 pub use random::Random;
 pub use ssh::Ssh;
-pub use tgtd::{IscsiReader, Tgtd, scsi_failures};
+pub use tgtd::{IscsiReader, PLAIN, Tgtd, scsi_failures};
 pub use tree::{compare_trees, files_below, sample_tree};
 pub use vm::{Vm, disk_argument};
 pub use volume::{FileSystem, Volume};

@@ -11,6 +11,8 @@ use anyhow::{Context, Result, ensure};
 use crate::{Lab, Output, run_bounded, wait_for};
 
 const DEADLINE: Duration = Duration::from_secs(30);
+/// What `serve_plain` serves.
+pub const PLAIN: &str = "iqn.2001-04.com.example:plain";
 const SUITE_DEADLINE: Duration = Duration::from_secs(120);
 
 /// A running server.
@@ -62,6 +64,19 @@ impl Tgtd {
     /// For `TGT_IPC_SOCKET`.
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Serves a plain file as somebody else would, to whom `binding` lets in; `params` as for `--params`. Its URL.
+    pub fn serve_plain(&self, disk: &Path, params: Option<&str>, binding: [&str; 2]) -> Result<String> {
+        let disk = disk.to_str().context("a path of text")?;
+        let of_disk = ["--mode", "logicalunit", "--tid", "77", "--lun", "1"];
+        self.adm(&["--op", "new", "--mode", "target", "--tid", "77", "-T", PLAIN])?.ok()?;
+        self.adm(&[&["--op", "new"][..], &of_disk, &["-b", disk]].concat())?.ok()?;
+        if let Some(params) = params {
+            self.adm(&[&["--op", "update"][..], &of_disk, &["--params", params]].concat())?.ok()?;
+        }
+        self.adm(&[&["--op", "bind", "--mode", "target", "--tid", "77"][..], &binding].concat())?.ok()?;
+        Ok(format!("iscsi://{}/{PLAIN}/1", self.address))
     }
 
     /// What somebody else does there.

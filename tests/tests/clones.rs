@@ -234,6 +234,7 @@ fn a_new_version_is_got_by_the_next_boot() -> Result<()> {
         Ok((uses == ["lab@1 pc-1", "lab@2 pc-2"]).then_some(()))
     };
     wait_for("what was written before to go", is_swept)?;
+    site.cache.command(&["log"])?.prints(&["clone remove pc-2 lab@1", "boots another version"])?.ok()?;
     one.io(&["read -P 0x11 0 64k"])?.ok().map(drop)
 }
 
@@ -355,16 +356,9 @@ fn a_clone_is_a_disk_as_a_plain_file_is() -> Result<()> {
     let clone = site.boot("pc-1")?;
     let plain = site.lab.path("plain");
     fs::write(&plain, disk(1))?;
-    for args in [
-        &["--op", "new", "--mode", "target", "--tid", "77", "-T", "iqn.2001-04.com.example:plain"][..],
-        &["--op", "new", "--mode", "logicalunit", "--tid", "77", "--lun", "1", "-b", text(&plain)?],
-        &["--op", "update", "--mode", "logicalunit", "--tid", "77", "--lun", "1", "--params", "thin_provisioning=1"],
-        // A second initiator, which some tests log in as, is let in by neither.
-        &["--op", "bind", "--mode", "target", "--tid", "77", "--initiator-name", &clone.initiator],
-    ] {
-        site.tgtd.adm(args)?.ok()?;
-    }
-    let others = format!("iscsi://{}/iqn.2001-04.com.example:plain/1", site.tgtd.address());
+    // A second initiator, which some tests log in as, is let in by neither.
+    let binding = ["--initiator-name", &*clone.initiator];
+    let others = site.tgtd.serve_plain(&plain, Some("thin_provisioning=1"), binding)?;
     let plain = scsi_failures(&others, &["--dataloss", "-i", &clone.initiator])?;
     let of_clone = scsi_failures(&clone.url(), &["--dataloss", "-i", &clone.initiator])?;
     let more: Vec<_> = of_clone.difference(&plain).collect();

@@ -135,16 +135,7 @@ fn a_version_is_a_disk_as_a_plain_file_is() -> Result<()> {
     site.export()?;
     let plain = site.lab.path("plain");
     fs::write(&plain, disk(1))?;
-    let plain = plain.to_str().context("a path of text")?;
-    for args in [
-        &["--op", "new", "--mode", "target", "--tid", "77", "-T", "iqn.2001-04.com.example:plain"][..],
-        &["--op", "new", "--mode", "logicalunit", "--tid", "77", "--lun", "1", "-b", plain],
-        &["--op", "update", "--mode", "logicalunit", "--tid", "77", "--lun", "1", "--params", "readonly=1"],
-        &["--op", "bind", "--mode", "target", "--tid", "77", "-I", "ALL"],
-    ] {
-        site.tgtd.adm(args)?.ok()?;
-    }
-    let others = format!("iscsi://{}/iqn.2001-04.com.example:plain/1", site.tgtd.address());
+    let others = site.tgtd.serve_plain(&plain, Some("readonly=1"), ["-I", "ALL"])?;
     let more: Vec<String> =
         scsi_failures(&site.url(1), &[])?.difference(&scsi_failures(&others, &[])?).cloned().collect();
     ensure!(more.is_empty(), "a version fails where a plain file does not: {more:?}");

@@ -194,7 +194,7 @@ impl CloneDisk {
         let range = offset..offset.checked_add(bytes.len() as u64).filter(|end| *end <= self.size())?;
         let opened = self.opened_now()?;
         let is_whole = opened.incomplete(&range).all(|piece| piece.is_none());
-        if !is_whole || self.room.refuses(self, &opened.layer, pieces_of(&range)) {
+        if !is_whole || self.room.refuses(&opened.layer, pieces_of(&range)) {
             return None;
         }
         let stripes = stripes_of(&range);
@@ -248,7 +248,15 @@ impl CloneDisk {
     /// Makes durable what was written before.
     pub async fn flush(self: &Arc<Self>) -> Result<(), CacheError> {
         let opened = self.opened().await?;
-        self.core.blocking(move || opened.layer.flush()).await?.map_err(self.failed("sync"))
+        let flushed = self.core.blocking(move || opened.layer.flush()).await?;
+        // The bits may want room that there is not.
+        flushed
+            .inspect_err(|error| {
+                if is_full(error) {
+                    self.room.note_full(&self.name)
+                }
+            })
+            .map_err(self.failed("sync"))
     }
 
     /// Nobody uses it for now: makes durable what was written, and closes its files. Blocks.
@@ -300,7 +308,7 @@ impl CloneDisk {
         let work = Arc::new(work);
         let mut patience = self.room.patience();
         loop {
-            if self.room.refuses(self, &opened.layer, pieces.clone()) {
+            if self.room.refuses(&opened.layer, pieces.clone()) {
                 return Err(self.room.limit_reached(&self.name));
             }
             let (disk, opened, work) = (self.clone(), opened.clone(), work.clone());

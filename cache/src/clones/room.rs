@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::disk::CloneDisk;
 use super::layer::Layer;
 use super::record::CloneName;
 use crate::CacheError;
@@ -59,7 +58,7 @@ impl Room {
     }
 
     /// Whether writing these pieces would take more than the client may have.
-    pub(super) fn refuses(&self, _disk: &CloneDisk, layer: &Layer, pieces: Range<u64>) -> bool {
+    pub(super) fn refuses(&self, layer: &Layer, pieces: Range<u64>) -> bool {
         let limit = self.per_client_bytes.load(Ordering::Relaxed);
         // One that may have more than the whole disk has no limit.
         let more = if limit == u64::MAX { 0 } else { layer.lacks_bytes(pieces) };

@@ -53,7 +53,9 @@ where
             }
         }
     };
-    Router::new().route("/boot/{image}", get(answer).fallback(|| async { answer::not_allowed() }))
+    let refused = || async { answer::not_allowed() };
+    // Whoever only wants to know has nothing done.
+    Router::new().route("/boot/{image}", get(answer).head(refused).fallback(refused))
 }
 
 fn text(script: String) -> Response {

@@ -145,7 +145,7 @@ async fn make(
         // What it wrote over another version goes with this boot.
         let is_own = |other: &CloneName| (&other.client, &other.version.image) == (&name.client, &name.version.image);
         for clone in clones.all().iter().filter(|clone| is_own(clone.name()) && !clone.is_kept()) {
-            let _ = reset::remove(server, clone.name(), Asks::Boot).await;
+            drop_one(server, clone.name()).await;
         }
     }
     if is_short().await? {
@@ -172,16 +172,28 @@ async fn renew(server: &Arc<CacheServer>, clone: &Arc<CloneDisk>, from: IpAddr) 
     let until = Instant::now() + WAIT_MAX;
     let refused = loop {
         match reset::reset(server, clone.name(), Asks::Boot).await {
-            Ok(()) => {
-                let what = format!("clone reset {} {}", clone.name().client, clone.name().version);
-                let change = Change { what: &what, why: &format!("its boot script was fetched by {from}") };
-                return server.audit.record(&Peer::this_process(), change, &Ok::<(), anyhow::Error>(()));
-            }
+            Ok(()) => return record(server, "reset", clone.name(), &format!("its boot script was fetched by {from}")),
             Err(refused) if Instant::now() >= until => break refused,
             Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
         }
     };
     tracing::warn!(clone = %clone.name(), why = refused.message, "a workstation boots what it wrote before: it could not be reset");
+}
+
+/// Notes in the audit log what was done to a clone though nobody gave the word.
+fn record(server: &CacheServer, verb: &str, name: &CloneName, why: &str) {
+    let what = format!("clone {verb} {} {}", name.client, name.version);
+    server.audit.record(&Peer::this_process(), Change { what: &what, why }, &Ok::<(), anyhow::Error>(()));
+}
+
+/// Removes what a workstation wrote over a version that it boots no more, unless somebody may be using it.
+async fn drop_one(server: &Arc<CacheServer>, name: &CloneName) {
+    match reset::remove(server, name, Asks::Boot).await {
+        Ok(()) => record(server, "remove", name, "its workstation boots another version"),
+        Err(refused) => {
+            tracing::debug!(clone = %name, why = refused.message, "what was written over another version stays for now");
+        }
+    }
 }
 
 /// Has what workstations wrote over versions that they boot no more go, again and again until `stop`.
@@ -204,12 +216,10 @@ async fn drop_older(server: &Arc<CacheServer>) {
         let boots_another = |other: &CloneName| {
             (&other.client, &other.version.image) == (&name.client, &name.version.image) && is_deployed(other)
         };
-        if all.iter().any(|other| boots_another(other.name()))
-            && let turn = server.boots.of(&name.client)
-            && let _turn = turn.lock().await
-            && let Err(refused) = reset::remove(server, name, Asks::Boot).await
-        {
-            tracing::debug!(clone = %name, why = refused.message, "what was written over another version stays for now");
+        if all.iter().any(|other| boots_another(other.name())) {
+            let turn = server.boots.of(&name.client);
+            let _turn = turn.lock().await;
+            drop_one(server, name).await;
         }
     }
 }
