@@ -86,6 +86,11 @@ impl fmt::Display for Stay {
 }
 
 impl Cache {
+    /// When something of a version was read, opened or fetched last, to ten minutes; `None` if this cache does not know.
+    pub fn last_used(&self, version: Serial) -> Option<SystemTime> {
+        self.core().ledger.used(version)
+    }
+
     /// What is held here. Those that may go come first, the one that was used longest ago before all. `in_use` says of
     /// which versions programs have files open.
     pub fn holdings(&self, in_use: &BTreeMap<Serial, u64>) -> Vec<Holding> {

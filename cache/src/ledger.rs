@@ -76,6 +76,11 @@ impl Ledger {
         self.lock().tallies.entry(version).or_default().used = Some(at);
     }
 
+    /// When a version was used last.
+    pub(crate) fn used(&self, version: Serial) -> Option<SystemTime> {
+        self.lock().tallies.get(&version).and_then(Tally::used)
+    }
+
     /// Takes note of whether a version is complete now.
     pub(crate) fn note_complete(&self, version: Serial, is_complete: bool) {
         let mut entries = self.lock();

@@ -244,7 +244,7 @@ impl Version {
     }
 
     /// Takes note that somebody uses it now.
-    pub(crate) fn note_used(&self) {
+    pub fn note_used(&self) {
         let now = ledger::use_time();
         if self.used.load(Ordering::Relaxed) != now {
             self.used.store(now, Ordering::Relaxed);

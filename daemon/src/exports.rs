@@ -5,11 +5,13 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use icbd_export::{DeclaredError, OfferName, Protocol, ServerError};
 use icbd_image::ImageName;
+use icbd_wire::Readiness;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Exit, Failure};
 use crate::output::{counted, plain, table};
+use crate::readiness;
 
 /// What is to be offered.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,6 +53,9 @@ pub(crate) struct ExportReport {
     pub offers: Vec<OfferReport>,
     /// Why not all is offered.
     pub troubles: Vec<String>,
+    /// Who is connected of those that cannot be told apart by what they use.
+    #[serde(default)]
+    pub connected: Vec<IpAddr>,
 }
 
 /// A version that is offered.
@@ -61,11 +66,21 @@ pub(crate) struct OfferReport {
     pub url: String,
     /// Offered to nobody new, but to those who use it.
     pub leaving: bool,
+    /// How much of it is here.
+    #[serde(default, with = "crate::readiness")]
+    pub ready: Option<Readiness>,
     pub sessions: Vec<SessionReport>,
+    /// How many files a server of folders has open.
+    #[serde(default)]
+    pub open_files: u64,
+    /// Somebody may be using it who reads without saying when it has gone.
+    #[serde(default)]
+    pub read_lately: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SessionReport {
+    /// As it calls itself; empty where nobody does.
     pub initiator: String,
     pub addresses: Vec<IpAddr>,
 }
@@ -105,6 +120,20 @@ impl OfferReport {
         format!("iscsi://{address}/{name}/{}", icbd_export::LUN)
     }
 
+    /// The same of a folder.
+    pub(crate) fn folder_url(path: &str, portals: &[SocketAddr], clients: &[IpNet]) -> String {
+        const PORT: u16 = 2049;
+        let host = OfferReport::portal(portals, clients).map_or_else(
+            || "-".to_owned(),
+            |portal| match portal.port() {
+                PORT if portal.is_ipv6() => format!("[{}]", portal.ip()),
+                PORT => portal.ip().to_string(),
+                _ => portal.to_string(),
+            },
+        );
+        format!("nfs://{host}{path}")
+    }
+
     /// Where clients find the server.
     pub(crate) fn portal(portals: &[SocketAddr], clients: &[IpNet]) -> Option<SocketAddr> {
         let shown = |portal: &SocketAddr| match portal.ip().is_unspecified() {
@@ -132,7 +161,10 @@ impl From<&icbd_export::Session> for SessionReport {
 impl SessionReport {
     pub(crate) fn words(&self) -> String {
         let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
-        format!("{} ({})", addresses.join(", "), plain(&self.initiator))
+        match self.initiator.as_str() {
+            "" => addresses.join(", "),
+            initiator => format!("{} ({})", addresses.join(", "), plain(initiator)),
+        }
     }
 }
 
@@ -153,19 +185,25 @@ impl ExportReport {
         let rows = exports.iter().flat_map(|export| {
             let by = if export.clone { format!("{}, clones", export.protocol) } else { export.protocol.to_string() };
             let head = [export.image.to_string(), by, nets(&export.clients)];
-            let row = |target: String, users: String| [&head[..], &[target, users]].concat();
+            let row = |target: String, ready: Option<Readiness>, users: String| {
+                [&head[..], &[target, readiness::shown(ready).to_owned(), users]].concat()
+            };
             let offer = |offer: &OfferReport| {
                 let leaving = if offer.leaving { " (leaving)" } else { "" };
-                row(format!("{}{leaving}", offer.url), users(&offer.sessions))
+                row(format!("{}{leaving}", offer.url), offer.ready, offer.users())
             };
-            let none = export.offers.is_empty().then(|| row("-".to_owned(), "nobody".to_owned()));
+            let none = export.offers.is_empty().then(|| row("-".to_owned(), None, "nobody".to_owned()));
             export.offers.iter().map(offer).chain(none).collect::<Vec<_>>()
         });
-        let list = table(&["IMAGE", "BY", "CLIENTS", "TARGET", "IN USE BY"], rows.collect::<Vec<_>>());
+        let list = table(&["IMAGE", "BY", "CLIENTS", "TARGET", "READY", "IN USE BY"], rows.collect::<Vec<_>>());
+        let connected = exports.iter().filter(|export| !export.connected.is_empty()).map(|export| {
+            let (who, by) = (some(export.connected.iter().map(IpAddr::to_string)), export.protocol);
+            format!("connected by {by}, from the networks of {}: {who}", export.image)
+        });
         let troubles = exports
             .iter()
             .flat_map(|export| export.troubles.iter().map(|trouble| format!("! {}: {}", export.image, plain(trouble))));
-        std::iter::once(list).chain(troubles).collect::<Vec<_>>().join("\n")
+        std::iter::once(list).chain(connected).chain(troubles).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -173,13 +211,26 @@ fn nets(clients: &[IpNet]) -> String {
     clients.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Some of them by address, and how many more there are.
-fn users(sessions: &[SessionReport]) -> String {
+impl OfferReport {
+    /// Who uses it, as far as its server says.
+    fn users(&self) -> String {
+        let address = |session: &SessionReport| session.addresses.first().map_or("-".to_owned(), IpAddr::to_string);
+        match self {
+            OfferReport { sessions, .. } if !sessions.is_empty() => some(sessions.iter().map(address)),
+            OfferReport { open_files: open @ 1.., .. } => format!("{} open", counted(*open, "file")),
+            OfferReport { read_lately: true, .. } => "read within a day".to_owned(),
+            _ => "nobody".to_owned(),
+        }
+    }
+}
+
+/// Some of them, and how many more there are.
+fn some(all: impl ExactSizeIterator<Item = String>) -> String {
     const SHOWN_MAX: usize = 3;
-    let address = |session: &SessionReport| session.addresses.first().map_or("-".to_owned(), IpAddr::to_string);
-    let mut shown: Vec<String> = sessions.iter().take(SHOWN_MAX).map(address).collect();
-    if let more @ 1.. = sessions.len().saturating_sub(SHOWN_MAX) {
+    let more = all.len().saturating_sub(SHOWN_MAX);
+    let mut shown: Vec<String> = all.take(SHOWN_MAX).collect();
+    if more > 0 {
         shown.push(format!("and {}", counted(more as u64, "other")));
     }
-    if shown.is_empty() { "nobody".to_owned() } else { shown.join(", ") }
+    shown.join(", ")
 }

@@ -24,6 +24,7 @@ mod orders;
 mod output;
 mod process;
 mod profiles;
+mod readiness;
 mod replicas;
 mod report;
 mod roles;

@@ -23,7 +23,7 @@ use crate::args::{CacheArgs, GlobalArgs, MasterArgs};
 use crate::failure::{Exit, Failure};
 use crate::output::Talk;
 use crate::trust;
-pub(crate) use file::{File, IscsiServer, LogLevel, Role, SealWhen};
+pub(crate) use file::{File, IscsiServer, LogLevel, NfsServer, Role, SealWhen};
 pub(crate) use quantity::{BitRate, OFF, Span};
 pub(crate) use reload::{Reloaded, TLS_CERT, TRUST_CA, TRUST_KEYS};
 
@@ -80,6 +80,7 @@ pub(crate) struct CacheSettings {
     pub window: Option<Window>,
     pub seal_when: SealWhen,
     pub iscsi: IscsiServer,
+    pub nfs: NfsSettings,
     /// What all clones may take, and what one client's may; `None`: as much as there is room.
     pub clone_reserve_bytes: Option<u64>,
     pub clone_bytes_max: Option<u64>,
@@ -87,6 +88,14 @@ pub(crate) struct CacheSettings {
     pub clones: PathBuf,
     pub trust: TrustSettings,
     pub socket: PathBuf,
+}
+
+/// Who serves folders, and where that one is told.
+#[derive(Debug, Clone)]
+pub(crate) struct NfsSettings {
+    pub which: NfsServer,
+    pub ganesha_exports: PathBuf,
+    pub ganesha_pid_file: PathBuf,
 }
 
 /// Where a certificate and its key are: PEM files, the certificate first and those that vouch for it behind.
@@ -250,6 +259,11 @@ impl Settings {
             window: window(&file.window),
             seal_when: file.store.seal_when.unwrap_or(SealWhen::Never),
             iscsi: file.export.iscsi.unwrap_or(IscsiServer::Off),
+            nfs: NfsSettings {
+                which: file.export.nfs.unwrap_or(NfsServer::Off),
+                ganesha_exports: absolute(&file.ganesha.exports.unwrap_or_default())?,
+                ganesha_pid_file: absolute(&file.ganesha.pid_file.unwrap_or_default())?,
+            },
             clone_reserve_bytes: file.clone.reserve.map(|bytes| bytes.0),
             clone_bytes_max: file.clone.per_client.map(|bytes| bytes.0),
             clones: absolute(&socket.with_extension("clones"))?,

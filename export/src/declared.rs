@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -11,8 +12,9 @@ use icbd_image::ImageName;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// 2 since declarations say whether clients get disks of their own; what 1 says is read, too.
-const FORMAT: u32 = 2;
+/// 2 since declarations say whether clients get disks of their own, 3 since there are protocols besides iSCSI; what was
+/// written before is read, too.
+const FORMAT: u32 = 3;
 const FILE: &str = "exports.json";
 const UNFINISHED: &str = "exports.json.new";
 
@@ -20,13 +22,17 @@ const UNFINISHED: &str = "exports.json.new";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
+    Nfs,
     Iscsi,
+    Http,
 }
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Protocol::Nfs => "nfs",
             Protocol::Iscsi => "iscsi",
+            Protocol::Http => "http",
         })
     }
 }
@@ -44,6 +50,13 @@ pub struct Declaration {
     /// Whether each client gets a writable disk of its own.
     #[serde(default)]
     pub clone: bool,
+}
+
+impl Declaration {
+    /// Whether whoever has that address may use it.
+    pub fn is_for(&self, address: IpAddr) -> bool {
+        self.clients.iter().any(|net| net.prefix_len() == 0 || net.contains(&address))
+    }
 }
 
 /// All of them, in a file of a cache's store.
@@ -192,7 +205,7 @@ mod tests {
         };
         assert!(matches!(open("{"), Err(DeclaredError::Damaged { .. })));
         assert!(matches!(open(r#"{"format":1,"exports":[{"image":"A B"}]}"#), Err(DeclaredError::Damaged { .. })));
-        assert!(matches!(open(r#"{"format":3,"exports":{}}"#), Err(DeclaredError::Newer { format: 3, .. })));
+        assert!(matches!(open(r#"{"format":4,"exports":{}}"#), Err(DeclaredError::Newer { format: 4, .. })));
         let old =
             r#"{"format":1,"exports":[{"image":"lab","protocol":"iscsi","clients":["10.1.2.0/24"],"disk":null}]}"#;
         assert_eq!(open(old).unwrap().all(), [declaration("lab", "10.1.2.0/24")]);

@@ -27,6 +27,12 @@ pub trait FileServer: Send + Sync + fmt::Debug {
     /// For people.
     fn name(&self) -> &'static str;
 
+    /// Below which path clients find the versions of a share.
+    fn path(&self, share: &Share) -> String;
+
+    /// Fails if it could be told nothing now.
+    fn check(&self) -> Result<(), ServerError>;
+
     /// Has it serve exactly these for icbd, whatever it serves for others; whether it had to be told anything. What fails or is killed
     /// halfway is put right by the next call.
     ///

@@ -181,6 +181,19 @@ impl FileServer for Ganesha {
         NAME
     }
 
+    fn path(&self, share: &Share) -> String {
+        exports::path(&share.image)
+    }
+
+    fn check(&self) -> Result<(), ServerError> {
+        let (there, process) = (Exports::read(&self.exports)?, self.process()?);
+        // A Ganesha that was told to bring it in would not start without it.
+        if there.is_none() {
+            Exports::default().write(&self.exports)?;
+        }
+        self.included_by(process).map(drop)
+    }
+
     fn serve(&self, shares: &[Share]) -> Result<bool, ServerError> {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         self.tell_all(shares, &mut told)

@@ -164,6 +164,8 @@ impl Service {
     /// Counts a new handle of the file and says how it reads. It must be released or reported open.
     pub(crate) async fn open(&self, node: u64) -> Result<Opened, Refusal> {
         let (version, file) = self.file(node).await?;
+        // Of what is read past the daemon it sees nothing else.
+        version.note_used();
         if file.size() < PASSTHROUGH_BYTES_MIN || !self.modes.table().negotiated().passthrough {
             return Ok(self.modes.open_small());
         }

@@ -10,6 +10,7 @@
 
 mod build;
 mod check;
+mod follow;
 mod head;
 mod layout;
 mod page;

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 
 use crate::master::text;
-use crate::{Lab, Output, run_bounded, wait_for};
+use crate::{CacheSettings, Lab, Output, run_bounded, wait_for};
 pub use client::{FileHandle, Nfs, NfsReader};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -69,6 +69,23 @@ impl Ganesha {
     /// Where the one in a lab writes its process id.
     pub fn pid_file(lab: &Lab) -> PathBuf {
         lab.path("ganesha.pid")
+    }
+
+    /// The file that icbd writes for it.
+    fn exports(&self) -> PathBuf {
+        self.lab.path("icbd.conf")
+    }
+
+    /// The line that brings that file in.
+    pub fn include(&self) -> String {
+        format!("%include \"{}\"", self.exports().display())
+    }
+
+    /// For a cache server that is to find it.
+    pub fn cache_settings(&self) -> CacheSettings {
+        let (exports, pid_file) = (self.exports(), Ganesha::pid_file(&self.lab));
+        let config = format!("[ganesha]\nexports = \"{}\"\npid_file = \"{}\"\n", exports.display(), pid_file.display());
+        CacheSettings { config, ..CacheSettings::default() }
     }
 
     /// One that was killed, anew, at the same address.

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use icbd_tests::{
-    BOOT_DEADLINE, BootTarget, CacheServer, CacheSettings, Lab, Master, Tgtd, Vm, debian_image, disk_argument,
+    BOOT_DEADLINE, BootTarget, CacheServer, CacheSettings, Ganesha, Lab, Master, Tgtd, Vm, debian_image, disk_argument,
     touched_blocks, wait_for,
 };
 
@@ -63,6 +63,32 @@ fn debian_boots_by_iscsi() -> Result<()> {
     let url = format!("iscsi://{}/iqn.2026-01.net.icbd:debian-lab.1/1", tgtd.address());
     let took = Vm::boot(&lab, &url)?.wait_for("login:", BOOT_DEADLINE)?;
     println!("login after {:.1} s by iSCSI", took.as_secs_f64());
+    Ok(())
+}
+
+/// A Debian machine boots by NFS from a cache that has nothing yet, while the daemon and Ganesha are killed under it.
+#[test]
+fn debian_boots_by_nfs_whatever_is_killed() -> Result<()> {
+    let (lab, image) = (Lab::new()?, debian_image()?.join("v1"));
+    let repo = lab.path("repo");
+    Master::publish_offline(&repo, "debian-lab", &image, &["--deploy"])?;
+    let (master, mut ganesha) = (Master::start(&lab, &repo)?, Ganesha::start(&lab, "")?);
+    let mut cache = CacheServer::start_with(&lab, &[&master.url()], &ganesha.cache_settings())?;
+    let clients = ganesha.client().to_string();
+    let add = ["export", "add", "debian-lab", "--nfs", "--clients", &clients];
+    cache.command(&add)?.says(&["%include"])?;
+    ganesha.set(&ganesha.include())?;
+    cache.command(&add)?.ok()?;
+    let url = format!("nfs://{}/icbd/debian-lab/1/disk.raw", ganesha.address());
+    let mut machine = Vm::boot(&lab, &url)?;
+    let sent = |blocks| wait_for("the boot", || Ok((master.blocks_sent()? >= blocks).then_some(())));
+    sent(200)?;
+    cache.kill_worker()?;
+    sent(600)?;
+    cache.daemon.allow_log("not all is exported by NFS");
+    ganesha.start_again()?;
+    let took = machine.wait_for("login:", BOOT_DEADLINE)?;
+    println!("login after {:.1} s by NFS from a cold cache, with two kills", took.as_secs_f64());
     Ok(())
 }
 

@@ -9,9 +9,9 @@ use ipnet::IpNet;
 pub(crate) enum ExportCommand {
     /// Offer an image to workstations: its deployed version, the one before, and newer ones to be tried out
     ///
-    /// Each version is a target of its own, whose name says which and whose content never changes: who uses one goes on with
-    /// it whatever is deployed. Nobody can write to it; with --clone each workstation writes to a copy of its own, which
-    /// costs what it writes.
+    /// Each version is a folder or a target of its own, whose name says which and whose content never changes: who uses one
+    /// goes on with it whatever is deployed. Nobody can write to it; with --iscsi --clone each workstation writes to a copy
+    /// of its own, which costs what it writes.
     Add {
         image: ImageName,
         #[command(flatten)]
@@ -20,10 +20,10 @@ pub(crate) enum ExportCommand {
         #[arg(long, required = true, value_name = "CIDR", value_parser = network)]
         clients: Vec<IpNet>,
         /// The file that is the disk [default: the only *.raw at the top of the version]
-        #[arg(long, value_name = "PATH")]
+        #[arg(long, value_name = "PATH", conflicts_with_all = ["nfs", "http"])]
         disk: Option<String>,
         /// Give each workstation a disk of its own that it may write to, made when it boots and reset at its next boot
-        #[arg(long)]
+        #[arg(long, conflicts_with_all = ["nfs", "http"])]
         clone: bool,
         /// Why, for the audit log
         #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true, value_parser = super::moves::why)]
@@ -43,15 +43,26 @@ pub(crate) enum ExportCommand {
 }
 
 #[derive(Debug, Clone, Copy, Args)]
+#[group(required = true, multiple = false)]
 pub(crate) struct ByArgs {
+    /// As folders, by NFS 3 and 4
+    #[arg(long)]
+    nfs: bool,
     /// As a disk, by iSCSI
-    #[arg(long, required = true)]
+    #[arg(long)]
     iscsi: bool,
+    /// As files, by HTTP
+    #[arg(long)]
+    http: bool,
 }
 
 impl ByArgs {
     pub(crate) fn protocol(self) -> Protocol {
-        Protocol::Iscsi
+        match self {
+            ByArgs { nfs: true, .. } => Protocol::Nfs,
+            ByArgs { http: true, .. } => Protocol::Http,
+            ByArgs { .. } => Protocol::Iscsi,
+        }
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) enum PlanSpec {
         /// As it was typed; times without a zone are on the master's clock. `None`: at once.
         at: Option<String>,
         /// Not before every node has so much of it.
-        #[serde(default, with = "word")]
+        #[serde(default, with = "crate::readiness")]
         needs: Option<Readiness>,
         why: String,
     },
@@ -45,7 +45,7 @@ pub(crate) struct PlanReport {
     /// Why it was not deployed when its time had come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
-    #[serde(default, with = "word", skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "crate::readiness", skip_serializing_if = "Option::is_none")]
     pub needs: Option<Readiness>,
     /// The nodes that do not have that yet, and why not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -193,20 +193,5 @@ fn phrase(readiness: Readiness) -> &'static str {
         Readiness::Boot => "what boots read of it",
         Readiness::Complete => "all of it",
         Readiness::Sealed => "it sealed",
-    }
-}
-
-/// A readiness by its word.
-mod word {
-    use icbd_wire::Readiness;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-
-    pub(super) fn serialize<S: Serializer>(needs: &Option<Readiness>, serializer: S) -> Result<S::Ok, S::Error> {
-        needs.map(Readiness::as_str).serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Readiness>, D::Error> {
-        let word = Option::<String>::deserialize(deserializer)?;
-        word.map(|word| word.parse().map_err(de::Error::custom)).transpose()
     }
 }

@@ -25,6 +25,12 @@ impl Allow {
         address.is_loopback() || self.networks().iter().any(|network| network.contains(&address))
     }
 
+    /// Whether everybody of a network is admitted.
+    pub(crate) fn covers(&self, network: &IpNet) -> bool {
+        let is_loopback = network.network().is_loopback() && network.broadcast().is_loopback();
+        is_loopback || self.networks().iter().any(|allowed| allowed.contains(network))
+    }
+
     /// Whether nobody but this machine is admitted.
     pub(crate) fn is_local(&self) -> bool {
         self.networks().is_empty()
@@ -50,6 +56,9 @@ mod tests {
         check("fd12::1", true);
         check("10.2.0.1", false);
         check("2001:db8::1", false);
+        let covers = |text: &str| allow.covers(&text.parse().unwrap());
+        assert!(covers("10.1.2.0/24") && covers("127.0.0.0/8") && covers("::1/128") && covers("10.1.0.0/16"));
+        assert!(!covers("10.0.0.0/8") && !covers("10.2.0.0/24") && !covers("0.0.0.0/0") && !covers("::/0"));
         assert!(!Allow::default().admits("192.0.2.1".parse().unwrap()) && Allow::default().is_local());
     }
 }

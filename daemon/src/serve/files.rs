@@ -1,47 +1,55 @@
 //! Plain files by name, whole or in part, for curl, qemu and iPXE.
 
+use std::fmt::Display;
 use std::ops::Range;
 use std::time::SystemTime;
 
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::stream;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use icbd_image::{FileIndex, ImageName, Root, Run, VersionNumber};
-use icbd_master::MasterError;
 
-use super::answer::{self, Conditions, IMMUTABLE, Kind, REVALIDATE};
+use super::answer::{self, Conditions, Kind};
 use super::range::{self, Wanted};
-use super::routes::{Reading, Shared, begin, read};
 
 /// What is read and sent at a time; two such pieces of each answer are in memory.
 const PIECE_BYTES: u64 = 1 << 20;
 
+/// Where the bytes of a file come from.
+pub(super) trait Content: Send + 'static {
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Begins to read a piece.
+    fn read(&self, range: Range<u64>) -> BoxFuture<'static, Result<Bytes, Self::Error>>;
+
+    fn is_sent(&self, bytes: usize);
+
+    /// An answer breaks off somewhere `before` an offset.
+    fn failed(&self, before: u64, error: &Self::Error);
+}
+
 /// A file of a version, found once: `current` may mean another one a moment later.
-struct Found {
-    content: (Root, FileIndex),
-    size: u64,
-    tag: String,
-    changed: SystemTime,
+pub(super) struct Found<C> {
+    pub(super) content: C,
+    pub(super) size: u64,
+    /// With its quotes.
+    pub(super) tag: String,
+    pub(super) changed: SystemTime,
+    /// How long it may be kept.
+    pub(super) keep: &'static str,
+}
+
+/// The tag of a file of a version: the same content has the same one for ever.
+pub(super) fn tag(content: impl Display) -> String {
+    format!("\"{content}\"")
 }
 
 /// The answer to a request for a file.
-pub(super) async fn answer(
-    shared: &Shared,
-    image: ImageName,
-    number: Option<VersionNumber>,
-    path: Vec<u8>,
-    conditions: &Conditions,
-) -> Result<Response, MasterError> {
-    let keep = if number.is_some() { IMMUTABLE } else { REVALIDATE };
-    let found = read(shared, move |repository| {
-        let file = repository.open_file(&image, number, &path)?;
-        let (size, tag, changed) = (file.size(), format!("\"{}\"", file.etag()), file.mtime().into());
-        Ok(Found { content: file.content(), size, tag, changed })
-    })
-    .await?;
+pub(super) async fn answer<C: Content>(found: Found<C>, conditions: &Conditions) -> Result<Response, C::Error> {
+    let keep = found.keep;
     if is_unchanged(conditions, &found) {
         return Ok(describe(answer::not_modified(&found.tag, keep), &found));
     }
@@ -56,9 +64,12 @@ pub(super) async fn answer(
             return Ok(describe(response, &found));
         }
     };
-    let (tag, size) = (found.tag.clone(), found.size);
-    let body = if conditions.is_head { Body::empty() } else { body(shared, &found, part.clone()).await? };
-    let mut response = describe(answer::ok(body, &tag, Kind { media: "application/octet-stream", keep }), &found);
+    let size = found.size;
+    let mut response =
+        describe(answer::ok(Body::empty(), &found.tag, Kind { media: "application/octet-stream", keep }), &found);
+    if !conditions.is_head {
+        *response.body_mut() = body(found.content, part.clone()).await?;
+    }
     *response.status_mut() = status;
     if status == StatusCode::PARTIAL_CONTENT {
         insert(response.headers_mut(), CONTENT_RANGE, format!("bytes {}-{}/{size}", part.start, part.end - 1));
@@ -68,7 +79,7 @@ pub(super) async fn answer(
 }
 
 /// Whether the client's copy is this file (RFC 9110, 13.2.2: a date counts only where no tag is given).
-fn is_unchanged(conditions: &Conditions, found: &Found) -> bool {
+fn is_unchanged<C>(conditions: &Conditions, found: &Found<C>) -> bool {
     let headers = &conditions.headers;
     if headers.contains_key(IF_NONE_MATCH) {
         return conditions.matches(&found.tag);
@@ -78,12 +89,11 @@ fn is_unchanged(conditions: &Conditions, found: &Found) -> bool {
 }
 
 /// The bytes of `part`, a piece at a time; the first is read at once, so that an error is a status.
-async fn body(shared: &Shared, found: &Found, part: Range<u64>) -> Result<Body, MasterError> {
+async fn body<C: Content>(content: C, part: Range<u64>) -> Result<Body, C::Error> {
     if part.is_empty() {
         return Ok(Body::empty());
     }
-    let mut pieces =
-        Pieces { shared: shared.clone(), content: found.content, ready: None, under_way: None, rest: part };
+    let mut pieces = Pieces { content, ready: None, under_way: None, rest: part };
     let first = pieces.piece().await?;
     if pieces.rest.is_empty() {
         return Ok(Body::from(first));
@@ -94,47 +104,41 @@ async fn body(shared: &Shared, found: &Found, part: Range<u64>) -> Result<Body, 
 }
 
 /// The pieces of a body. Each is read while the one before is sent.
-struct Pieces {
-    shared: Shared,
-    content: (Root, FileIndex),
+struct Pieces<C: Content> {
+    content: C,
     ready: Option<Bytes>,
-    under_way: Option<Reading<Bytes>>,
+    under_way: Option<BoxFuture<'static, Result<Bytes, C::Error>>>,
     /// What is still to be read.
     rest: Range<u64>,
 }
 
-impl Pieces {
-    async fn next(mut self) -> Option<(Result<Bytes, MasterError>, Pieces)> {
+impl<C: Content> Pieces<C> {
+    async fn next(mut self) -> Option<(Result<Bytes, C::Error>, Pieces<C>)> {
         if let Some(bytes) = self.ready.take() {
             return Some((Ok(bytes), self));
         }
-        let reading = self.under_way.take()?;
-        let bytes = reading.end(&self.shared).await;
+        let bytes = self.under_way.take()?.await;
         match &bytes {
             Ok(bytes) => {
-                self.shared.sent.bytes(bytes.len());
+                self.content.is_sent(bytes.len());
                 self.begin_next();
             }
-            Err(error) => {
-                let (root, file) = self.content;
-                let what = format!("bytes before {} of file {file} of {}", self.rest.start, root.short());
-                self.shared.failed(&what, error);
-            }
+            Err(error) => self.content.failed(self.rest.start, error),
         }
         Some((bytes, self))
     }
 
-    async fn piece(&mut self) -> Result<Bytes, MasterError> {
+    async fn piece(&mut self) -> Result<Bytes, C::Error> {
         let range = self.take();
-        let bytes = begin_read(&self.shared, self.content, range).end(&self.shared).await?;
-        self.shared.sent.bytes(bytes.len());
+        let bytes = self.content.read(range).await?;
+        self.content.is_sent(bytes.len());
         Ok(bytes)
     }
 
     fn begin_next(&mut self) {
         if !self.rest.is_empty() {
             let range = self.take();
-            self.under_way = Some(begin_read(&self.shared, self.content, range));
+            self.under_way = Some(self.content.read(range));
         }
     }
 
@@ -147,12 +151,7 @@ impl Pieces {
     }
 }
 
-fn begin_read(shared: &Shared, (root, file): (Root, FileIndex), range: Range<u64>) -> Reading<Bytes> {
-    let first = Run { root, file, first: 0, count: 1 };
-    begin(shared, move |repository| repository.blocks(first)?.read_range(range))
-}
-
-fn describe(mut response: Response, found: &Found) -> Response {
+fn describe<C>(mut response: Response, found: &Found<C>) -> Response {
     let headers = response.headers_mut();
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     // Dates that HTTP cannot write (before 1970) are left out.

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use super::answer::{self, Conditions, IMMUTABLE, Kind, OCTETS, REVALIDATE};
 use super::listing::ListingCache;
 use super::peers::Place;
-use super::{Offers, Reports, Sent, blocks, files, streams};
+use super::{Offers, Reports, Sent, blocks, stored, streams};
 
 /// What is served, and how much it was.
 #[derive(Clone)]
@@ -111,7 +111,7 @@ async fn answer(shared: &Shared, resource: Resource, conditions: &Conditions) ->
             shared.sent.bytes(bytes);
             Ok(response)
         }
-        Resource::File { image, version, path } => files::answer(shared, image, version, path, conditions).await,
+        Resource::File { image, version, path } => stored::answer(shared, image, version, path, conditions).await,
         _ if conditions.matches(&tag) => Ok(answer::not_modified(&tag, IMMUTABLE)),
         Resource::Head(root) => manifest(shared, &tag, conditions, move |master| master.head_bytes(root)).await,
         Resource::Page { root, file, page } => {

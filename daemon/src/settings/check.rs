@@ -18,8 +18,8 @@ const KNOWN: &[(&str, &[&str])] = &[
     (
         "",
         &[
-            "role", "source", "trust", "store", "mount", "window", "memory", "serve", "export", "clone", "master",
-            "sign", "retain", "log",
+            "role", "source", "trust", "store", "mount", "window", "memory", "serve", "export", "ganesha", "clone",
+            "master", "sign", "retain", "log",
         ],
     ),
     ("source", &["url", "codec"]),
@@ -29,7 +29,8 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("window", &["hours", "outside"]),
     ("memory", &["in_flight"]),
     ("serve", &["listen", "allow"]),
-    ("export", &["iscsi"]),
+    ("export", &["nfs", "iscsi"]),
+    ("ganesha", &["exports", "pid_file"]),
     ("clone", &["reserve", "per_client"]),
     ("master", &["repo", "listen", "allow", "tls_cert", "tls_key", "keep_packed"]),
     ("sign", &["key"]),
@@ -38,8 +39,7 @@ const KNOWN: &[(&str, &[&str])] = &[
 ];
 
 /// What the documentation of icbd names and this version cannot do yet: silence would be a broken promise.
-const LATER: &[(&str, &[&str])] =
-    &[("", &["network"]), ("source", &["limit"]), ("export", &["nfs"]), ("log", &["audit_keep", "boots_keep"])];
+const LATER: &[(&str, &[&str])] = &[("", &["network"]), ("source", &["limit"]), ("log", &["audit_keep", "boots_keep"])];
 
 /// One thing that is wrong with a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +88,8 @@ fn unusable_values(text: &str, document: &DeTable<'_>, file: &File) -> Vec<Probl
     }
     check("store", 0, "path", file.store.path.as_ref().and_then(relative));
     check("mount", 0, "path", file.mount.path.as_ref().and_then(relative));
+    check("ganesha", 0, "exports", file.ganesha.exports.as_ref().and_then(relative));
+    check("ganesha", 0, "pid_file", file.ganesha.pid_file.as_ref().and_then(relative));
     check("master", 0, "repo", file.master.repo.as_ref().and_then(relative));
     check("sign", 0, "key", file.sign.key.as_ref().and_then(relative));
     check("trust", 0, "keys", file.trust.keys.iter().flatten().find_map(relative));

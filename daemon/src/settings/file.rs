@@ -53,6 +53,7 @@ pub(crate) struct File {
     pub memory: Memory,
     pub serve: Serve,
     pub export: Export,
+    pub ganesha: Ganesha,
     pub clone: Clone,
     pub master: Master,
     pub sign: Sign,
@@ -133,7 +134,27 @@ pub(crate) struct Serve {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Export {
+    pub nfs: Option<NfsServer>,
     pub iscsi: Option<IscsiServer>,
+}
+
+/// Where nfs-ganesha is told.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Ganesha {
+    /// The file of icbd's own that its configuration brings in.
+    pub exports: Option<PathBuf>,
+    pub pid_file: Option<PathBuf>,
+}
+
+/// Who serves folders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum NfsServer {
+    /// What there is.
+    Auto,
+    Ganesha,
+    Off,
 }
 
 /// What workstations may write.
@@ -220,6 +241,9 @@ impl File {
         self.master.keep_packed.get_or_insert(Keep(0));
         self.serve.listen.get_or_insert_default();
         self.serve.allow.get_or_insert_default();
+        self.export.nfs.get_or_insert(NfsServer::Auto);
+        or(&mut self.ganesha.exports, "/etc/ganesha/icbd.conf");
+        or(&mut self.ganesha.pid_file, "/var/run/ganesha/ganesha.pid");
         self.export.iscsi.get_or_insert(IscsiServer::Auto);
         self.master.listen.get_or_insert_with(|| vec![([127, 0, 0, 1], LISTEN_PORT).into()]);
         self.master.allow.get_or_insert_default();

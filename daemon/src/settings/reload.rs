@@ -18,6 +18,7 @@ const AT_ONCE: &[(Role, &[&str])] = &[
             "store.seal_when",
             "mount.offline_wait",
             "serve.allow",
+            "export.nfs",
             "export.iscsi",
             "clone.reserve",
             "clone.per_client",
@@ -43,7 +44,10 @@ const AT_ONCE: &[(Role, &[&str])] = &[
 const SECTIONS: &[(Role, &[&str])] = &[
     (
         Role::Cache,
-        &["role", "source", "trust", "store", "mount", "window", "memory", "serve", "export", "clone", "log"],
+        &[
+            "role", "source", "trust", "store", "mount", "window", "memory", "serve", "export", "ganesha", "clone",
+            "log",
+        ],
     ),
     (Role::Master, &["role", "trust", "master", "sign", "retain", "log"]),
 ];

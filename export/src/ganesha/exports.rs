@@ -14,7 +14,7 @@ use std::num::NonZeroU16;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use icbd_image::Hash;
+use icbd_image::{Hash, ImageName};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{NAME, refused};
@@ -131,7 +131,7 @@ impl Block {
         let lines = [
             (ID, share.id.to_string()),
             (PATH, format!("\"{folder}\"")),
-            (PSEUDO_PATH, format!("\"{PSEUDO}{}\"", share.image)),
+            (PSEUDO_PATH, format!("\"{}\"", path(&share.image))),
             ("Filesystem_Id", format!("{FILESYSTEM}.{}", share.id)),
             ("Protocols", "3, 4".to_owned()),
             ("Transports", "TCP".to_owned()),
@@ -174,6 +174,11 @@ impl Block {
         clients.sort_unstable();
         Some(Share { image, folder: self.value(PATH)?.into(), id, clients })
     }
+}
+
+/// Where clients find an image.
+pub(super) fn path(image: &ImageName) -> String {
+    format!("{PSEUDO}{image}")
 }
 
 fn is_plain(folder: &str) -> bool {

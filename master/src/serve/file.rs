@@ -3,13 +3,10 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use icbd_image::{FileIndex, Head, ImageName, Kind, Root, Run, Timestamp, VersionId, VersionNumber};
+use icbd_image::{FileIndex, ImageName, Kind, Root, Run, Timestamp, VersionId, VersionNumber};
 
 use super::BlockReader;
 use crate::{MasterError, Repository};
-
-/// As many symbolic links as Linux follows in one path.
-const LINKS_MAX: usize = 40;
 
 /// One regular file of a version.
 #[derive(Clone)]
@@ -34,7 +31,7 @@ impl Repository {
         let version = self.resolve(image, number)?;
         let root = self.version(&version)?.root();
         let head = self.head(root)?;
-        let index = follow(&head, path);
+        let index = head.follow(path);
         let node = index.and_then(|index| head.node(index)).filter(|node| node.kind() == Kind::File);
         let Some(node) = node else {
             return Err(MasterError::NoFile { version, path: String::from_utf8_lossy(path).into_owned() });
@@ -75,46 +72,4 @@ impl FileRead<'_> {
     pub fn read(&self, range: Range<u64>) -> Result<Bytes, MasterError> {
         self.blocks.as_ref().map_or(Ok(Bytes::new()), |reader| reader.read_range(range))
     }
-}
-
-/// The node that `path` means, symbolic links followed; `None` if it means nothing.
-fn follow(head: &Head, path: &[u8]) -> Option<FileIndex> {
-    let mut names: Vec<Vec<u8>> = split(path);
-    // The directories walked into, from the root on.
-    let mut stack = vec![FileIndex::ROOT];
-    let mut links = 0;
-    while let Some(name) = names.pop() {
-        let directory = *stack.last()?;
-        if name == b".." {
-            if stack.len() > 1 {
-                stack.pop();
-            }
-            continue;
-        }
-        let index = head.lookup(directory, &name)?;
-        let node = head.node(index)?;
-        match node.target() {
-            Some(target) => {
-                links += 1;
-                if links > LINKS_MAX {
-                    return None;
-                }
-                if target.starts_with(b"/") {
-                    stack.truncate(1);
-                }
-                names.extend(split(target));
-            }
-            None if names.is_empty() => return Some(index),
-            None => stack.push(index),
-        }
-    }
-    stack.pop()
-}
-
-/// The names of a path, the first one last.
-fn split(path: &[u8]) -> Vec<Vec<u8>> {
-    let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".");
-    let mut names: Vec<Vec<u8>> = names.map(<[u8]>::to_vec).collect();
-    names.reverse();
-    names
 }

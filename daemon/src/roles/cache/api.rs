@@ -127,7 +127,7 @@ async fn pin(State(api): State<Api>, peer: Peer, Json(spec): Json<PinSpec>) -> R
 
 async fn list_exports(State(api): State<Api>) -> Response {
     let server = api.server.clone();
-    on_daemon(&api, async move { Ok(server.exports.list().await?) }).await
+    on_daemon(&api, async move { Ok(server.exports.list(&server).await?) }).await
 }
 
 async fn add_export(State(api): State<Api>, peer: Peer, Json(spec): Json<ExportSpec>) -> Response {

@@ -80,7 +80,7 @@ pub(super) async fn script(
     let declaration = declarations.iter().find(is_meant).ok_or_else(|| {
         Failure::new(Exit::Refused, format!("{image} is not exported; `icbd export add {image} --iscsi` does"))
     })?;
-    if !declaration.clients.iter().any(|net| net.contains(&from)) {
+    if !declaration.is_for(from) {
         let message = format!("{from} is in no network that {image} is exported to; `icbd export list` shows them");
         return Err(Failure::new(Exit::Refused, message));
     }

@@ -57,7 +57,7 @@ pub(super) async fn serve(
     for (listener, _) in listeners {
         let told = server.clone();
         let asked = server.clone();
-        let router = serve::cache_router(server.cache.clone())
+        let router = serve::cache_router(server.cache.clone(), exports::readers(&server))
             .merge(serve::metrics_router(move || told.metrics()))
             .merge(serve::boot_router(move |image, asking, from| boot::answer(asked.clone(), image, asking, from)));
         tasks.spawn(serve::serve(listener, router, server.plane.allow.clone(), None, stop.clone()));
@@ -141,7 +141,7 @@ async fn open(
         unlisted: Mutex::new(None),
         seal_when: RwLock::new(settings.seal_when),
         ready: Ready::default(),
-        exports: Exports::open(&settings.store, settings.iscsi),
+        exports: Exports::open(&settings.store, settings.iscsi, &settings.nfs),
         clones,
         boots: Boots::default(),
         started: Instant::now(),

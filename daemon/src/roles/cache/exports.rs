@@ -5,33 +5,40 @@
 
 mod clones;
 mod commands;
+mod disks;
+mod http;
+mod nfs;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
-use icbd_export::{
-    Clients, Declaration, Declared, Offer, OfferName, Offered, Outcome, Plan, Server, ServerError, Tgt, bootable,
-    disk_of,
-};
-use icbd_image::{ImageName, Serial, VersionId, VersionRecord};
+use icbd_cache::Cache;
+use icbd_export::{Declaration, Declared, OfferName, Protocol};
+use icbd_image::{ImageName, Serial, VersionId};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::state::CacheServer;
 use crate::exports::ExportReport;
 use crate::failure::{Exit, Failure};
-use crate::settings::IscsiServer;
+use crate::settings::{IscsiServer, NfsSettings};
 pub(super) use clones::{Use, offer_name};
 pub(super) use commands::{add, remove};
+pub(super) use disks::disk;
+use disks::{IsOver, Seen};
+use http::Http;
+pub(super) use http::readers;
+use nfs::Nfs;
 
 /// So often it is looked whether all is as it should be. A look takes milliseconds.
 const INTERVAL: Duration = Duration::from_secs(5);
 const SETTLED_MAX: Duration = Duration::from_secs(5);
-/// A workstation whose server was restarted logs in again within this, or has been switched off.
-const COMES_BACK: Duration = Duration::from_secs(120);
+/// Who reads by NFS 3 or by HTTP does not say when it has gone: so long after the last read it counts as there.
+const LATELY: Duration = Duration::from_secs(24 * 3600);
+/// When a version was read last is known this exactly.
+const LATELY_STEP: Duration = Duration::from_secs(600);
 
 /// What is declared, and what came of it.
 #[derive(Debug)]
@@ -44,12 +51,11 @@ pub(super) struct Exports {
     serving: Mutex<IsOver>,
     /// Clones that are about to be reset: they are offered to nobody meanwhile.
     held_back: Mutex<BTreeSet<OfferName>>,
+    pub(super) nfs: Nfs,
+    http: Http,
     wake: Notify,
     turns: watch::Sender<Turns>,
 }
-
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct IsOver(bool);
 
 /// How often it was looked.
 #[derive(Debug, Default, Clone, Copy)]
@@ -58,32 +64,8 @@ struct Turns {
     done: u64,
 }
 
-/// What the last look saw and did.
-#[derive(Debug, Default, Clone)]
-struct Seen {
-    server: Option<&'static str>,
-    portals: Vec<SocketAddr>,
-    offered: Vec<Offered>,
-    wanted: BTreeSet<OfferName>,
-    /// What was in use at the last good look, and until when that counts though nobody is logged in: its server was restarted.
-    in_use: BTreeMap<OfferName, (Offer, Option<Instant>)>,
-    /// When somebody was last seen logged in.
-    used: BTreeMap<OfferName, Instant>,
-    /// Since when the server answers each time it is asked.
-    answers_since: Option<Instant>,
-    /// What the server has open may be another thing a moment later.
-    is_changing: bool,
-    /// What it opened before this mount was made and has not opened anew; `None` before the first look.
-    stale: Option<BTreeSet<OfferName>>,
-    /// Nothing is offered, and nothing is to be.
-    is_idle: bool,
-    /// What concerns all of it.
-    trouble: Option<String>,
-    troubles: BTreeMap<ImageName, Vec<String>>,
-}
-
 impl Exports {
-    pub(super) fn open(store: &Path, iscsi: IscsiServer) -> Exports {
+    pub(super) fn open(store: &Path, iscsi: IscsiServer, nfs: &NfsSettings) -> Exports {
         let declared = Declared::open(store).map_err(|error| error.to_string());
         Exports {
             declared,
@@ -91,6 +73,8 @@ impl Exports {
             seen: Mutex::default(),
             serving: Mutex::default(),
             held_back: Mutex::default(),
+            nfs: Nfs::new(nfs),
+            http: Http::default(),
             wake: Notify::new(),
             turns: watch::Sender::default(),
         }
@@ -102,6 +86,13 @@ impl Exports {
 
     pub(super) fn declarations(&self) -> Vec<Declaration> {
         self.declared.as_ref().map(Declared::all).unwrap_or_default()
+    }
+
+    /// What is declared to be offered by one of the protocols.
+    fn declared_by(&self, protocol: Protocol) -> Vec<Declaration> {
+        let mut declarations = self.declarations();
+        declarations.retain(|declaration| declaration.protocol == protocol);
+        declarations
     }
 
     /// Something changed that it depends on.
@@ -139,12 +130,18 @@ impl Exports {
         open
     }
 
-    /// The same for whoever decides what may go: no version is less used than it has files open, or than was seen.
+    /// The same for whoever decides what may go: no version is less used than it has files open, or than was seen, and
+    /// what somebody `lately` read may still be used.
     pub(super) fn leases(
         &self,
         mut open: BTreeMap<Serial, u64>,
+        lately: Vec<Serial>,
         serial: impl Fn(&VersionId) -> Option<Serial>,
     ) -> BTreeMap<Serial, u64> {
+        for serial in lately {
+            let count = open.entry(serial).or_default();
+            *count = (*count).max(1);
+        }
         let seen = self.seen();
         for offered in &seen.offered {
             let Some(count) = serial(offered.version()).map(|serial| open.entry(serial).or_default()) else { continue };
@@ -161,6 +158,17 @@ impl Exports {
         open
     }
 
+    /// The versions that somebody may be using of whom no server says when it has gone.
+    pub(super) fn read_lately(&self, cache: &Cache) -> Vec<Serial> {
+        let view = cache.view();
+        let declarations =
+            self.declarations().into_iter().filter(|declaration| declaration.protocol != Protocol::Iscsi);
+        let images: BTreeSet<ImageName> = declarations.map(|declaration| declaration.image).collect();
+        let versions = images.iter().filter_map(|image| view.image(image)).flat_map(|image| &image.versions);
+        let serials = versions.map(|version| version.serial());
+        serials.filter(|serial| cache.last_used(*serial).is_some_and(is_lately)).collect()
+    }
+
     /// For people: what is declared and not offered.
     pub(super) fn warnings(&self) -> Vec<String> {
         let seen = self.seen();
@@ -170,15 +178,18 @@ impl Exports {
             .troubles
             .iter()
             .flat_map(|(image, troubles)| troubles.iter().map(move |trouble| format!("export of {image}: {trouble}")));
-        of_all.chain(of_each).collect()
+        of_all.chain(of_each).chain(self.nfs.warning()).collect()
     }
 
     /// As it is now.
-    pub(super) async fn list(&self) -> Result<Vec<ExportReport>, Failure> {
+    pub(super) async fn list(&self, server: &CacheServer) -> Result<Vec<ExportReport>, Failure> {
         let declared = self.declared()?;
         self.settle().await;
-        let seen = self.seen();
-        Ok(declared.all().iter().map(|declaration| commands::report(declaration, &seen)).collect())
+        let mut reports = Vec::new();
+        for declaration in declared.all() {
+            reports.push(commands::report(server, &declaration).await);
+        }
+        Ok(reports)
     }
 
     /// Versions of an image that were in use until their server ended, and whose users may be about to log in again.
@@ -209,121 +220,6 @@ impl Exports {
             _ => Ok(()),
         }
     }
-
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The server that there is.
-    fn server(&self) -> Result<Box<dyn Server>, ServerError> {
-        match *self.iscsi.read().unwrap_or_else(PoisonError::into_inner) {
-            IscsiServer::Auto | IscsiServer::Tgt => Ok(Box::new(Tgt::default())),
-            IscsiServer::Off => Err(ServerError::Off { key: "export.iscsi" }),
-        }
-    }
-
-    /// Has the server serve this, of what lies in `mounts`, and what is in use besides. Each mount with whether it
-    /// is an adopted one: what was opened before one that is not is opened anew. Blocks.
-    fn serve(
-        &self,
-        mut wanted: Vec<Offer>,
-        mounts: &[(&Path, bool)],
-        is_there: impl Fn(&VersionId) -> bool,
-    ) -> Result<Served, ServerError> {
-        let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
-        let (server, refused) = match self.server() {
-            Ok(server) => (server, None),
-            // What it was told before is taken back.
-            Err(off) => (Box::<Tgt>::default() as Box<dyn Server>, Some(off)),
-        };
-        if serving.0 || refused.is_some() {
-            wanted.clear();
-        }
-        let bootable: BTreeSet<OfferName> = wanted.iter().map(|offer| offer.name.clone()).collect();
-        // Another cache server on this machine has its own.
-        let is_ours = |offered: &Offered| match &offered.disk {
-            Some(disk) => mounts.iter().any(|(mount, _)| disk.starts_with(mount)),
-            None => bootable.contains(&offered.name),
-        };
-        let ours = || {
-            let mut ours: Vec<Offered> = server.offered()?.into_iter().filter(is_ours).collect();
-            ours.sort_by(|one, other| one.name.cmp(&other.name));
-            Ok::<_, ServerError>(ours)
-        };
-        let offered = ours()?;
-        let stale = {
-            let is_new = |disk: &PathBuf| mounts.iter().any(|(mount, adopted)| disk.starts_with(mount) && !adopted);
-            let opened_before = offered.iter().filter(|offered| offered.disk.as_ref().is_none_or(is_new));
-            let names = opened_before.map(|offered| offered.name.clone());
-            let mut seen = self.seen();
-            let stale = seen.stale.get_or_insert_with(|| names.collect());
-            stale.retain(|name| offered.iter().any(|offered| offered.name == *name));
-            stale.clone()
-        };
-        if !serving.0 && refused.is_none() {
-            let in_use = self.remember(&offered, &stale, &is_there);
-            wanted.extend(in_use.into_iter().filter(|offer| !bootable.contains(&offer.name)));
-        }
-        let plan = Plan::new(offered.clone(), &wanted, &stale);
-        let see = |offered: Vec<Offered>, portals| {
-            let mut seen = self.seen();
-            (seen.server, seen.offered, seen.portals) = (Some(server.name()), offered, portals);
-            (seen.is_changing, seen.wanted) = (false, bootable.clone());
-            seen.answers_since.get_or_insert_with(Instant::now);
-        };
-        if plan.is_empty() {
-            see(offered, server.portals()?);
-            return refused.map_or(Ok(Served { outcome: Outcome::default(), kept: plan.kept_in_use }), Err);
-        }
-        self.seen().is_changing = true;
-        let mut plan = plan;
-        let kept = std::mem::take(&mut plan.kept_in_use);
-        let outcome = plan.carry_out(&*server);
-        see(ours()?, server.portals()?);
-        // What could not be opened anew is tried again, and nobody else is logged out for that.
-        self.seen().stale.iter_mut().for_each(|stale| stale.retain(|name| !outcome.changed.contains(name)));
-        refused.map_or(Ok(Served { outcome, kept }), Err)
-    }
-
-    /// Takes note of what is in use, and gives what is to be served for that, as long as its version is there. A server that was
-    /// restarted knows of nobody until they log in again.
-    fn remember(
-        &self,
-        offered: &[Offered],
-        stale: &BTreeSet<OfferName>,
-        is_there: &dyn Fn(&VersionId) -> bool,
-    ) -> Vec<Offer> {
-        let (mut seen, now) = (self.seen(), Instant::now());
-        let used = offered.iter().filter(|offered| !offered.sessions.is_empty());
-        seen.used.extend(used.map(|offered| (offered.name.clone(), now)));
-        seen.used.retain(|_, when| now.duration_since(*when) < COMES_BACK);
-        for offered in offered.iter().filter(|offered| !offered.sessions.is_empty()) {
-            if let (Some(disk), Clients::These(clients)) = (&offered.disk, &offered.clients) {
-                let offer = Offer { name: offered.name.clone(), disk: disk.clone(), clients: clients.clone() };
-                seen.in_use.insert(offered.name.clone(), (offer, None));
-            }
-        }
-        seen.in_use.retain(|name, (_, until)| {
-            match offered.iter().find(|offered| offered.name == *name) {
-                // It was there all the time, and they logged out.
-                Some(offered) if offered.sessions.is_empty() && until.is_none() => return false,
-                // They will be logged out for it to be opened anew.
-                Some(_) if stale.contains(name) => *until = Some(now + COMES_BACK),
-                Some(_) => {}
-                None => _ = until.get_or_insert(now + COMES_BACK),
-            }
-            is_there(&name.version) && until.is_none_or(|until| now < until)
-        });
-        seen.in_use.values().map(|(offer, _)| offer.clone()).collect()
-    }
-}
-
-/// What came of a look at the server.
-#[derive(Debug, Default)]
-struct Served {
-    outcome: Outcome,
-    /// What is to be served otherwise, or no more, once nobody uses it.
-    kept: Vec<Offered>,
 }
 
 /// Looks again and again until `stop`.
@@ -331,7 +227,8 @@ pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
     let exports = &server.exports;
     loop {
         exports.turns.send_modify(|turns| turns.begun += 1);
-        if stop.run_until_cancelled(look(&server)).await.is_none() {
+        let look = async { tokio::join!(disks::look(&server), nfs::look(&server)) };
+        if stop.run_until_cancelled(look).await.is_none() {
             return;
         }
         exports.turns.send_modify(|turns| turns.done = turns.begun);
@@ -347,137 +244,27 @@ pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
 pub(super) async fn leave(server: &Arc<CacheServer>) {
     let working = server.clone();
     let left = tokio::task::spawn_blocking(move || {
-        working.exports.serving.lock().unwrap_or_else(PoisonError::into_inner).0 = true;
-        working.exports.serve(Vec::new(), &[(&working.mount, true), (working.clones.path(), true)], |_| false)
+        working.exports.leave_disks(&working);
+        working.exports.nfs.leave(&working.mount);
     });
-    match left.await {
-        Ok(Ok(served)) => log(&served.outcome),
-        // Most likely it was stopped first.
-        Ok(Err(error)) => tracing::debug!(%error, "nothing is taken back"),
-        Err(panicked) => tracing::error!(error = %panicked, "exports could not be taken back"),
+    if let Err(panicked) = left.await {
+        tracing::error!(error = %panicked, "exports could not be taken back");
     }
 }
 
-async fn look(server: &Arc<CacheServer>) {
-    // Where nothing is mounted there is nothing to be opened.
-    let Some(is_adopted) = server.is_adopted() else { return };
-    if server.exports.declared.is_err() {
-        // What is served is left as it is until somebody has mended that.
-        return;
-    }
-    let declarations = server.exports.declarations();
-    let before = server.exports.seen().clone();
-    if declarations.is_empty() && before.is_idle {
-        return;
-    }
-    let (wanted, mut troubles) = wanted(server, &declarations, &before.offered).await;
-    let working = server.clone();
-    let served = tokio::task::spawn_blocking(move || {
-        let (view, declared) = (working.cache.view(), working.exports.declarations());
-        let is_declared = |image: &ImageName| declared.iter().any(|declaration| declaration.image == *image);
-        let is_there = |version: &VersionId| view.version(version).is_some() && is_declared(&version.image);
-        working.exports.serve(
-            wanted,
-            &[(&working.mount, is_adopted), (working.clones.path(), working.clones.is_adopted())],
-            is_there,
-        )
-    });
-    let (mut trouble, mut is_idle) = (None, false);
-    match served.await {
-        Err(panicked) => tracing::error!(error = %panicked, "exports could not be looked at"),
-        Ok(Ok(Served { outcome, kept })) => {
-            log(&outcome);
-            let mut add = |version: &VersionId, what: String| {
-                troubles.entry(version.image.clone()).or_default().push(format!("{version}: {what}"));
-            };
-            outcome.failed.iter().for_each(|(name, error)| add(&name.version, error.to_string()));
-            let otherwise = "it is in use; it is offered otherwise once nobody uses it";
-            kept.iter().for_each(|kept| add(kept.version(), otherwise.to_owned()));
-            is_idle = declarations.is_empty() && server.exports.seen().offered.is_empty();
-        }
-        Ok(Err(error)) => {
-            let mut seen = server.exports.seen();
-            (seen.is_changing, seen.answers_since) = (false, None);
-            if matches!(error, ServerError::NotRunning { .. } | ServerError::NotInstalled { .. }) {
-                // What is not served, nobody uses.
-                seen.offered.clear();
-            }
-            // Whoever never exports anything needs no server.
-            is_idle = declarations.is_empty() && seen.offered.is_empty();
-            trouble = (!declarations.is_empty()).then(|| error.to_string());
-        }
-    }
-    if trouble != before.trouble {
-        match &trouble {
-            Some(trouble) => tracing::warn!(trouble, "nothing is exported"),
-            None => tracing::info!("exports are looked after again"),
-        }
-    }
-    let is_new = |(image, list): &(&ImageName, &Vec<String>)| before.troubles.get(*image) != Some(*list);
-    for trouble in troubles.iter().filter(is_new).flat_map(|(_, list)| list) {
-        tracing::warn!(trouble, "not all is exported as it is declared");
-    }
-    let mut seen = server.exports.seen();
-    (seen.trouble, seen.troubles, seen.is_idle) = (trouble, troubles, is_idle);
+/// Whether whoever read something then may still be there; also if the clock was set back since.
+fn is_lately(then: SystemTime) -> bool {
+    then.elapsed().is_ok_and(|ago| ago < LATELY + LATELY_STEP) || then > SystemTime::now()
 }
 
-fn log(outcome: &Outcome) {
-    let each = |names: &[OfferName], what: &'static str| {
-        names.iter().for_each(|name| tracing::info!(%name, "{what}"));
-    };
-    each(&outcome.offered, "exported");
-    each(&outcome.changed, "exported otherwise");
-    each(&outcome.withdrawn, "exported no more");
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// What is to be served, and why something cannot be.
-async fn wanted(
-    server: &CacheServer,
-    declarations: &[Declaration],
-    offered: &[Offered],
-) -> (Vec<Offer>, BTreeMap<ImageName, Vec<String>>) {
-    let (mut wanted, mut troubles): (_, BTreeMap<ImageName, Vec<String>>) = (Vec::new(), BTreeMap::new());
-    let view = server.cache.view();
-    for declaration in declarations {
-        if declaration.clone {
-            wanted.extend(clones::wanted(server, declaration));
-            continue;
-        }
-        let versions = view.image(&declaration.image).into_iter().flat_map(bootable);
-        for record in versions {
-            let version = record.statement.statement().version();
-            let name = OfferName { version, client: None };
-            let known = offered.iter().find(|offered| offered.name == name).and_then(|offered| offered.disk.clone());
-            let clients = declaration.clients.clone();
-            match disk(server, record, declaration).await {
-                Ok(path) => {
-                    let VersionId { image, number } = &name.version;
-                    let disk = server.mount.join(image.as_str()).join(number.to_string()).join(path);
-                    wanted.push(Offer { name, disk, clients });
-                }
-                Err(Failure { exit, message }) => {
-                    // A master that is away takes nothing from anybody.
-                    if let (Some(disk), false) = (known, exit == Exit::Refused) {
-                        wanted.push(Offer { name, disk, clients });
-                    } else {
-                        troubles.entry(declaration.image.clone()).or_default().push(message);
-                    }
-                }
-            }
-        }
+    #[test]
+    fn who_read_a_day_ago_has_gone() {
+        let ago = |minutes: u64| is_lately(SystemTime::now() - Duration::from_secs(minutes * 60));
+        assert!(ago(0) && ago(24 * 60) && !ago(24 * 60 + 11) && !ago(7 * 24 * 60));
+        assert!(is_lately(SystemTime::now() + LATELY), "a clock that was set back");
     }
-    (wanted, troubles)
-}
-
-/// Where in a version its disk is; refused if it has none.
-pub(super) async fn disk(
-    server: &CacheServer,
-    record: &VersionRecord,
-    declaration: &Declaration,
-) -> Result<String, Failure> {
-    let version = server.cache.version_once(record.serial()).await.map_err(Failure::from)?;
-    disk_of(version.head(), declaration.disk.as_deref()).map_err(|error| {
-        let message = format!("{} cannot be offered by {}: {error}", version.id(), declaration.protocol);
-        Failure::new(Exit::Refused, message)
-    })
 }

@@ -79,6 +79,7 @@ impl CacheServer {
             self.believe(authorities, reloaded);
             self.cache.set_offline_wait(settings.offline_wait);
             self.plane.allow.set(&settings.allow);
+            self.exports.nfs.set(settings.nfs.which);
             self.exports.set_iscsi(settings.iscsi);
             self.cache.clones().set_limits(settings.clone_reserve_bytes, settings.clone_bytes_max);
             *self.seal_when.write().unwrap_or_else(PoisonError::into_inner) = settings.seal_when;
@@ -167,25 +168,25 @@ impl CacheServer {
         let view = self.cache.view();
         let serial = |version: &VersionId| view.version(version).map(VersionRecord::serial);
         let mut uses: BTreeMap<Serial, u32> = BTreeMap::new();
-        for (serial, count) in self.exports.leases(open, serial) {
+        for (serial, count) in self.exports.leases(open, self.exports.read_lately(&self.cache), serial) {
             uses.insert(serial, u32::try_from(count).unwrap_or(u32::MAX));
         }
         self.cache.needed().into_iter().for_each(|serial| _ = uses.entry(serial).or_default());
         let name = NodeReport::name_of(&Process::this(self.started).name);
         let report = NodeReport { node: self.cache.node(), name, uses: uses.into_iter().collect(), is_whole: true };
-        let ready = self.ready_report();
+        let ready = ReadyReport::new(self.readiness());
         self.masters.iter().for_each(|master| master.report(Some((report.clone(), ready.clone()))));
     }
 
-    /// How much of which versions is here.
-    fn ready_report(&self) -> ReadyReport {
+    /// How much is here of the versions that can be booted without a master.
+    pub(super) fn readiness(&self) -> BTreeMap<Serial, Readiness> {
         let readiness = |version: &VersionStatus| match version {
             version if version.sealed_since.is_some() => Some(Readiness::Sealed),
             version if version.complete => Some(Readiness::Complete),
             version => self.ready.since(version.serial).map(|_| Readiness::Boot),
         };
         let versions = self.cache.status().versions;
-        ReadyReport::new(versions.iter().filter_map(|version| Some((version.serial, readiness(version)?))))
+        versions.iter().filter_map(|version| Some((version.serial, readiness(version)?))).collect()
     }
 
     /// Has the mount show what is new.

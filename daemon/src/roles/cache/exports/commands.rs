@@ -1,9 +1,10 @@
 //! What the control socket of a cache server answers about exports.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use icbd_export::{Declaration, Protocol, bootable};
-use icbd_image::ImageName;
+use icbd_image::{ImageName, Serial, VersionId, VersionRecord};
 use ipnet::IpNet;
 
 use super::super::state::CacheServer;
@@ -14,14 +15,28 @@ use crate::exports::{ExportReport, ExportSpec, OfferReport, SessionReport, Unexp
 use crate::failure::{Exit, Failure};
 use crate::images::find_image;
 use crate::near;
+use crate::output::counted;
 
-pub(super) fn report(declaration: &Declaration, seen: &Seen) -> ExportReport {
+pub(super) async fn report(server: &CacheServer, declaration: &Declaration) -> ExportReport {
+    match declaration.protocol {
+        Protocol::Nfs => of_folders(server, declaration),
+        Protocol::Iscsi => of_disks(server, declaration, &server.exports.seen()),
+        Protocol::Http => of_files(server, declaration).await,
+    }
+}
+
+fn of_disks(server: &CacheServer, declaration: &Declaration, seen: &Seen) -> ExportReport {
     let Declaration { image, protocol, clients, disk, clone } = declaration.clone();
+    let (view, readiness) = (server.cache.view(), server.readiness());
+    let ready = |version| view.version(version).and_then(|record| readiness.get(&record.serial())).copied();
     let offers = seen.offered.iter().filter(|offered| offered.version().image == image).map(|offered| OfferReport {
         name: offered.name.to_string(),
         url: OfferReport::url(&offered.name, &seen.portals, &clients),
         leaving: !seen.wanted.contains(&offered.name),
+        ready: ready(offered.version()),
         sessions: offered.sessions.iter().map(SessionReport::from).collect(),
+        open_files: 0,
+        read_lately: false,
     });
     let troubles = seen.trouble.iter().chain(seen.troubles.get(&image).into_iter().flatten());
     ExportReport {
@@ -33,7 +48,85 @@ pub(super) fn report(declaration: &Declaration, seen: &Seen) -> ExportReport {
         clients,
         disk,
         clone,
+        connected: Vec::new(),
     }
+}
+
+fn of_folders(server: &CacheServer, declaration: &Declaration) -> ExportReport {
+    let Declaration { image, protocol, clients, disk, clone } = declaration.clone();
+    let seen = server.exports.nfs.seen().clone();
+    let url = |version: &VersionId| {
+        let path = format!("{}/{}", seen.paths.get(&image)?, version.number);
+        Some((OfferReport::folder_url(&path, &seen.portals, &clients), path))
+    };
+    ExportReport {
+        offers: offers(server, &image, url).into_values().collect(),
+        connected: server.exports.nfs.connected(&clients),
+        troubles: seen.trouble.into_iter().collect(),
+        server: seen.server.map(str::to_owned),
+        image,
+        protocol,
+        clients,
+        disk,
+        clone,
+    }
+}
+
+async fn of_files(server: &CacheServer, declaration: &Declaration) -> ExportReport {
+    let Declaration { image, protocol, clients, disk, clone } = declaration.clone();
+    let portal = OfferReport::portal(&server.plane.listen, &clients);
+    let url = |version: &VersionId| {
+        let path = format!("/files/{image}/{}/", version.number);
+        Some((format!("http://{}{path}", portal?), path))
+    };
+    let mut offers = offers(server, &image, url);
+    let view = server.cache.view();
+    for record in view.image(&image).into_iter().flat_map(|image| &image.versions) {
+        let Some(offer) = offers.get_mut(&record.serial()) else { continue };
+        // Of a disk, the file that is one.
+        if let Ok(disk) = super::disk(server, record, declaration).await {
+            offer.url.push_str(&disk);
+        }
+        let session = |address| SessionReport { initiator: String::new(), addresses: vec![address] };
+        offer.sessions = server.exports.http.readers(record.serial()).into_iter().map(session).collect();
+    }
+    let troubles = super::http::check(&server.plane, &clients).err().map(|failure| failure.message);
+    ExportReport {
+        offers: offers.into_values().collect(),
+        connected: Vec::new(),
+        troubles: troubles.into_iter().collect(),
+        server: Some("icbd".to_owned()),
+        image,
+        protocol,
+        clients,
+        disk,
+        clone,
+    }
+}
+
+/// The versions of an image that somebody may begin to use or still does, each with its URL and its name.
+fn offers(
+    server: &CacheServer,
+    image: &ImageName,
+    url: impl Fn(&VersionId) -> Option<(String, String)>,
+) -> BTreeMap<Serial, OfferReport> {
+    let (view, open) = (server.cache.view(), server.in_use().unwrap_or_default());
+    let (lately, readiness) = (server.exports.read_lately(&server.cache), server.readiness());
+    let Some(record) = view.image(image) else { return BTreeMap::new() };
+    let first: BTreeSet<_> = bootable(record).map(VersionRecord::serial).collect();
+    let offer = |version: &VersionRecord| {
+        let serial = version.serial();
+        let open_files = open.get(&serial).copied().unwrap_or_default();
+        let leaving = !first.contains(&serial);
+        let read_lately = lately.contains(&serial);
+        if leaving && open_files == 0 && !read_lately {
+            return None;
+        }
+        let (url, name) = url(&version.statement.statement().version())?;
+        let ready = readiness.get(&serial).copied();
+        Some((serial, OfferReport { name, url, leaving, ready, sessions: Vec::new(), open_files, read_lately }))
+    };
+    record.versions.iter().filter_map(offer).collect()
 }
 
 /// Offers an image, with both ends of it in the audit log.
@@ -66,13 +159,22 @@ async fn act_on_add(server: &Arc<CacheServer>, spec: &ExportSpec) -> anyhow::Res
         let message = format!("no version of {} is ready; publish or restore one first", spec.image);
         Failure::new(Exit::Refused, message)
     })?;
-    disk(server, first, &declaration).await?;
+    if protocol == Protocol::Iscsi {
+        disk(server, first, &declaration).await?;
+    }
     server.exports.check_same_kind(&declaration)?;
     let working = server.clone();
-    let answers = tokio::task::spawn_blocking(move || working.exports.server()?.offered()).await?;
-    answers.map_err(Failure::from)?;
+    let answers = tokio::task::spawn_blocking(move || match protocol {
+        Protocol::Nfs => working.exports.nfs.check(),
+        Protocol::Iscsi => working.exports.server()?.offered().map(drop),
+        Protocol::Http => Ok(()),
+    });
+    answers.await?.map_err(Failure::from)?;
+    if protocol == Protocol::Http {
+        super::http::check(&server.plane, &declaration.clients)?;
+    }
     server.exports.declared()?.add(declaration).map_err(Failure::from)?;
-    let exports = server.exports.list().await?;
+    let exports = server.exports.list(server).await?;
     let export = exports.into_iter().find(|export| (&export.image, export.protocol) == (&spec.image, protocol));
     export.ok_or_else(|| Failure::new(Exit::Refused, "somebody removed it meanwhile").into())
 }
@@ -85,14 +187,13 @@ pub(in super::super) async fn remove(server: Arc<CacheServer>, peer: Peer, spec:
 }
 
 async fn act_on_remove(server: &Arc<CacheServer>, image: ImageName, protocol: Protocol) -> anyhow::Result<()> {
-    let exports = server.exports.list().await?;
+    let exports = server.exports.list(server).await?;
     let Some(export) = exports.iter().find(|export| (&export.image, export.protocol) == (&image, protocol)) else {
         let hint = near::hint(image.as_str(), exports.iter().map(|export| export.image.as_str()));
         let message = format!("{image} is not exported by {protocol}{hint}; `icbd export list` shows what is");
         return Err(Failure::new(Exit::Absent, message).into());
     };
-    let sessions = export.offers.iter().flat_map(|offer| &offer.sessions).map(SessionReport::words);
-    let sessions: Vec<String> = sessions.chain(server.exports.awaited(&image)).collect();
+    let sessions = users(server, export);
     if !sessions.is_empty() {
         let message = format!("{image} is in use by {}; shut these down first", sessions.join(", "));
         return Err(Failure::new(Exit::Refused, message).into());
@@ -100,4 +201,21 @@ async fn act_on_remove(server: &Arc<CacheServer>, image: ImageName, protocol: Pr
     server.exports.declared()?.remove(&image, protocol).map_err(Failure::from)?;
     server.exports.settle().await;
     Ok(())
+}
+
+/// Who uses an export, in words.
+fn users(server: &CacheServer, export: &ExportReport) -> Vec<String> {
+    let sessions = export.offers.iter().flat_map(|offer| &offer.sessions).map(SessionReport::words);
+    match export.protocol {
+        Protocol::Nfs => {}
+        Protocol::Iscsi => return sessions.chain(server.exports.awaited(&export.image)).collect(),
+        Protocol::Http => return sessions.collect(),
+    }
+    let open: u64 = export.offers.iter().map(|offer| offer.open_files).sum();
+    let is_read = open > 0 || export.offers.iter().any(|offer| offer.read_lately);
+    match export.connected.iter().map(|address| format!("{address} (connected)")).collect::<Vec<_>>() {
+        connected if is_read && !connected.is_empty() => connected,
+        _ if open > 0 => vec![format!("whoever has {} of it open", counted(open, "file"))],
+        _ => Vec::new(),
+    }
 }

@@ -1,0 +1,81 @@
+//! Files by HTTP: to whom, and who reads them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use icbd_export::Protocol;
+use icbd_image::{ImageName, Serial};
+use ipnet::IpNet;
+
+use crate::failure::{Exit, Failure};
+use crate::roles::cache::state::{CacheServer, Plane};
+use crate::serve::Readers;
+
+/// Whoever read so lately is about to read more.
+const READS: Duration = Duration::from_secs(600);
+/// Of so many readers it is known when they read last; there are hardly as many workstations.
+const READERS_MAX: usize = 4096;
+
+/// When whom was sent something of which version last.
+#[derive(Debug, Default)]
+pub(in super::super) struct Http(Mutex<BTreeMap<(Serial, IpAddr), Instant>>);
+
+impl Http {
+    /// Who reads a version.
+    pub(super) fn readers(&self, version: Serial) -> Vec<IpAddr> {
+        let known = self.lock();
+        let of_version =
+            known.range((version, IpAddr::from([0; 4]))..).take_while(|((serial, _), _)| *serial == version);
+        of_version.filter(|(_, when)| when.elapsed() < READS).map(|((_, address), _)| *address).collect()
+    }
+
+    fn note(&self, version: Serial, from: IpAddr) {
+        let mut known = self.lock();
+        known.insert((version, from), Instant::now());
+        if known.len() > READERS_MAX {
+            known.retain(|_, when| when.elapsed() < READS);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Serial, IpAddr), Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Fails if files could not be served to these clients.
+pub(super) fn check(plane: &Plane, clients: &[IpNet]) -> Result<(), Failure> {
+    let refused = |message: String| Err(Failure::new(Exit::Refused, message));
+    if plane.listen.is_empty() {
+        return refused("serve.listen names no address, so nothing is served by HTTP; set it, and restart".to_owned());
+    }
+    match clients.iter().find(|net| !plane.allow.covers(net)) {
+        Some(net) => {
+            refused(format!("not all of {net} may connect; add it to serve.allow, and run `icbd config reload`"))
+        }
+        None => Ok(()),
+    }
+}
+
+impl Readers for CacheServer {
+    fn refusal(&self, image: &ImageName, from: IpAddr) -> Option<String> {
+        let declarations = self.exports.declared_by(Protocol::Http);
+        match declarations.iter().find(|declaration| declaration.image == *image) {
+            None => Some(format!("{image} is not exported by HTTP; `icbd export add {image} --http` does")),
+            Some(declaration) if declaration.is_for(from) => None,
+            Some(_) => {
+                Some(format!("{from} is in no network that {image} is exported to; `icbd export list` shows them"))
+            }
+        }
+    }
+
+    fn note(&self, version: Serial, from: IpAddr) {
+        self.exports.http.note(version, from);
+    }
+}
+
+/// The same, shared.
+pub(in super::super) fn readers(server: &Arc<CacheServer>) -> Arc<dyn Readers> {
+    server.clone()
+}
