@@ -1,5 +1,6 @@
 //! The command line as it is typed. [`crate::settings`] turns it, with the configuration file, into what is done.
 
+mod client;
 mod clone;
 mod edits;
 mod export;
@@ -16,6 +17,7 @@ use icbd_storm::{CLIENTS_MAX, Target};
 use icbd_wire::Codec;
 use ipnet::IpNet;
 
+pub(crate) use client::ClientCommand;
 pub(crate) use clone::{CloneArgs, CloneCommand};
 pub(crate) use edits::{EditArgs, NodeCommand, PruneArgs, SaveArgs};
 pub(crate) use export::ExportCommand;
@@ -80,6 +82,9 @@ pub(crate) enum Command {
     /// What workstations are offered (on a cache)
     #[command(subcommand)]
     Export(ExportCommand),
+    /// Workstations: who they are, what they run and what they would get (on a cache)
+    #[command(subcommand)]
+    Client(ClientCommand),
     /// Disks of workstations that they may write to (on a cache)
     #[command(subcommand)]
     Clone(CloneCommand),

@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod bundle;
 pub(crate) mod check;
+pub(crate) mod client;
 pub(crate) mod clone;
 pub(crate) mod config;
 mod edits;

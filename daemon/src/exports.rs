@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use icbd_export::{DeclaredError, OfferName, Protocol, ServerError};
+use icbd_export::{KeptError, OfferName, Protocol, ServerError};
 use icbd_image::ImageName;
 use icbd_wire::Readiness;
 use ipnet::IpNet;
@@ -101,8 +101,8 @@ impl fmt::Display for UnexportSpec {
     }
 }
 
-impl From<DeclaredError> for Failure {
-    fn from(error: DeclaredError) -> Failure {
+impl From<KeptError> for Failure {
+    fn from(error: KeptError) -> Failure {
         Failure::new(Exit::Failed, error.to_string()).of_disk(&error)
     }
 }

@@ -6,6 +6,7 @@
 mod args;
 mod audit;
 mod check;
+mod clients;
 mod clones;
 mod commands;
 mod connections;
@@ -105,6 +106,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Node(command) => block_on(commands::node::run(&settings, command))?,
         Command::Prefetch(command) => block_on(commands::prefetch::run(&settings, command))?,
         Command::Export(command) => block_on(commands::export::run(&settings, command))?,
+        Command::Client(command) => block_on(commands::client::run(&settings, command))?,
         Command::Clone(command) => block_on(commands::clone::run(&settings, command))?,
         Command::Profile(command) => block_on(commands::profile::run(&settings, command))?,
         Command::Key(command) => commands::key::run(&settings, &command)?,

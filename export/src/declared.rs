@@ -1,22 +1,20 @@
 //! What an administrator wants offered, kept across restarts.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use icbd_image::ImageName;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::kept::{Kept, KeptError};
+
 /// 2 since declarations say whether clients get disks of their own, 3 since there are protocols besides iSCSI; what was
 /// written before is read, too.
 const FORMAT: u32 = 3;
 const FILE: &str = "exports.json";
-const UNFINISHED: &str = "exports.json.new";
 
 /// How a version reaches workstations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -62,18 +60,8 @@ impl Declaration {
 /// All of them, in a file of a cache's store.
 #[derive(Debug)]
 pub struct Declared {
-    folder: PathBuf,
+    kept: Kept,
     all: Mutex<Vec<Declaration>>,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum DeclaredError {
-    #[error("cannot {doing} {}: {source}", path.display())]
-    Io { doing: &'static str, path: PathBuf, source: io::Error },
-    #[error("{} cannot be read ({why}); move it away and add the exports again", path.display())]
-    Damaged { path: PathBuf, why: String },
-    #[error("{} is of a newer icbd (format {format}); use that one", path.display())]
-    Newer { path: PathBuf, format: u32 },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -84,25 +72,12 @@ struct OnDisk {
 
 impl Declared {
     /// What is kept in a folder; nothing, if there is no such file yet.
-    pub fn open(folder: &Path) -> Result<Declared, DeclaredError> {
-        let path = folder.join(FILE);
-        let all = match std::fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(source) => return Err(DeclaredError::Io { doing: "read", path, source }),
-            Ok(bytes) => {
-                let format = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
-                let format = format.and_then(|value| u32::try_from(value.get("format")?.as_u64()?).ok());
-                if let Some(format) = format.filter(|format| *format > FORMAT) {
-                    return Err(DeclaredError::Newer { path, format });
-                }
-                let parsed: Result<OnDisk, _> = serde_json::from_slice(&bytes);
-                let mut exports = parsed.map_err(|why| DeclaredError::Damaged { path, why: why.to_string() })?.exports;
-                // Somebody may have edited it.
-                exports.iter_mut().for_each(|declaration| declaration.clients.sort_unstable());
-                exports
-            }
-        };
-        Ok(Declared { folder: folder.to_owned(), all: Mutex::new(all) })
+    pub fn open(folder: &Path) -> Result<Declared, KeptError> {
+        let kept = Kept::new(folder, FILE, FORMAT, "move it away and add the exports again");
+        let mut exports = kept.read::<OnDisk>()?.map(|on_disk| on_disk.exports).unwrap_or_default();
+        // Somebody may have edited it.
+        exports.iter_mut().for_each(|declaration| declaration.clients.sort_unstable());
+        Ok(Declared { kept, all: Mutex::new(exports) })
     }
 
     pub fn all(&self) -> Vec<Declaration> {
@@ -110,7 +85,7 @@ impl Declared {
     }
 
     /// Declares something, in the place of what was declared of the same image and protocol; whether that is something new.
-    pub fn add(&self, declaration: Declaration) -> Result<bool, DeclaredError> {
+    pub fn add(&self, declaration: Declaration) -> Result<bool, KeptError> {
         self.change(|all| {
             let is_same =
                 |other: &Declaration| (&other.image, other.protocol) == (&declaration.image, declaration.protocol);
@@ -125,7 +100,7 @@ impl Declared {
     }
 
     /// Declares it no more; whether it was.
-    pub fn remove(&self, image: &ImageName, protocol: Protocol) -> Result<bool, DeclaredError> {
+    pub fn remove(&self, image: &ImageName, protocol: Protocol) -> Result<bool, KeptError> {
         self.change(|all| {
             let before = all.len();
             all.retain(|other| (&other.image, other.protocol) != (image, protocol));
@@ -134,30 +109,15 @@ impl Declared {
     }
 
     /// Nothing is changed here that is not kept.
-    fn change(&self, change: impl FnOnce(&mut Vec<Declaration>) -> bool) -> Result<bool, DeclaredError> {
+    fn change(&self, change: impl FnOnce(&mut Vec<Declaration>) -> bool) -> Result<bool, KeptError> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = all.clone();
         if !change(&mut changed) {
             return Ok(false);
         }
-        self.write(&changed)?;
+        self.kept.write(&OnDisk { format: FORMAT, exports: changed.clone() })?;
         *all = changed;
         Ok(true)
-    }
-
-    fn write(&self, exports: &[Declaration]) -> Result<(), DeclaredError> {
-        let unfinished = self.folder.join(UNFINISHED);
-        let failed = |source| DeclaredError::Io { doing: "write", path: unfinished.clone(), source };
-        let on_disk = OnDisk { format: FORMAT, exports: exports.to_vec() };
-        let text = serde_json::to_vec_pretty(&on_disk).map_err(|error| failed(error.into()))?;
-        let write = || {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            std::fs::rename(&unfinished, self.folder.join(FILE))?;
-            File::open(&self.folder)?.sync_all()
-        };
-        write().map_err(failed)
     }
 }
 
@@ -191,7 +151,7 @@ mod tests {
     fn what_cannot_be_kept_is_not_changed() {
         let folder = tempfile::tempdir().unwrap();
         let declared = Declared::open(folder.path()).unwrap();
-        std::fs::create_dir(folder.path().join(UNFINISHED)).unwrap();
+        std::fs::create_dir(folder.path().join("exports.json.new")).unwrap();
         assert!(declared.add(declaration("debian-lab", "10.1.2.0/24")).is_err());
         assert!(declared.all().is_empty());
     }
@@ -203,9 +163,9 @@ mod tests {
             std::fs::write(folder.path().join(FILE), text).unwrap();
             Declared::open(folder.path())
         };
-        assert!(matches!(open("{"), Err(DeclaredError::Damaged { .. })));
-        assert!(matches!(open(r#"{"format":1,"exports":[{"image":"A B"}]}"#), Err(DeclaredError::Damaged { .. })));
-        assert!(matches!(open(r#"{"format":4,"exports":{}}"#), Err(DeclaredError::Newer { format: 4, .. })));
+        assert!(matches!(open("{"), Err(KeptError::Damaged { .. })));
+        assert!(matches!(open(r#"{"format":1,"exports":[{"image":"A B"}]}"#), Err(KeptError::Damaged { .. })));
+        assert!(matches!(open(r#"{"format":4,"exports":{}}"#), Err(KeptError::Newer { format: 4, .. })));
         let old =
             r#"{"format":1,"exports":[{"image":"lab","protocol":"iscsi","clients":["10.1.2.0/24"],"disk":null}]}"#;
         assert_eq!(open(old).unwrap().all(), [declaration("lab", "10.1.2.0/24")]);

@@ -4,6 +4,8 @@
 //! server has to serve for it follows from the versions there are ([`bootable`], [`disk_of`]): an [`Offer`] each, named by the
 //! version, which never changes its content. A [`Plan`] tells a server what it lacks and what is offered no more, one at a time; what
 //! others set up there is never touched.
+//!
+//! Who the workstations are, a list says that somebody imported ([`Workstations`]).
 
 mod bootable;
 mod declared;
@@ -11,18 +13,25 @@ mod disk;
 mod error;
 mod files;
 mod ganesha;
+mod kept;
 mod offer;
 mod plan;
 mod server;
 mod tgt;
+mod workstations;
 
 pub use bootable::bootable;
-pub use declared::{Declaration, Declared, DeclaredError, Protocol};
+pub use declared::{Declaration, Declared, Protocol};
 pub use disk::{DiskError, disk_of};
 pub use error::ServerError;
 pub use files::{FileServer, Share};
 pub use ganesha::Ganesha;
+pub use kept::KeptError;
 pub use offer::{LUN, Offer, OfferName, OfferNameError};
 pub use plan::{Outcome, Plan};
 pub use server::{Clients, Offered, Server, Session, Withdrawal};
 pub use tgt::Tgt;
+pub use workstations::{
+    Claims, Difference, Fault, Faults, LabName, LabNameError, Mac, MacError, Neighbours, Place, Problem, Spoofed,
+    Stranger, Workstation, Workstations, neighbours, read_sheet, text_of_sheet, who,
+};

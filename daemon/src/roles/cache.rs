@@ -6,6 +6,7 @@
 mod api;
 mod boot;
 mod boots;
+mod clients;
 mod clones;
 mod daemon;
 mod demand;

@@ -1,4 +1,4 @@
-//! `/boot/IMAGE?client=NAME`: a workstation's boot script, for iPXE.
+//! `/boot/IMAGE?client=NAME` (or `mac=MAC`, `uuid=UUID`): a workstation's boot script, for iPXE.
 //!
 //! The one request that has something done: the clone of whoever asks is made or reset. It is asked for by who boots, and
 //! nothing else follows from it.
@@ -27,6 +27,10 @@ use crate::failure::{Exit, Failure};
 pub(crate) struct Asking {
     /// Its name.
     pub client: Option<String>,
+    /// The address of the network card that it boots by: `${net0/mac}`.
+    pub mac: Option<String>,
+    /// As its firmware tells it: `${uuid}`.
+    pub uuid: Option<String>,
 }
 
 /// Answers with what `script` gives for an image, who asks, and from where.
@@ -41,7 +45,7 @@ where
         let script = script.clone();
         async move {
             let Ok(Query(asking)) = asking else {
-                return answer::text(StatusCode::BAD_REQUEST, "ask with ?client=NAME");
+                return answer::text(StatusCode::BAD_REQUEST, "ask with ?client=NAME, ?mac=MAC or ?uuid=UUID");
             };
             let image = match image.parse::<ImageName>() {
                 Ok(image) => image,

@@ -14,8 +14,9 @@ use tokio_util::task::TaskTracker;
 
 use super::prefetch::{self, Verb};
 use super::state::CacheServer;
-use super::{clones, evict, exports, local, replicate, seal};
+use super::{clients, clones, evict, exports, local, replicate, seal};
 use crate::audit;
+use crate::clients::{ClientSpec, ImportSpec, SHEET_BYTES_MAX};
 use crate::clones::CloneSpec;
 use crate::control::events::{self, Teller};
 use crate::control::{Event, Peer, fail};
@@ -34,6 +35,8 @@ use crate::verify::{FAULTS_SHOWN_MAX, VerifyResult, VersionBody};
 
 /// The longest profile as hexadecimal digits, and what is around it.
 const IMPORT_BYTES_MAX: usize = 2 * Profile::BYTES_MAX + 4096;
+/// A list of workstations as JSON, which takes up to six characters for one, and what is around it.
+const SHEET_BODY_BYTES_MAX: usize = 6 * SHEET_BYTES_MAX + 65536;
 
 /// What the handlers share: the server, and the runtime on which all but status is done.
 #[derive(Clone)]
@@ -69,6 +72,9 @@ pub(super) fn router(server: Arc<CacheServer>, tasks: TaskTracker) -> Router {
         .route("/v1/exports", get(list_exports).post(add_export))
         .route("/v1/unexport", post(remove_export))
         .route("/v1/clones", get(list_clones).post(change_clone))
+        .route("/v1/clients", get(list_clients).post(import_clients).layer(DefaultBodyLimit::max(SHEET_BODY_BYTES_MAX)))
+        .route("/v1/clients/show", post(show_client))
+        .route("/v1/clients/explain", post(explain_client))
         .route("/v1/replicate", post(start_replicate))
         .route("/v1/move", any(not_here))
         .route("/v1/plan", any(not_here))
@@ -144,6 +150,22 @@ async fn list_clones(State(api): State<Api>) -> Response {
 
 async fn change_clone(State(api): State<Api>, peer: Peer, Json(spec): Json<CloneSpec>) -> Response {
     on_daemon(&api, clones::change(api.server.clone(), peer, spec)).await
+}
+
+async fn list_clients(State(api): State<Api>) -> Response {
+    on_daemon(&api, clients::list(api.server.clone())).await
+}
+
+async fn import_clients(State(api): State<Api>, peer: Peer, Json(spec): Json<ImportSpec>) -> Response {
+    on_daemon(&api, clients::import(api.server.clone(), peer, spec)).await
+}
+
+async fn show_client(State(api): State<Api>, Json(spec): Json<ClientSpec>) -> Response {
+    on_daemon(&api, clients::show(api.server.clone(), spec)).await
+}
+
+async fn explain_client(State(api): State<Api>, Json(spec): Json<ClientSpec>) -> Response {
+    on_daemon(&api, clients::explain(api.server.clone(), spec)).await
 }
 
 async fn not_here(State(api): State<Api>) -> Response {

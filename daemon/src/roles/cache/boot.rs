@@ -3,13 +3,15 @@
 //! This is the only place where a clone is reset by itself: never at a login, and never while somebody is logged in. Who
 //! asks twice, or for somebody who runs, gets the clone as it is.
 
+mod who;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use icbd_cache::{CloneDisk, CloneName};
-use icbd_export::{Declaration, LUN, OfferName, Protocol};
+use icbd_export::{Claims, Declaration, LUN, OfferName, Protocol};
 use icbd_image::{ClientName, ImageName, VersionRecord};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -54,10 +56,9 @@ pub(super) async fn answer(
     asking: Asking,
     from: IpAddr,
 ) -> Result<String, Failure> {
-    let client = asking.client.map(|name| name.parse::<ClientName>()).transpose();
-    let client = client.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    let claims = who::claims(&asking)?;
     let work = async move {
-        let script = script(&server, &image, client.as_ref(), from).await;
+        let script = script(&server, &image, &claims, from).await;
         if let Err(failure) = &script {
             tracing::warn!(%image, %from, why = failure.message, "a workstation gets no boot script");
         }
@@ -68,10 +69,10 @@ pub(super) async fn answer(
 }
 
 /// The iPXE script by which a workstation boots an image.
-pub(super) async fn script(
+async fn script(
     server: &Arc<CacheServer>,
     image: &ImageName,
-    client: Option<&ClientName>,
+    claims: &Claims,
     from: IpAddr,
 ) -> Result<String, Failure> {
     find_image(&server.images(), image)?;
@@ -84,28 +85,49 @@ pub(super) async fn script(
         let message = format!("{from} is in no network that {image} is exported to; `icbd export list` shows them");
         return Err(Failure::new(Exit::Refused, message));
     }
-    let view = server.cache.view();
-    let record = view.image(image).and_then(|image| image.version(image.deployed?)).cloned();
-    let record = record.ok_or_else(|| {
-        Failure::new(Exit::Refused, format!("no version of {image} is deployed; `icbd image deploy` does"))
-    })?;
+    let record = deployed(server, image)?;
     let version = record.statement.statement().version();
-    let name = match (declaration.clone, client) {
-        (false, _) => OfferName { version, client: None },
-        (true, Some(client)) => {
-            let name = CloneName { version, client: client.clone() };
-            let turn = server.boots.of(client);
-            let _turn = turn.lock().await;
-            begin(server, declaration, &record, &name, from).await?;
-            exports::offer_name(&name)
-        }
-        (true, None) => {
-            let message =
-                format!("{image} is exported with a clone for each client: ask for /boot/{image}?client=NAME");
-            return Err(Failure::new(Exit::Usage, message));
-        }
+    let name = if declaration.clone {
+        let client = who::client(server, image, claims, from)?;
+        let turn = server.boots.of(&client);
+        let _turn = turn.lock().await;
+        let name = CloneName { version, client };
+        begin(server, declaration, &record, &name, from).await?;
+        exports::offer_name(&name)
+    } else {
+        OfferName { version, client: None }
     };
     sanboot(server, &name, from)
+}
+
+/// The version that workstations boot.
+pub(super) fn deployed(server: &CacheServer, image: &ImageName) -> Result<VersionRecord, Failure> {
+    let view = server.cache.view();
+    let record = view.image(image).and_then(|image| image.version(image.deployed?)).cloned();
+    record.ok_or_else(|| {
+        Failure::new(Exit::Refused, format!("no version of {image} is deployed; `icbd image deploy` does"))
+    })
+}
+
+/// A client's clone before it boots, by what becomes of it.
+pub(super) enum Before {
+    /// There is none: it is made.
+    Nothing,
+    /// Nothing is written in it.
+    Untouched,
+    Kept(Arc<CloneDisk>),
+    /// It is reset, unless somebody may be using it.
+    Written(Arc<CloneDisk>),
+}
+
+pub(super) async fn before(server: &CacheServer, name: &CloneName) -> Result<Before, Failure> {
+    let clones = server.cache.clones();
+    Ok(match clones.get(name) {
+        None => Before::Nothing,
+        Some(clone) if clone.is_kept() => Before::Kept(clone),
+        Some(clone) if clones.is_untouched(&clone).await.map_err(Failure::from)? => Before::Untouched,
+        Some(clone) => Before::Written(clone),
+    })
 }
 
 /// Has the client's clone be there, offered, and as the version is unless somebody may be using it.
@@ -116,11 +138,10 @@ async fn begin(
     name: &CloneName,
     from: IpAddr,
 ) -> Result<(), Failure> {
-    let clones = server.cache.clones();
-    match clones.get(name) {
-        Some(clone) if clone.is_kept() || clones.is_untouched(&clone).await.map_err(Failure::from)? => {}
-        Some(clone) => renew(server, &clone, from).await,
-        None => make(server, declaration, record, name).await?,
+    match before(server, name).await? {
+        Before::Untouched | Before::Kept(_) => {}
+        Before::Written(clone) => renew(server, &clone, from).await,
+        Before::Nothing => make(server, declaration, record, name).await?,
     }
     server.boots.begun.notify_one();
     server.exports.settle().await;
@@ -140,22 +161,17 @@ async fn make(
     name: &CloneName,
 ) -> Result<(), Failure> {
     let clones = server.cache.clones();
-    let is_short = async || clones.fill().await.map(|fill| fill.is_short()).map_err(Failure::from);
-    if is_short().await? {
+    if is_short(server).await? {
         // What it wrote over another version goes with this boot.
         let is_own = |other: &CloneName| (&other.client, &other.version.image) == (&name.client, &name.version.image);
         for clone in clones.all().iter().filter(|clone| is_own(clone.name()) && !clone.is_kept()) {
             drop_one(server, clone.name()).await;
         }
     }
-    if is_short().await? {
-        let message = format!(
-            "{} cannot begin: clones take nine tenths of what they may; enlarge clone.reserve, or remove some with \
-             `icbd clone remove`",
-            name.client
-        );
-        tracing::warn!("{message}");
-        return Err(Failure::new(Exit::Refused, message));
+    if is_short(server).await? {
+        let failure = no_room(&name.client);
+        tracing::warn!("{}", failure.message);
+        return Err(failure);
     }
     let path = exports::disk(server, record, declaration).await?;
     let version = server.cache.version(record.serial()).await.map_err(Failure::from)?;
@@ -165,6 +181,19 @@ async fn make(
     server.clones.ensure(&server.cache).await.map_err(Failure::from)?;
     clones.prepare(name, &file, &path).await.map_err(Failure::from)?;
     Ok(())
+}
+
+/// Whether clones take so much that nobody should begin with one.
+pub(super) async fn is_short(server: &CacheServer) -> Result<bool, Failure> {
+    server.cache.clones().fill().await.map(|fill| fill.is_short()).map_err(Failure::from)
+}
+
+pub(super) fn no_room(client: &ClientName) -> Failure {
+    let message = format!(
+        "{client} cannot begin: clones take nine tenths of what they may; enlarge clone.reserve, or remove some with \
+         `icbd clone remove`"
+    );
+    Failure::new(Exit::Refused, message)
 }
 
 /// Resets it once nobody uses it, or leaves it as it is.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use icbd_cache::Cache;
+use icbd_export::Workstations;
 use icbd_fetch::{HttpSource, Source, Sources, TimeOuts};
 use icbd_fs::keeper::RENEW_EXIT_CODE;
 use icbd_fs::{FsError, Handover, Handovers, MountSettings, Mounted};
@@ -143,6 +144,7 @@ async fn open(
         ready: Ready::default(),
         exports: Exports::open(&settings.store, settings.iscsi, &settings.nfs),
         clones,
+        workstations: Workstations::open(&settings.store),
         boots: Boots::default(),
         started: Instant::now(),
     })

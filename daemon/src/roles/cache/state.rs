@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use icbd_cache::{Cache, CacheError, CacheStatus, LocalRollback, Residency, StoreState, VersionStatus, Waiting};
+use icbd_export::Workstations;
 use icbd_fetch::{Authorities, HttpSource, Source, SourceHealth, SourceState, Sources};
 use icbd_fs::Mounted;
 use icbd_image::{BLOCK_BYTES, ImageRef, Serial, Timestamp, Trust, VersionId, VersionRecord};
 use icbd_wire::{NodeReport, Offer, Readiness, ReadyReport};
 
 use super::boot::Boots;
+use super::clients;
 use super::clones::{self, ClonesMount};
 use super::exports::Exports;
 use super::ready::Ready;
@@ -48,6 +50,7 @@ pub(super) struct CacheServer {
     pub(super) ready: Ready,
     pub(super) exports: Exports,
     pub(super) clones: ClonesMount,
+    pub(super) workstations: Workstations,
     pub(super) boots: Boots,
     pub(super) config: RunningConfig<CacheArgs>,
     pub(super) audit: Audit,
@@ -227,6 +230,7 @@ impl CacheServer {
                 .chain(self.unlisted())
                 .chain(self.exports.warnings())
                 .chain(clones::warnings(self))
+                .chain(clients::warnings(self))
                 .collect(),
             fetched_bytes: status.fetched_bytes,
             reused_bytes: status.reused_bytes,

@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use icbd_cache::CloneName;
-use icbd_export::{Declaration, Offer, OfferName, bootable};
+use icbd_export::{Declaration, Offer, OfferName, Offered, bootable};
 use icbd_image::VersionRecord;
 
 use super::Exports;
@@ -106,6 +106,11 @@ impl Exports {
         let (seen, name) = (self.seen(), offer_name(clone));
         let offered = seen.offered.iter().find(|offered| offered.name == name);
         offered.map(|offered| offered.sessions.clone()).unwrap_or_default()
+    }
+
+    /// All that is offered, and who uses it.
+    pub(in super::super) fn offered(&self) -> Vec<Offered> {
+        self.seen().offered.clone()
     }
 
     /// Where the server of disks listens.

@@ -1,0 +1,180 @@
+//! What the control socket of a cache server answers about workstations.
+
+mod explain;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use icbd_cache::CloneStatus;
+use icbd_export::{Fault, Faults, Mac, Neighbours, Offered, Problem, Protocol, Session, Workstation, read_sheet};
+use icbd_image::{ClientName, Timestamp};
+
+use super::state::CacheServer;
+use crate::audit::Change;
+use crate::clients::{
+    ClientClone, ClientReport, ClientSpec, ClientsReport, ImportReport, ImportSpec, LeftReport, RunReport, counts,
+    faults_of,
+};
+use crate::control::Peer;
+use crate::failure::{Exit, Failure};
+use crate::near;
+pub(super) use explain::explain;
+
+/// The columns of a list, for who writes others.
+const COLUMNS: [&str; 4] = ["name", "mac", "uuid", "lab"];
+
+/// Has a list be the list, with both ends of it in the audit log; or says what it would change.
+pub(super) async fn import(server: Arc<CacheServer>, peer: Peer, spec: ImportSpec) -> anyhow::Result<ImportReport> {
+    let list = read_sheet(&spec.sheet).map_err(|faults| wrong(&spec.file, &faults))?;
+    let first = matches!(server.workstations.list(), Ok(None));
+    let difference = server.workstations.difference(&list).map_err(failed)?;
+    let left = left(&server, &list);
+    if spec.dry_run {
+        return Ok(ImportReport { dry_run: true, first, difference, left });
+    }
+    let what = format!("{spec}: {}", counts(&difference));
+    let change = Change { what: &what, why: &spec.why };
+    let working = server.clone();
+    let replace = async move {
+        let replaced = tokio::task::spawn_blocking(move || working.workstations.replace(list)).await?;
+        Ok(replaced.map_err(failed)?)
+    };
+    let difference = server.audit.both_ends(&peer, change, replace).await?;
+    Ok(ImportReport { dry_run: false, first, difference, left })
+}
+
+fn wrong(file: &str, faults: &Faults) -> Failure {
+    let line = |fault: &Fault| match &fault.what {
+        Problem::UnknownColumn(name) => format!("{fault}{}", near::hint(&name.to_lowercase(), COLUMNS)),
+        _ => fault.to_string(),
+    };
+    let lines: Vec<String> = faults.shown.iter().map(line).collect();
+    Failure::new(Exit::Usage, faults_of(file, &lines, faults.more))
+}
+
+fn failed(error: Arc<icbd_export::KeptError>) -> Failure {
+    Failure::new(Exit::Failed, error.to_string()).of_disk(&*error)
+}
+
+/// Clones of workstations that are not on a list.
+fn left(server: &CacheServer, list: &[Workstation]) -> Vec<LeftReport> {
+    let names: BTreeSet<&ClientName> = list.iter().map(|workstation| &workstation.name).collect();
+    let clones = server.cache.clones().all();
+    let strangers = clones.iter().map(|clone| clone.name()).filter(|name| !names.contains(&name.client));
+    strangers.map(|name| LeftReport { client: name.client.clone(), version: name.version.clone() }).collect()
+}
+
+/// The list as it is now, if one was ever imported.
+pub(super) fn listed(server: &CacheServer) -> Result<Option<Arc<[Workstation]>>, Failure> {
+    server.workstations.list().map_err(failed)
+}
+
+/// For the status: that the list cannot be read.
+pub(super) fn warnings(server: &CacheServer) -> Option<String> {
+    let error = server.workstations.list().err()?;
+    Some(format!("workstations: {error}; until then nobody gets a clone"))
+}
+
+/// All workstations.
+pub(super) async fn list(server: Arc<CacheServer>) -> anyhow::Result<ClientsReport> {
+    let listed = listed(&server)?;
+    let seen = Seen::of(&server).await?;
+    let workstations = listed.as_deref().unwrap_or_default();
+    let mut clients: Vec<ClientReport> = workstations.iter().map(|workstation| seen.report(workstation)).collect();
+    let known: BTreeSet<&ClientName> = workstations.iter().map(|workstation| &workstation.name).collect();
+    let strangers: BTreeSet<&ClientName> = seen.clones.keys().filter(|name| !known.contains(name)).collect();
+    clients.extend(strangers.into_iter().map(|name| seen.stranger(name)));
+    Ok(ClientsReport { imported: listed.is_some(), clients })
+}
+
+/// One of them.
+pub(super) async fn show(server: Arc<CacheServer>, spec: ClientSpec) -> anyhow::Result<ClientReport> {
+    let listed = listed(&server)?;
+    let seen = Seen::of(&server).await?;
+    find(&seen, listed.as_deref(), &spec.client)
+}
+
+/// A workstation that is on the list or has clones.
+fn find(seen: &Seen, listed: Option<&[Workstation]>, name: &ClientName) -> anyhow::Result<ClientReport> {
+    let workstations = listed.unwrap_or_default();
+    if let Some(workstation) = workstations.iter().find(|workstation| workstation.name == *name) {
+        return Ok(seen.report(workstation));
+    }
+    if seen.clones.contains_key(name) {
+        return Ok(seen.stranger(name));
+    }
+    Err(absent(listed, name).into())
+}
+
+/// That nobody is called so.
+pub(super) fn absent(listed: Option<&[Workstation]>, name: &ClientName) -> Failure {
+    let message = match listed {
+        None => format!(
+            "nothing is known of {name}: no list of workstations is imported; `icbd client import FILE.csv` does"
+        ),
+        Some(list) => {
+            let hint = near::hint(name.as_str(), list.iter().map(|workstation| workstation.name.as_str()));
+            format!(
+                "{name} is not on the list of workstations{hint}; `icbd client list` shows it, `icbd client import` changes it"
+            )
+        }
+    };
+    Failure::new(Exit::Absent, message)
+}
+
+/// Who uses what, and has written what.
+struct Seen {
+    offered: Vec<Offered>,
+    neighbours: Neighbours,
+    clones: BTreeMap<ClientName, Vec<ClientClone>>,
+}
+
+impl Seen {
+    async fn of(server: &CacheServer) -> anyhow::Result<Seen> {
+        server.exports.settle().await;
+        let (offered, mut clones) = (server.exports.offered(), BTreeMap::<ClientName, Vec<ClientClone>>::new());
+        for CloneStatus { name, is_kept, written_bytes, made } in
+            server.cache.clones().list().await.map_err(Failure::from)?
+        {
+            let since = Timestamp::from(made);
+            let clone = ClientClone { version: name.version, written_bytes, kept: is_kept, since };
+            clones.entry(name.client).or_default().push(clone);
+        }
+        // Where that cannot be read, nobody is known by an address.
+        let neighbours = icbd_export::neighbours().unwrap_or_default();
+        Ok(Seen { offered, neighbours, clones })
+    }
+
+    fn report(&self, workstation: &Workstation) -> ClientReport {
+        let Workstation { name, macs, uuid, lab } = workstation.clone();
+        let clones = self.clones.get(&name).cloned().unwrap_or_default();
+        ClientReport { runs: self.runs(&name, &macs), listed: true, name, macs, uuid, lab, clones }
+    }
+
+    fn stranger(&self, name: &ClientName) -> ClientReport {
+        let clones = self.clones.get(name).cloned().unwrap_or_default();
+        let runs = self.runs(name, &[]);
+        ClientReport { name: name.clone(), listed: false, macs: Vec::new(), uuid: None, lab: None, runs, clones }
+    }
+
+    /// What a workstation uses: its own disks, and others by the addresses at which its network cards answer.
+    fn runs(&self, name: &ClientName, macs: &[Mac]) -> Vec<RunReport> {
+        let is_at = |session: &Session| {
+            let answering = session.addresses.iter().flat_map(|address| self.neighbours.at(*address));
+            answering.into_iter().any(|mac| macs.contains(&mac))
+        };
+        let mut runs = Vec::new();
+        for offered in &self.offered {
+            let sessions = offered.sessions.iter().filter(|session| match &offered.name.client {
+                Some(client) => client == name,
+                None => is_at(session),
+            });
+            let addresses: Vec<_> = sessions.flat_map(|session| session.addresses.clone()).collect();
+            if !addresses.is_empty() {
+                let (version, clone) = (offered.version().clone(), offered.name.client.is_some());
+                runs.push(RunReport { version, protocol: Protocol::Iscsi, addresses, clone });
+            }
+        }
+        runs
+    }
+}
