@@ -39,6 +39,11 @@ pub trait FileServer: Send + Sync + fmt::Debug {
     /// The folders have to be there, mounted: a server passes over what it does not find.
     fn serve(&self, shares: &[Share]) -> Result<bool, ServerError>;
 
+    /// Sees to it that many reads that wait keep nobody else from reading; says what it changed.
+    fn raise_limits(&self) -> Result<Option<String>, ServerError> {
+        Ok(None)
+    }
+
     /// What it was told last to serve for icbd, by whichever process.
     fn served(&self) -> Result<Vec<Share>, ServerError>;
 

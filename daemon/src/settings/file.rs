@@ -153,6 +153,8 @@ pub(crate) struct Ganesha {
 pub(crate) enum NfsServer {
     /// What there is.
     Auto,
+    /// The kernel's.
+    Knfsd,
     Ganesha,
     Off,
 }

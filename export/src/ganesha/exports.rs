@@ -1,27 +1,20 @@
 //! icbd's own file among Ganesha's: an `EXPORT` block for each share.
 //!
-//! Its first line has a checksum of the others: what somebody changed by hand is not icbd's any more, and is kept.
-//!
 //! File handles have to be the same on all cache servers and after a remount. Ganesha puts into each the export's id, an id of the
 //! file system, and the handle that FUSE gave, which is the node id. The file system's is its device number, for want of a better one,
 //! and FUSE mounts have another after every mount. With `fsid_type = Major64` it is but the upper half of that number, which is 0 for
 //! all that have no device. So Ganesha can serve one such mount this way, and tells of a second one (`EEXIST`).
 //! What clients see as the file system's id is `Filesystem_Id`; without it, it would be the device number, too.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
 use std::num::NonZeroU16;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use icbd_image::{Hash, ImageName};
+use icbd_image::ImageName;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{NAME, refused};
-use crate::{ServerError, Share};
+use crate::{ServerError, Share, own_file};
 
-const HEADER: &str =
-    "# Written by icbd, and no more once it was edited by hand: exports of your own go into another file. Checksum ";
 const PSEUDO: &str = "/icbd/";
 /// "icbd", as a number; behind it the export's.
 const FILESYSTEM: u32 = u32::from_be_bytes(*b"icbd");
@@ -60,15 +53,7 @@ impl Exports {
     /// `None` if there is no such file.
     pub(super) fn read(path: &Path) -> Result<Option<Exports>, ServerError> {
         let by_hand = || ServerError::HandEdited { path: path.to_owned() };
-        let text = match std::fs::read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(ServerError::Io { doing: "read", path: path.to_owned(), source }),
-            Ok(bytes) => String::from_utf8(bytes).map_err(|_| by_hand())?,
-        };
-        let (checksum, body) = text.strip_prefix(HEADER).and_then(|text| text.split_once('\n')).ok_or_else(by_hand)?;
-        if checksum != Hash::of(body.as_bytes()).to_string() {
-            return Err(by_hand());
-        }
+        let Some(body) = own_file::read(path)? else { return Ok(None) };
         let mut blocks: Vec<Block> = Vec::new();
         for line in body.lines().filter(|line| *line != CLOSE) {
             match line.strip_prefix(CLIENTS).and_then(|line| line.strip_suffix(CLIENTS_END)) {
@@ -81,22 +66,16 @@ impl Exports {
     }
 
     pub(super) fn text(&self) -> String {
-        let body: String = self.0.iter().map(Block::text).collect();
-        format!("{HEADER}{}\n{body}", Hash::of(body.as_bytes()))
+        own_file::text(&self.body())
     }
 
-    /// Whole or not at all; nobody who may not read Ganesha's other files reads it.
+    fn body(&self) -> String {
+        self.0.iter().map(Block::text).collect()
+    }
+
+    /// Nobody who may not read Ganesha's other files reads it.
     pub(super) fn write(&self, path: &Path) -> Result<(), ServerError> {
-        let unfinished = path.with_added_extension("new");
-        let write = || {
-            let mut options = OpenOptions::new();
-            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-            file.write_all(self.text().as_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(&unfinished, path)?;
-            path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
-        };
-        write().map_err(|source| ServerError::Io { doing: "write", path: path.to_owned(), source })
+        own_file::write(path, &self.body(), 0o600)
     }
 
     /// Without those that `wanted` has otherwise in what Ganesha does not change: it would drop them.
@@ -245,25 +224,6 @@ mod tests {
         let text = Exports::of(&all).unwrap().text();
         assert!(text.contains("Clients = 0.0.0.0/1, 128.0.0.0/1, 10.1.2.0/24, 10.1.3.9, ::/1, 8000::/1,"), "{text}");
         assert!(text.contains("Path = \"/srv/a b/win11-lab\";") && text.contains("Access_Type = None;"), "{text}");
-    }
-
-    #[test]
-    fn what_was_edited_is_not_ours() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("icbd.conf");
-        let ours = Exports::of(&[share("lab", 7, &["10.1.2.0/24"])]).unwrap().text();
-        let edits = [
-            ours.replace("10.1.2.0", "10.1.3.0"),
-            format!("{ours}\n"),
-            ours.replacen("Checksum ", "Checksum 0", 1),
-            ours.split_once('\n').unwrap().1.to_owned(),
-            String::new(),
-        ];
-        for edited in edits {
-            std::fs::write(&path, &edited).unwrap();
-            let read = Exports::read(&path);
-            assert!(matches!(read, Err(ServerError::HandEdited { .. })), "{edited}: {read:?}");
-        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -15,13 +15,11 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::{NAME, UNIT, refused};
 use crate::ServerError;
+use crate::proc::{self, Mount, Sockets};
 
 const COMMAND: &[u8] = b"ganesha.nfsd\n";
 /// Where `/proc/PID/stat` says when it was started; counted from what follows the command.
 const STARTED: usize = 19;
-/// TCP states of the kernel.
-const ESTABLISHED: &str = "01";
-const LISTENING: &str = "0A";
 
 #[derive(Debug)]
 pub(super) struct Process {
@@ -37,13 +35,6 @@ pub(super) struct Identity {
     pid: i32,
     /// In clock ticks since the machine started.
     started: u64,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Mount {
-    id: u64,
-    point: PathBuf,
-    is_fuse: bool,
 }
 
 /// The mounts on which a process has something open.
@@ -123,9 +114,7 @@ impl Process {
     pub(super) fn mounts<'a>(&self, folders: impl Iterator<Item = &'a Path>) -> Result<BTreeSet<u64>, ServerError> {
         let table = self.mount_table()?;
         let mount_of = |folder: &Path| {
-            let over = table.iter().filter(|mount| folder.starts_with(&mount.point));
-            // Of those at the same point the last one shows.
-            let mount = over.max_by_key(|mount| mount.point.as_os_str().len()).filter(|mount| mount.is_fuse);
+            let mount = Mount::over(&table, folder).filter(|mount| mount.is_fuse);
             let what = || format!("the folder {}", folder.display());
             mount.map(|mount| mount.id).ok_or_else(|| refused(what(), "it sees nothing mounted there"))
         };
@@ -154,28 +143,20 @@ impl Process {
 
     /// The other ends of connections to a port; in order, each once.
     pub(super) fn clients(&self, port: u16) -> Result<Vec<IpAddr>, ServerError> {
-        let sockets = self.sockets(ESTABLISHED)?;
-        let there = sockets.into_iter().filter(|(local, _)| local.port() == port);
-        let clients: BTreeSet<IpAddr> = there.map(|(_, remote)| remote.ip()).collect();
-        Ok(clients.into_iter().collect())
+        Ok(self.sockets()?.clients(|local| local == port).into_iter().collect())
     }
 
     /// Where it listens at a port.
     pub(super) fn portals(&self, port: u16) -> Result<Vec<SocketAddr>, ServerError> {
-        let sockets = self.sockets(LISTENING)?.into_iter();
-        Ok(sockets.map(|(local, _)| local).filter(|local| local.port() == port).collect())
+        Ok(self.sockets()?.portals(|local| local == port))
     }
 
-    /// Both ends of what is in a state.
-    fn sockets(&self, state: &str) -> Result<Vec<(SocketAddr, SocketAddr)>, ServerError> {
-        let tables = [self.read("net/tcp")?, self.read("net/tcp6").unwrap_or_default()];
-        let lines = tables.iter().flat_map(|table| table.split(|byte| *byte == b'\n'));
-        Ok(lines.filter_map(|line| sockets_in(std::str::from_utf8(line).ok()?, state)).collect())
+    fn sockets(&self) -> Result<Sockets, ServerError> {
+        Ok(Sockets::of([&self.read("net/tcp")?, &self.read("net/tcp6").unwrap_or_default()]))
     }
 
     fn mount_table(&self) -> Result<Vec<Mount>, ServerError> {
-        let table = self.read("mountinfo")?;
-        Ok(table.split(|byte| *byte == b'\n').filter_map(mount_in).collect())
+        Ok(proc::mounts_in(&self.read("mountinfo")?))
     }
 
     fn read(&self, name: &str) -> Result<Vec<u8>, ServerError> {
@@ -234,69 +215,9 @@ fn failed_watch(path: PathBuf, error: rustix::io::Errno) -> ServerError {
     ServerError::Io { doing: "watch", path, source: error.into() }
 }
 
-/// A line of `/proc/PID/mountinfo`.
-fn mount_in(line: &[u8]) -> Option<Mount> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let mut point = Vec::new();
-    let mut rest = fields.nth(3)?;
-    // Spaces and the like are written as three octal digits behind a backslash.
-    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
-        let digits = std::str::from_utf8(rest.get(at + 1..at + 4)?).ok()?;
-        point.extend_from_slice(&rest[..at]);
-        point.push(u8::from_str_radix(digits, 8).ok()?);
-        rest = &rest[at + 4..];
-    }
-    point.extend_from_slice(rest);
-    // Behind a list that may be empty.
-    let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-    Some(Mount { id, point: PathBuf::from(std::ffi::OsStr::from_bytes(&point)), is_fuse: kind.starts_with(b"fuse") })
-}
-
-/// A line of `/proc/PID/net/tcp` or `tcp6`, if it is in a state: both ends.
-fn sockets_in(line: &str, state: &str) -> Option<(SocketAddr, SocketAddr)> {
-    let mut fields = line.split_whitespace().skip(1);
-    let (local, remote) = (fields.next()?, fields.next()?);
-    (fields.next()? == state).then_some((socket(local)?, socket(remote)?))
-}
-
-/// The address is in words of the machine's own order, the port is a number.
-fn socket(text: &str) -> Option<SocketAddr> {
-    let (address, port) = text.split_once(':')?;
-    let words = address.as_bytes().chunks(8).map(|word| {
-        let word = u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?;
-        Some(word.to_ne_bytes())
-    });
-    let bytes = words.collect::<Option<Vec<_>>>()?.concat();
-    let address = match <[u8; 4]>::try_from(bytes.as_slice()) {
-        Ok(bytes) => IpAddr::V4(Ipv4Addr::from(bytes)),
-        Err(_) => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)),
-    };
-    // What is of IPv4 may be written as IPv6.
-    Some(SocketAddr::new(address.to_canonical(), u16::from_str_radix(port, 16).ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tables_of_the_kernel_are_read() {
-        let v4 = "   1: 0201A8C0:0801 1101A8C0:03E7 01 00000000:00000000 02:000003E8 00000000     0        0 41 2 0 20 4 30 10 -1";
-        let ends = |local: &str, remote: &str| Some((local.parse().unwrap(), remote.parse().unwrap()));
-        if cfg!(target_endian = "little") {
-            assert_eq!(sockets_in(v4, ESTABLISHED), ends("192.168.1.2:2049", "192.168.1.17:999"));
-            let v6 = "   0: 0000000000000000FFFF00000201A8C0:0801 00000000000000000000000001000000:03E7 0A 0:0";
-            assert_eq!(sockets_in(v6, LISTENING), ends("192.168.1.2:2049", "[::1]:999"));
-        }
-        assert_eq!(sockets_in(v4, LISTENING), None);
-        assert_eq!(sockets_in("  sl  local_address rem_address   st", ESTABLISHED), None);
-        let mount = b"44 96 0:40 / /srv/a\\040b ro,nosuid master:2 - fuse.icbd icbd ro";
-        assert_eq!(mount_in(mount), Some(Mount { id: 44, point: "/srv/a b".into(), is_fuse: true }));
-        let root = mount_in(b"1 0 254:0 / / rw - ext4 /dev/vda rw");
-        assert_eq!(root, Some(Mount { id: 1, point: "/".into(), is_fuse: false }));
-        assert_eq!((mount_in(b""), mount_in(b"44 96 0:40 / /srv/\\0 ro - fuse.icbd icbd ro")), (None, None));
-    }
 
     #[test]
     fn nobody_else_is_taken_for_it() {

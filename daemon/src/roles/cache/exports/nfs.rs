@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use icbd_cache::View;
-use icbd_export::{Declaration, FileServer, Ganesha, Protocol, ServerError, Share};
+use icbd_export::{Declaration, FileServer, Ganesha, Knfsd, Protocol, ServerError, Share};
 use icbd_image::{ImageName, Serial};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -23,6 +23,7 @@ const IDS: u16 = 64_000;
 #[derive(Debug)]
 pub(in super::super) struct Nfs {
     which: RwLock<NfsServer>,
+    knfsd: Knfsd,
     ganesha: Ganesha,
     seen: Mutex<Seen>,
     /// Held by whoever has a server do something.
@@ -47,6 +48,7 @@ impl Nfs {
     pub(super) fn new(settings: &NfsSettings) -> Nfs {
         Nfs {
             which: RwLock::new(settings.which),
+            knfsd: Knfsd::default(),
             ganesha: Ganesha::new(settings.ganesha_exports.clone(), settings.ganesha_pid_file.clone()),
             seen: Mutex::default(),
             serving: Mutex::default(),
@@ -82,23 +84,48 @@ impl Nfs {
         self.server()?.check()
     }
 
-    /// The server that there is.
+    fn all(&self) -> [&dyn FileServer; 2] {
+        [&self.knfsd, &self.ganesha]
+    }
+
+    /// The server that is meant, or the one that runs.
     fn server(&self) -> Result<&dyn FileServer, ServerError> {
         match *self.which.read().unwrap_or_else(PoisonError::into_inner) {
-            NfsServer::Auto | NfsServer::Ganesha => Ok(&self.ganesha),
+            NfsServer::Knfsd => Ok(&self.knfsd),
+            NfsServer::Ganesha => Ok(&self.ganesha),
             NfsServer::Off => Err(ServerError::Off { key: "export.nfs" }),
+            NfsServer::Auto => {
+                let mut not_running = None;
+                for server in self.all() {
+                    match server.check() {
+                        Err(ServerError::NotInstalled { .. }) => {}
+                        Err(error @ ServerError::NotRunning { .. }) => not_running = not_running.or(Some(error)),
+                        // Whatever else is amiss is said when it is told something.
+                        _ => return Ok(server),
+                    }
+                }
+                Err(not_running.unwrap_or(ServerError::NotInstalled {
+                    program: "a server of NFS",
+                    package: "nfs-kernel-server, or nfs-ganesha and nfs-ganesha-vfs",
+                }))
+            }
         }
     }
 
     /// Has the server serve these, which lie in `mount`. Blocks.
     fn serve(&self, shares: &[Share], mount: &Path) -> Result<Seen, ServerError> {
         let is_over = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
-        let (server, refused) = match self.server() {
-            Ok(server) => (server, None),
-            // What it was told before is taken back.
-            Err(off) => (&self.ganesha as &dyn FileServer, Some(off)),
-        };
-        let shares = if is_over.0 || refused.is_some() { &[] } else { shares };
+        let picked = self.server();
+        let name = picked.as_ref().ok().map(|server| server.name());
+        // What another one was told before is taken back.
+        for other in self.all().into_iter().filter(|other| Some(other.name()) != name) {
+            let is_ours = |share: &Share| share.folder.starts_with(mount);
+            if other.served().is_ok_and(|shares| shares.iter().any(is_ours)) {
+                other.serve(&[])?;
+            }
+        }
+        let server = picked?;
+        let shares = if is_over.0 { &[] } else { shares };
         match server.served()?.iter().find(|share| !share.folder.starts_with(mount)) {
             None => {
                 if server.serve(shares)? {
@@ -117,20 +144,15 @@ impl Nfs {
                 return Err(ServerError::Refused { server: server.name(), what, said });
             }
         }
-        if let Some(off) = refused {
-            return Err(off);
+        if shares.is_empty() {
+            return Ok(Seen { server: Some(server.name()), ..Seen::default() });
+        }
+        if let Some(raised) = server.raise_limits()? {
+            tracing::info!("{raised}");
         }
         let paths = shares.iter().map(|share| (share.image.clone(), server.path(share))).collect();
-        match shares.is_empty() {
-            true => Ok(Seen { server: Some(server.name()), ..Seen::default() }),
-            false => Ok(Seen {
-                server: Some(server.name()),
-                portals: server.portals()?,
-                connected: server.clients()?,
-                paths,
-                ..Seen::default()
-            }),
-        }
+        let (portals, connected) = (server.portals()?, server.clients()?);
+        Ok(Seen { server: Some(server.name()), portals, connected, paths, ..Seen::default() })
     }
 
     /// Before the mount ends: has it served no more, which would hold it, unless somebody is connected. Blocks.
