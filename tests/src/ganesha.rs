@@ -84,7 +84,11 @@ impl Ganesha {
     /// For a cache server that is to find it.
     pub fn cache_settings(&self) -> CacheSettings {
         let (exports, pid_file) = (self.exports(), Ganesha::pid_file(&self.lab));
-        let config = format!("[ganesha]\nexports = \"{}\"\npid_file = \"{}\"\n", exports.display(), pid_file.display());
+        let config = format!(
+            "[export]\nnfs = \"ganesha\"\n[ganesha]\nexports = \"{}\"\npid_file = \"{}\"\n",
+            exports.display(),
+            pid_file.display()
+        );
         CacheSettings { config, ..CacheSettings::default() }
     }
 

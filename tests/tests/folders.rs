@@ -231,7 +231,7 @@ fn what_cannot_be_exported_by_nfs_is_refused() -> Result<()> {
     ensure!(fs::read_to_string(&ours)? == edited, "it was changed");
     fs::remove_file(&ours)?;
     site.comes_again(1)?;
-    site.cache.set_config(&format!("{}[export]\nnfs = \"off\"\n", settings(&site.ganesha).config))?;
+    site.cache.set_config(&settings(&site.ganesha).config.replace("nfs = \"ganesha\"", "nfs = \"off\""))?;
     site.cache.command(&["config", "reload"])?.prints(&["export.nfs"])?;
     site.add("other", &[])?.failed_with(REFUSED)?.says(&["export.nfs is \"off\""])?;
     wait_for("that nothing is exported", || Ok(site.read(1, 3).is_err().then_some(())))?;

@@ -116,6 +116,10 @@ impl Nfs {
     fn serve(&self, shares: &[Share], mount: &Path) -> Result<Seen, ServerError> {
         let is_over = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
         let picked = self.server();
+        if let Err(ServerError::NotRunning { .. } | ServerError::NotInstalled { .. }) = picked {
+            // It may be restarted just now, and goes on with what it served then.
+            return picked.map(|_| Seen::default());
+        }
         let name = picked.as_ref().ok().map(|server| server.name());
         // What another one was told before is taken back.
         for other in self.all().into_iter().filter(|other| Some(other.name()) != name) {
