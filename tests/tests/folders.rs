@@ -170,7 +170,10 @@ fn ten_go_on_with_the_folder_that_they_read() -> Result<()> {
     // Somebody may come back who only sleeps.
     site.on_master(&["image", "prune", "--yes"])?.ok()?;
     ensure!(site.read(1, 3)? == disk(1), "it was taken away");
-    site.cache.command(&["export", "list"])?.prints(&["read within a day", "(leaving)"])?.ok()?;
+    wait_for("that it is shown", || {
+        let list = site.cache.command(&["export", "list"])?.ok()?;
+        Ok(list.lines().any(|line| line.contains("(leaving)") && line.contains("read within a day")).then_some(()))
+    })?;
     // Unless there is no export any more by which it could.
     wait_for("that nothing is open", || {
         Ok((site.cache.command(&["export", "remove", "lab", "--nfs"])?.code == 0).then_some(()))
@@ -230,6 +233,7 @@ fn what_cannot_be_exported_by_nfs_is_refused() -> Result<()> {
     site.add("other", &[])?.failed_with(REFUSED)?.says(&["edited by hand", "move what is yours"])?;
     ensure!(fs::read_to_string(&ours)? == edited, "it was changed");
     fs::remove_file(&ours)?;
+    wait_for("that it is written anew", || Ok(ours.exists().then_some(())))?;
     site.comes_again(1)?;
     site.cache.set_config(&settings(&site.ganesha).config.replace("nfs = \"ganesha\"", "nfs = \"off\""))?;
     site.cache.command(&["config", "reload"])?.prints(&["export.nfs"])?;
