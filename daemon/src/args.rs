@@ -361,8 +361,8 @@ pub(crate) enum BenchCommand {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct StormArgs {
-    /// The disk: a path below a mount, nfs://HOST/PATH, iscsi://HOST/IQN/LUN, nbd://HOST/EXPORT or
-    /// nbd+unix:///EXPORT?socket=PATH
+    /// The disk: a path below a mount, nfs://HOST/PATH, iscsi://HOST/IQN/LUN (?initiator=IQN for a clone),
+    /// nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH
     pub target: Target,
     /// How many workstations boot at once
     #[arg(long, default_value_t = 30, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(CLIENTS_MAX)))]

@@ -3,6 +3,7 @@
 //! `make bench` runs it (`make bench-short`: smaller files and fewer rounds). Absolute times depend on the machine and
 //! are never a gate; the ratios are what counts, and the goals are printed beside them.
 
+mod boots;
 mod clone;
 mod cold;
 mod complete;
@@ -49,14 +50,15 @@ const SHORT: Scale =
 /// Gives a Markdown table.
 type Benchmark = fn(&Scale) -> Result<String>;
 
-/// The parts of `files`, each of which can be run alone.
-const FILES: [(&str, Benchmark); 6] = [
+/// The parts of `files`, which read and write single files, each of which can be run alone.
+const FILES: [(&str, Benchmark); 7] = [
     ("complete", complete::run),
     ("sealed", complete::sealed),
     ("cold", cold::run),
     ("miss", miss::run),
     ("memory", memory::run),
     ("clone", clone::run),
+    ("boots", boots::run),
 ];
 
 /// Whether all of `names` are among those there are: a name that is nobody's would measure nothing.
@@ -68,7 +70,7 @@ fn check_names(what: &str, names: &[String], there_are: impl IntoIterator<Item =
 
 /// Rounds of each storm.
 const STORM_ROUNDS: usize = 3;
-const USAGE: &str = "usage: icbd-perf [--short] [files | complete | sealed | cold | miss | memory | clone]… [storms] [duties] [replicate] \
+const USAGE: &str = "usage: icbd-perf [--short] [files | complete | sealed | cold | miss | memory | clone | boots]… [storms] [duties] [replicate] \
     [record] [report] [--rounds N] [--link NAME]… [--tool NAME]… [--case NAME]… [--way NAME]…";
 
 fn main() -> Result<()> {

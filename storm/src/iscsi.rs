@@ -40,14 +40,20 @@ pub(crate) struct IscsiDisk {
 }
 
 impl IscsiDisk {
-    /// Logs in as initiator number `client`: a target ends the older of two sessions with one name.
-    pub(crate) fn login(address: (&str, u16), name: &str, lun: u8, client: u32) -> io::Result<IscsiDisk> {
+    /// Logs in as `initiator`, or else as one of its own for `client`: a target ends the older of two sessions with one name.
+    pub(crate) fn login(
+        address: (&str, u16),
+        name: &str,
+        lun: u8,
+        initiator: Option<&str>,
+        client: u32,
+    ) -> io::Result<IscsiDisk> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         let mut disk =
             IscsiDisk { stream, lun, command: 1, status: 0, block_bytes: 512, blocks: 0, buffer: Vec::new() };
-        disk.negotiate(name, client)?;
+        disk.negotiate(name, initiator, client)?;
         let capacity = disk.read_capacity()?;
         let last = u64::from_be_bytes(capacity[..8].try_into().expect("eight bytes"));
         disk.block_bytes = u64::from(u32::from_be_bytes(capacity[8..12].try_into().expect("four bytes")));
@@ -82,9 +88,10 @@ impl IscsiDisk {
         Ok(&self.buffer[skip..skip + bytes])
     }
 
-    fn negotiate(&mut self, name: &str, client: u32) -> io::Result<()> {
-        let initiator = format!("InitiatorName=iqn.2026-01.org.icbd:storm-{}-{client}\0", std::process::id());
-        let mut text = format!("{initiator}TargetName={name}\0{KEYS}");
+    fn negotiate(&mut self, name: &str, initiator: Option<&str>, client: u32) -> io::Result<()> {
+        let own = || format!("iqn.2026-01.org.icbd:storm-{}-{client}", std::process::id());
+        let initiator = initiator.map_or_else(own, str::to_owned);
+        let mut text = format!("InitiatorName={initiator}\0TargetName={name}\0{KEYS}");
         for _ in 0..LOGIN_ROUNDS_MAX {
             let mut request = Header::new(Opcode::LoginRequest, LOGIN_TRANSIT);
             // A session id of the "random" kind that differs between the clients of this process.

@@ -17,8 +17,8 @@ pub enum Target {
     Path(PathBuf),
     /// `nfs://HOST[:PORT]/PATH[?mountport=N]`: NFS version 3 over TCP, without a kernel client.
     Nfs { host: String, port: Option<u16>, mount_port: Option<u16>, path: String },
-    /// `iscsi://HOST[:PORT]/IQN/LUN`.
-    Iscsi { host: String, port: u16, name: String, lun: u8 },
+    /// `iscsi://HOST[:PORT]/IQN/LUN[?initiator=IQN]`: by the name that it is served to alone, if it is.
+    Iscsi { host: String, port: u16, name: String, lun: u8, initiator: Option<String> },
     /// `nbd://HOST[:PORT]/EXPORT`.
     Nbd { host: String, port: u16, export: String },
     /// `nbd+unix:///EXPORT?socket=PATH`.
@@ -34,7 +34,7 @@ pub struct TargetError {
 }
 
 const NFS_PORTS: &str = "write nfs://HOST[:PORT]/PATH[?mountport=N]";
-const ISCSI_FORM: &str = "write iscsi://HOST[:PORT]/IQN/LUN, LUN from 0 to 255";
+const ISCSI_FORM: &str = "write iscsi://HOST[:PORT]/IQN/LUN[?initiator=IQN], LUN from 0 to 255";
 const NBD_FORM: &str = "write nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH";
 const SCHEMES: &str = "it has to be a path, or a URL of nfs, iscsi, nbd or nbd+unix";
 /// The ports that the protocols were given by IANA.
@@ -67,7 +67,8 @@ fn parse(text: &str) -> Result<Target, &'static str> {
             let (host, port) = host_and_port(authority).ok_or(ISCSI_FORM)?;
             let (name, lun) = path.split_once('/').ok_or(ISCSI_FORM)?;
             let lun = lun.parse().map_err(|_| ISCSI_FORM)?;
-            Ok(Target::Iscsi { host, port: port.unwrap_or(ISCSI_PORT), name: name.to_owned(), lun })
+            let initiator = query("initiator").map(|(_, initiator)| initiator.to_owned());
+            Ok(Target::Iscsi { host, port: port.unwrap_or(ISCSI_PORT), name: name.to_owned(), lun, initiator })
         }
         "nbd" => {
             let (host, port) = host_and_port(authority).ok_or(NBD_FORM)?;
@@ -99,7 +100,7 @@ impl fmt::Display for Target {
         match self {
             Target::Path(path) => write!(f, "{}", path.display()),
             Target::Nfs { host, path, .. } => write!(f, "nfs://{host}{path}"),
-            Target::Iscsi { host, port, name, lun } => write!(f, "iscsi://{host}:{port}/{name}/{lun}"),
+            Target::Iscsi { host, port, name, lun, .. } => write!(f, "iscsi://{host}:{port}/{name}/{lun}"),
             Target::Nbd { host, port, export } => write!(f, "nbd://{host}:{port}/{export}"),
             Target::NbdUnix { socket, export } => write!(f, "nbd+unix:///{export}?socket={}", socket.display()),
         }
@@ -124,8 +125,14 @@ impl Disk {
             Target::Nfs { host, port, mount_port, path } => {
                 Disk::Nfs(Box::new(NfsDisk::open(host, *port, *mount_port, path)?))
             }
-            Target::Iscsi { host, port, name, lun } => {
-                Disk::Iscsi(IscsiDisk::login((host, *port), name, *lun, client)?)
+            Target::Iscsi { initiator: Some(_), .. } if client > 1 => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "an initiator is logged in once; take --clients 1, or no initiator",
+                ));
+            }
+            Target::Iscsi { host, port, name, lun, initiator } => {
+                Disk::Iscsi(IscsiDisk::login((host, *port), name, *lun, initiator.as_deref(), client)?)
             }
             Target::Nbd { host, port, export } => Disk::Nbd(NbdDisk::connect((host, *port), export)?),
             Target::NbdUnix { socket, export } => Disk::Nbd(NbdDisk::connect_unix(socket, export)?),
@@ -180,8 +187,17 @@ mod tests {
         );
         assert_eq!(
             parse("iscsi://[::1]/iqn.2026-01.org.example:lab/1"),
-            Ok(Target::Iscsi { host: "::1".into(), port: 3260, name: "iqn.2026-01.org.example:lab".into(), lun: 1 })
+            Ok(Target::Iscsi {
+                host: "::1".into(),
+                port: 3260,
+                name: "iqn.2026-01.org.example:lab".into(),
+                lun: 1,
+                initiator: None
+            })
         );
+        let one = parse("iscsi://h/iqn.x:lab/1?initiator=iqn.x:pc-1").unwrap();
+        assert!(matches!(&one, Target::Iscsi { initiator: Some(name), .. } if name == "iqn.x:pc-1"), "{one:?}");
+        assert_eq!(Disk::open(&one, 2, false).unwrap_err().kind(), io::ErrorKind::InvalidInput);
         assert_eq!(
             parse("nbd+unix:///e?socket=/run/n.sock"),
             Ok(Target::NbdUnix { socket: "/run/n.sock".into(), export: "e".into() })

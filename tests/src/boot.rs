@@ -43,6 +43,11 @@ impl BootTarget {
         format!("driver=iscsi,transport=tcp,portal={portal},target={name},lun=1,initiator-name={initiator}")
     }
 
+    /// For `icbd bench storm`, which logs in by the client's name.
+    pub fn storm_target(&self) -> String {
+        format!("{}?initiator={}", self.url(), self.initiator)
+    }
+
     pub fn url(&self) -> String {
         format!("iscsi://{}/{}/1", self.portal, self.name)
     }
