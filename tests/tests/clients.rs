@@ -25,9 +25,10 @@ const SHEET: &str = "name,mac,uuid,lab\n\
 
 struct Site {
     lab: Lab,
+    // Ends before its tgtd, or it would say in its log that this is gone.
+    cache: CacheServer,
     _tgtd: Tgtd,
     master: Master,
-    cache: CacheServer,
 }
 
 impl Site {
@@ -236,7 +237,18 @@ fn a_spoofed_boot_script_resets_nothing() -> Result<()> {
     }
     let log = site.cache.daemon.log();
     ensure!(log.contains("10.88.0.3 is spoofed") && log.contains("gets no boot script"), "{log}");
+    // Nor is one that runs, by whomever its script is fetched, nor by a new connection.
+    site.cache.daemon.allow_log("boots what it wrote before");
+    let mut running = target.log_in()?;
+    site.wait_explains("is logged in to it")?;
+    let (status, text) = boot(&two, "client=pc-1")?;
+    ensure!(status == 403, "{status} {text}");
+    let (status, script) = boot(&one, "client=pc-1")?;
+    ensure!(status == 200 && BootTarget::of(&script)?.name == target.name, "{status} {script}");
+    ensure!(running.goes_on()? && site.clones()? == before, "{:?}", site.clones());
+    drop(running);
     target.io(&["read -P 0x11 0 64k"])?.ok()?;
+    ensure!(site.clones()? == before, "{:?}", site.clones());
     // The real ones get what is theirs.
     let (status, script) = boot(&two, "client=pc-2")?;
     ensure!(status == 200 && BootTarget::of(&script)?.name.ends_with("lab.1.pc-2"), "{status} {script}");
