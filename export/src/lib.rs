@@ -36,6 +36,6 @@ pub use plan::{Outcome, Plan};
 pub use server::{Clients, Offered, Server, Session, Withdrawal};
 pub use tgt::Tgt;
 pub use workstations::{
-    Claims, Difference, Fault, Faults, LabName, LabNameError, Mac, MacError, Neighbours, Place, Problem, Spoofed,
-    Stranger, Workstation, Workstations, neighbours, read_sheet, text_of_sheet, who,
+    Claims, Difference, Fault, Faults, LabName, LabNameError, Listed, Mac, MacError, Neighbours, Place, Problem,
+    Spoofed, Stranger, Workstation, Workstations, neighbours, read_sheet, text_of_sheet, who,
 };

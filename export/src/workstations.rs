@@ -44,9 +44,11 @@ pub struct Workstation {
 #[derive(Debug)]
 pub struct Workstations {
     kept: Kept,
-    /// In the order of names; `None`: none was ever imported. Or why it cannot be read.
-    list: Mutex<Result<Option<Arc<[Workstation]>>, Arc<KeptError>>>,
+    list: Mutex<Listed>,
 }
+
+/// All workstations in the order of their names; `None` if no list was ever imported. Or why it cannot be read.
+pub type Listed = Result<Option<Arc<[Workstation]>>, Arc<KeptError>>;
 
 /// What makes another list of one, in the order of names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,8 +85,8 @@ impl Workstations {
         Workstations { kept, list }
     }
 
-    /// All of them, in the order of their names; `None` if no list was ever imported.
-    pub fn list(&self) -> Result<Option<Arc<[Workstation]>>, Arc<KeptError>> {
+    /// As it is now.
+    pub fn list(&self) -> Listed {
         self.list.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Nothing here uses icbd's own crates: what a scenario compares with is made by other means, or a fault shared by
 //! both sides would go unseen. Everything a scenario starts is ended by its owner's `Drop`, by process id, and
-//! everything it mounts is unmounted, also when it fails. All traffic is on loopback.
+//! everything it mounts is unmounted, also when it fails. All traffic is on loopback, or in network namespaces of a
+//! scenario's own.
 //!
 //! Needs root, FUSE and the packages that `tests/lab/packages.sh` installs.
 
@@ -23,13 +24,14 @@ mod tree;
 mod volume;
 
 mod http;
+mod lan;
 mod metrics;
 mod proxy;
 
 mod debian;
 mod vm;
 
-pub use boot::{BootTarget, boot_script};
+pub use boot::{BootTarget, boot_script, listens};
 pub use cache::{CacheServer, CacheSettings, Residency, wait_for};
 pub use content::{MIB, block_of, fill, pattern, solid, write_sparse};
 pub use daemon::Daemon;
@@ -38,6 +40,7 @@ pub use ganesha::{FileHandle, Ganesha, Nfs, NfsReader};
 pub use http::{Answer, get, get_with};
 pub use kernel::{Handle, read_mapped};
 pub use lab::Lab;
+pub use lan::{LAN, Lan, LanMachine, SERVER};
 pub use master::Master;
 pub use metrics::Metrics;
 pub use program::{Output, icbd, icbd_path, run_bounded};

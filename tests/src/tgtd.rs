@@ -111,8 +111,18 @@ pub struct IscsiReader(Child);
 
 impl IscsiReader {
     pub fn start(url: &str) -> Result<IscsiReader> {
+        IscsiReader::run(&[url])
+    }
+
+    /// One that calls itself so.
+    pub fn start_as(initiator: &str, url: &str) -> Result<IscsiReader> {
+        IscsiReader::run(&["-i", initiator, url])
+    }
+
+    fn run(args: &[&str]) -> Result<IscsiReader> {
         let mut command = Command::new("iscsi-perf");
-        command.args(["--runtime", "600", url]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.args(["--runtime", "600"]).args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(IscsiReader(command.spawn().context("starting iscsi-perf; install the package libiscsi-bin")?))
     }
 

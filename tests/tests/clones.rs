@@ -3,12 +3,11 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use icbd_tests::{
-    BootTarget, CacheServer, CacheSettings, FileSystem, Lab, MIB, Master, Output, Tgtd, Volume, boot_script,
-    run_bounded, scsi_failures, solid, wait_for,
+    BootTarget, CacheServer, CacheSettings, FileSystem, Lab, MIB, Master, Tgtd, Volume, boot_script, scsi_failures,
+    solid, wait_for,
 };
 use serde_json::Value;
 
@@ -16,14 +15,14 @@ const DISK: u64 = 16 * MIB;
 const USAGE: i32 = 2;
 const ABSENT: i32 = 3;
 const REFUSED: i32 = 4;
-const TOOL_DEADLINE: Duration = Duration::from_secs(120);
 const NETWORK: &str = "127.0.0.0/8";
 
 struct Site {
     lab: Lab,
+    // Ends before its tgtd, or it would say in its log that this is gone.
+    cache: CacheServer,
     tgtd: Tgtd,
     master: Master,
-    cache: CacheServer,
 }
 
 /// The disk of a version.
@@ -31,46 +30,8 @@ fn disk(version: u64) -> Vec<u8> {
     solid(version, DISK)
 }
 
-/// What a workstation does on its disk.
-trait Workstation {
-    fn io(&self, commands: &[&str]) -> Result<Output>;
-    fn read(&self, lab: &Lab) -> Result<Vec<u8>>;
-    fn log_in(&self) -> Result<Running>;
-}
-
-impl Workstation for BootTarget {
-    /// What qemu-io does there, in one session.
-    fn io(&self, commands: &[&str]) -> Result<Output> {
-        let mut io = Command::new("qemu-io");
-        io.args(["--image-opts", &self.options()]).args(commands.iter().flat_map(|command| ["-c", *command]));
-        run_bounded(io, TOOL_DEADLINE)
-    }
-
-    fn read(&self, lab: &Lab) -> Result<Vec<u8>> {
-        let copy = lab.unique("copy");
-        let mut convert = Command::new("qemu-img");
-        convert.args(["convert", "--image-opts", "-O", "raw", &self.options()]).arg(&copy);
-        run_bounded(convert, TOOL_DEADLINE)?.ok()?;
-        Ok(fs::read(copy)?)
-    }
-
-    /// A workstation that is logged in until it is dropped.
-    fn log_in(&self) -> Result<Running> {
-        let mut command = Command::new("iscsi-perf");
-        command.args(["-i", &self.initiator, "--runtime", "600", &self.url()]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Running(command.spawn().context("starting iscsi-perf; install the package libiscsi-bin")?))
-    }
-}
-
 /// A program that is ended with its scenario.
 struct Running(Child);
-
-impl Running {
-    fn goes_on(&mut self) -> Result<bool> {
-        Ok(self.0.try_wait()?.is_none())
-    }
-}
 
 impl Drop for Running {
     fn drop(&mut self) {

@@ -86,8 +86,8 @@ impl BootReport {
         let BootReport { image, protocol, version, url, .. } = self;
         let mut lines = Vec::new();
         match (&self.refused, version) {
-            (Some(why), _) => lines.push(format!("{image}: nothing, for {why}")),
-            (None, None) => lines.push(format!("{image}: nothing, for no version of it is deployed")),
+            (Some(why), _) => lines.push(format!("{image}: nothing, because {why}")),
+            (None, None) => lines.push(format!("{image}: nothing, because no version of it is deployed")),
             (None, Some(version)) => {
                 let url = url.as_ref().map_or_else(String::new, |url| format!(" from {url}"));
                 lines.push(format!("{image}: {version}, the deployed version, by {protocol}{url}"));
@@ -98,7 +98,8 @@ impl BootReport {
                 lines.push(format!("  {kind}"));
             }
         }
-        let older = self.older.iter().map(|older| format!("  {}", older.words(version.as_ref())));
+        let boots = version.as_ref().filter(|_| self.refused.is_none());
+        let older = self.older.iter().map(|older| format!("  {}", older.words(boots)));
         lines.extend(older);
         let networks: Vec<String> = self.networks.iter().map(IpNet::to_string).collect();
         if self.refused.is_none() && version.is_some() {
@@ -135,14 +136,15 @@ impl CloneOutlook {
 }
 
 impl OlderReport {
-    fn words(&self, deployed: Option<&VersionId>) -> String {
+    /// `boots`: what the workstation would boot.
+    fn words(&self, boots: Option<&VersionId>) -> String {
         let OlderReport { version, written_bytes, .. } = self;
         let what = format!("its clone of {version}, with {} written,", bytes(*written_bytes));
-        match (self.kept, deployed) {
+        match (self.kept, boots) {
             (true, _) => format!("{what} stays: it is kept"),
-            (false, None) => format!("{what} stays: no other version is deployed"),
+            (false, None) => format!("{what} stays as long as nothing else is booted"),
             (false, Some(_)) if self.in_use => format!("{what} stays until nobody uses it any more, and goes then"),
-            (false, Some(deployed)) => format!("{what} goes once it has booted {deployed}"),
+            (false, Some(boots)) => format!("{what} goes once it has booted {boots}"),
         }
     }
 }
@@ -192,9 +194,9 @@ mod tests {
     #[test]
     fn what_is_got_by_nobody_says_why() {
         let none = BootReport { version: None, url: None, ..boot(None) };
-        assert_eq!(none.lines(&"pc-1".parse().unwrap()), ["lab: nothing, for no version of it is deployed"]);
+        assert_eq!(none.lines(&"pc-1".parse().unwrap()), ["lab: nothing, because no version of it is deployed"]);
         let refused = BootReport { refused: Some("tgtd does not answer".to_owned()), ..boot(None) };
-        assert_eq!(refused.lines(&"pc-1".parse().unwrap()), ["lab: nothing, for tgtd does not answer"]);
+        assert_eq!(refused.lines(&"pc-1".parse().unwrap()), ["lab: nothing, because tgtd does not answer"]);
     }
 
     #[test]
@@ -204,6 +206,6 @@ mod tests {
         assert!(older(true, true).words(Some(&deployed)).ends_with("stays: it is kept"));
         assert!(older(false, true).words(Some(&deployed)).ends_with("goes then"));
         assert!(older(false, false).words(Some(&deployed)).ends_with("goes once it has booted lab@2"));
-        assert!(older(false, false).words(None).ends_with("no other version is deployed"));
+        assert!(older(false, false).words(None).ends_with("stays as long as nothing else is booted"));
     }
 }

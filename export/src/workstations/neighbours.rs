@@ -21,8 +21,8 @@ pub fn neighbours() -> io::Result<Neighbours> {
 }
 
 impl Neighbours {
-    /// The lines that are understood; all else is no evidence of anything.
-    pub(super) fn parse(table: &str) -> Neighbours {
+    /// Those of the kernel's table: the lines that are understood; all else is no evidence of anything.
+    pub fn parse(table: &str) -> Neighbours {
         let line = |line: &str| {
             let fields: Vec<&str> = line.split_whitespace().collect();
             let number = |text: &str| u32::from_str_radix(text.strip_prefix("0x")?, 16).ok();

@@ -178,3 +178,41 @@ impl Seen {
         runs
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use icbd_export::Clients;
+
+    /// A disk of its own is known by its name, one that all share by who answers at the address it is used from.
+    #[test]
+    fn what_is_used_is_known_by_name_or_address() {
+        let session =
+            |address: &str| Session { initiator: "iqn.x".to_owned(), addresses: vec![address.parse().unwrap()] };
+        let offered = |name: &str, sessions: &[&str]| Offered {
+            name: format!("iqn.2026-01.net.icbd:{name}").parse().unwrap(),
+            disk: None,
+            clients: Clients::Others,
+            is_read_only: false,
+            sessions: sessions.iter().map(|address| session(address)).collect(),
+        };
+        let seen = Seen {
+            offered: vec![
+                offered("lab.1.pc-1", &["10.0.0.9"]),
+                offered("tree.3", &["10.0.0.1", "10.0.0.2"]),
+                offered("tree.4", &[]),
+            ],
+            neighbours: Neighbours::parse(
+                "10.0.0.1 0x1 0x2 52:54:00:00:00:01 * a\n10.0.0.2 0x1 0x2 52:54:00:00:00:02 * a",
+            ),
+            clones: BTreeMap::new(),
+        };
+        let runs = |name: &str, mac: &str| {
+            let runs = seen.runs(&name.parse().unwrap(), &[mac.parse().unwrap()]);
+            runs.iter().map(|run| format!("{} {} {:?}", run.version, run.clone, run.addresses)).collect::<Vec<_>>()
+        };
+        assert_eq!(runs("pc-1", "52:54:00:00:00:01"), ["lab@1 true [10.0.0.9]", "tree@3 false [10.0.0.1]"]);
+        assert_eq!(runs("pc-2", "52:54:00:00:00:02"), ["tree@3 false [10.0.0.2]"]);
+        assert_eq!(runs("pc-3", "52:54:00:00:00:03"), [""; 0]);
+    }
+}

@@ -43,10 +43,11 @@ pub(super) fn client(
     let Some(list) = listed(server)? else {
         return match claims {
             Claims { name: Some(name), mac: None, uuid: None } => Ok(name.clone()),
-            _ => Err(refused(format!(
-                "nobody is known by a MAC or UUID: no list of workstations is imported; `icbd client import FILE.csv` does, \
-                 or ask with ?client=NAME alone"
-            ))),
+            _ => {
+                let message = "nobody is known by a MAC or UUID: no list of workstations is imported; \
+                               `icbd client import FILE.csv` does, or ask with ?client=NAME alone";
+                Err(refused(message.to_owned()))
+            }
         };
     };
     let workstation = who(&list, claims).map_err(|stranger| match stranger {

@@ -18,6 +18,8 @@ use crate::roles::cache::state::CacheServer;
 pub(in super::super) async fn explain(server: Arc<CacheServer>, spec: ClientSpec) -> anyhow::Result<ExplainReport> {
     let listed = listed(&server)?;
     let seen = Seen::of(&server).await?;
+    // Whether it can be read what is exported, and how that is now.
+    server.exports.list().await?;
     let client = match (find(&seen, listed.as_deref(), &spec.client), &listed) {
         (Ok(client), _) => client,
         // Whoever boots is believed.
@@ -101,7 +103,7 @@ async fn outlook(
         }
         // Refused of a version without a disk.
         exports::disk(server, record, declaration).await?;
-        return match server.exports.trouble_of(name) {
+        return match server.exports.trouble() {
             Some(trouble) => Err(cannot(name, &trouble)),
             None => Ok(CloneOutlook::Made),
         };

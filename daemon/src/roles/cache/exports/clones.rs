@@ -94,6 +94,11 @@ impl Exports {
         self.seen().offered.iter().any(|offered| offered.name == *name)
     }
 
+    /// Why nothing is offered, or not as it should be.
+    pub(in super::super) fn trouble(&self) -> Option<String> {
+        self.seen().trouble.clone()
+    }
+
     /// Why it is not, if it should be.
     pub(in super::super) fn trouble_of(&self, clone: &CloneName) -> Option<String> {
         let seen = self.seen();
