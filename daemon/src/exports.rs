@@ -140,7 +140,9 @@ impl OfferReport {
             true => SocketAddr::new(clients.iter().find_map(towards).unwrap_or(portal.ip()), portal.port()),
             false => *portal,
         };
-        portals.first().map(shown)
+        // One that workstations reach, if there is any.
+        let is_of_others = |portal: &&SocketAddr| !portal.ip().is_loopback();
+        portals.iter().find(is_of_others).or(portals.first()).map(shown)
     }
 }
 

@@ -30,8 +30,8 @@ pub trait FileServer: Send + Sync + fmt::Debug {
     /// Below which path clients find the versions of a share.
     fn path(&self, share: &Share) -> String;
 
-    /// Fails if it could be told nothing now.
-    fn check(&self) -> Result<(), ServerError>;
+    /// Fails if it could not be told to serve these now; with a server that does not run whatever else is amiss.
+    fn check(&self, shares: &[Share]) -> Result<(), ServerError>;
 
     /// Has it serve exactly these for icbd, whatever it serves for others; whether it had to be told anything. What fails or is killed
     /// halfway is put right by the next call.

@@ -185,8 +185,9 @@ impl FileServer for Ganesha {
         exports::path(&share.image)
     }
 
-    fn check(&self) -> Result<(), ServerError> {
-        let (there, process) = (Exports::read(&self.exports)?, self.process()?);
+    fn check(&self, shares: &[Share]) -> Result<(), ServerError> {
+        let (process, there) = (self.process()?, Exports::read(&self.exports)?);
+        Exports::of(shares)?;
         // A Ganesha that was told to bring it in would not start without it.
         if there.is_none() {
             Exports::default().write(&self.exports)?;

@@ -7,38 +7,49 @@ use ipnet::IpNet;
 
 /// The networks that may read. Machine images hold secrets: nobody else may.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Allow(Arc<RwLock<Vec<IpNet>>>);
+pub(crate) struct Allow {
+    nodes: Nets,
+    workstations: Nets,
+}
+
+type Nets = Arc<RwLock<Vec<IpNet>>>;
 
 impl Allow {
     pub(crate) fn new(networks: &[IpNet]) -> Allow {
-        Allow(Arc::new(RwLock::new(networks.to_vec())))
+        Allow { nodes: Arc::new(RwLock::new(networks.to_vec())), workstations: Nets::default() }
     }
 
     /// From now on these. Who is connected already stays so.
     pub(crate) fn set(&self, networks: &[IpNet]) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = networks.to_vec();
+        *self.nodes.write().unwrap_or_else(PoisonError::into_inner) = networks.to_vec();
+    }
+
+    /// From now on these may connect, too, for what is meant for workstations.
+    pub(crate) fn set_workstations(&self, networks: Vec<IpNet>) {
+        *self.workstations.write().unwrap_or_else(PoisonError::into_inner) = networks;
     }
 
     pub(crate) fn admits(&self, address: IpAddr) -> bool {
         // A socket that listens on `::` shows IPv4 clients as ::ffff:a.b.c.d.
         let address = address.to_canonical();
-        address.is_loopback() || self.networks().iter().any(|network| network.contains(&address))
+        let holds = |network: &IpNet| network.prefix_len() == 0 || network.contains(&address);
+        self.is_node(address) || read(&self.workstations).iter().any(holds)
     }
 
-    /// Whether everybody of a network is admitted.
-    pub(crate) fn covers(&self, network: &IpNet) -> bool {
-        let is_loopback = network.network().is_loopback() && network.broadcast().is_loopback();
-        is_loopback || self.networks().iter().any(|allowed| allowed.contains(network))
+    /// Whether it may read everything that nodes read of each other.
+    pub(crate) fn is_node(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        address.is_loopback() || read(&self.nodes).iter().any(|network| network.contains(&address))
     }
 
     /// Whether nobody but this machine is admitted.
     pub(crate) fn is_local(&self) -> bool {
-        self.networks().is_empty()
+        read(&self.nodes).is_empty()
     }
+}
 
-    fn networks(&self) -> RwLockReadGuard<'_, Vec<IpNet>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
-    }
+fn read(networks: &Nets) -> RwLockReadGuard<'_, Vec<IpNet>> {
+    networks.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -56,9 +67,12 @@ mod tests {
         check("fd12::1", true);
         check("10.2.0.1", false);
         check("2001:db8::1", false);
-        let covers = |text: &str| allow.covers(&text.parse().unwrap());
-        assert!(covers("10.1.2.0/24") && covers("127.0.0.0/8") && covers("::1/128") && covers("10.1.0.0/16"));
-        assert!(!covers("10.0.0.0/8") && !covers("10.2.0.0/24") && !covers("0.0.0.0/0") && !covers("::/0"));
+        allow.set_workstations(vec!["10.2.0.0/24".parse().unwrap()]);
+        let (workstation, node) = ("10.2.0.7".parse().unwrap(), "::ffff:10.1.2.3".parse().unwrap());
+        assert!(allow.admits(workstation) && !allow.is_node(workstation) && allow.is_node(node));
+        assert!(!allow.admits("10.2.1.7".parse().unwrap()));
+        allow.set_workstations(vec![IpNet::default()]);
+        assert!(allow.admits("2001:db8::1".parse().unwrap()) && !allow.is_node("2001:db8::1".parse().unwrap()));
         assert!(!Allow::default().admits("192.0.2.1".parse().unwrap()) && Allow::default().is_local());
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -16,8 +16,6 @@ use icbd_wire::{Check, Codec, FrameEncoder, Resource, encode_run, listing};
 use tokio::task::JoinError;
 
 use super::answer::{self, Conditions, IMMUTABLE, Kind, OCTETS, REVALIDATE};
-use super::exported::{self, Missing, Readers};
-use super::peers::Place;
 use super::pieces::{self, Pack};
 
 /// Why something is not answered.
@@ -29,29 +27,16 @@ enum Refusal {
     NotServed(&'static str),
     #[error(transparent)]
     Cache(#[from] CacheError),
-    #[error(transparent)]
-    Missing(#[from] Missing),
     #[error("it cannot be read: {0}")]
     Disk(io::Error),
 }
 
-/// What is served.
-#[derive(Clone)]
-struct Shared {
-    cache: Arc<Cache>,
-    readers: Arc<dyn Readers>,
+/// Serves what nodes ask of `cache`.
+pub(crate) fn cache_router(cache: Arc<Cache>) -> Router {
+    Router::new().fallback(handle).with_state(cache)
 }
 
-/// Serves `cache`, and files of it by their names to `readers`.
-pub(crate) fn cache_router(cache: Arc<Cache>, readers: Arc<dyn Readers>) -> Router {
-    Router::new().fallback(handle).with_state(Shared { cache, readers })
-}
-
-async fn handle(
-    State(Shared { cache, readers }): State<Shared>,
-    place: Extension<Arc<Place>>,
-    request: Request,
-) -> Response {
+async fn handle(State(cache): State<Arc<Cache>>, request: Request) -> Response {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return answer::not_allowed();
     }
@@ -59,14 +44,7 @@ async fn handle(
         Ok(resource) => resource,
         Err(error) => return answer::text(StatusCode::NOT_FOUND, &error.to_string()),
     };
-    let conditions = Conditions::of(&request);
-    let answered = match resource {
-        Resource::File { image, version, path } => {
-            let named = (image, version, path);
-            exported::answer(&cache, &readers, place.address(), named, &conditions).await.map_err(Refusal::from)
-        }
-        resource => answer(&cache, resource, &conditions).await,
-    };
+    let answered = answer(&cache, resource, &Conditions::of(&request)).await;
     answered.unwrap_or_else(|refusal| answer::text(refusal.status(), &refusal.to_string()))
 }
 
@@ -160,9 +138,7 @@ impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
             Refusal::NotHere(_) | Refusal::NotServed(_) => StatusCode::NOT_FOUND,
-            Refusal::Missing(Missing::Refused(_)) => StatusCode::FORBIDDEN,
-            Refusal::Missing(Missing::Version(_) | Missing::File(..) | Missing::Current(..)) => StatusCode::NOT_FOUND,
-            Refusal::Cache(_) | Refusal::Missing(Missing::Cache(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Cache(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Disk(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

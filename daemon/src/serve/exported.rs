@@ -4,23 +4,52 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
+use axum::Router;
+use axum::extract::{Extension, Request};
 use axum::response::Response;
+use axum::routing::get;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use http::StatusCode;
 use icbd_cache::{Cache, CacheError, File};
-use icbd_image::{ImageName, Kind, Serial, VersionId, VersionNumber};
+use icbd_image::{ImageName, Kind, Serial, VersionId, VersionNumber, VersionRecord};
+use icbd_wire::Resource;
+use tokio::task::JoinError;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::answer::{Conditions, IMMUTABLE};
+use super::answer::{self, Conditions, IMMUTABLE};
 use super::files::{self, Content, Found};
+use super::peers::Place;
 
 /// To whom versions are given by their names, and who of those takes them.
 pub(crate) trait Readers: Send + Sync + 'static {
     /// Why an image is not for whoever asks from there; `None` if it is.
     fn refusal(&self, image: &ImageName, from: IpAddr) -> Option<String>;
 
+    /// Whether somebody reads a version.
+    fn reads(&self, version: Serial, from: IpAddr) -> bool;
+
     /// Somebody reads something of a version.
     fn note(&self, version: Serial, from: IpAddr);
+}
+
+/// Serves files of versions by their names to `readers`.
+pub(crate) fn files_router(cache: Arc<Cache>, readers: Arc<dyn Readers>) -> Router {
+    let answer = move |place: Extension<Arc<Place>>, request: Request| {
+        let (cache, readers) = (cache.clone(), readers.clone());
+        async move {
+            let Ok(Resource::File { image, version, path }) = Resource::parse(request.uri().path()) else {
+                return answer::text(StatusCode::NOT_FOUND, "ask for /files/IMAGE/NUMBER/PATH");
+            };
+            let conditions = Conditions::of(&request);
+            let named = (image, version, path);
+            let answered = file(&cache, &readers, place.address(), named, &conditions).await;
+            answered.unwrap_or_else(|missing| answer::text(missing.status(), &missing.to_string()))
+        }
+    };
+    let refused = || async { answer::not_allowed() };
+    Router::new().route("/files/{*path}", get(answer).fallback(refused))
 }
 
 /// A file that somebody reads.
@@ -32,7 +61,7 @@ struct Exported {
 
 /// Why there is no such file.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Missing {
+enum Missing {
     #[error("{0}")]
     Refused(String),
     #[error("there is no version {0}")]
@@ -45,8 +74,18 @@ pub(super) enum Missing {
     Cache(#[from] CacheError),
 }
 
+impl Missing {
+    fn status(&self) -> StatusCode {
+        match self {
+            Missing::Refused(_) => StatusCode::FORBIDDEN,
+            Missing::Version(_) | Missing::File(..) | Missing::Current(..) => StatusCode::NOT_FOUND,
+            Missing::Cache(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
 /// The answer to a request for a file.
-pub(super) async fn answer(
+async fn file(
     cache: &Arc<Cache>,
     readers: &Arc<dyn Readers>,
     from: IpAddr,
@@ -59,7 +98,13 @@ pub(super) async fn answer(
     let name = String::from_utf8_lossy(&path).into_owned();
     let number = number.ok_or_else(|| Missing::Current(image.clone(), name.clone()))?;
     let id = VersionId { image, number };
-    let serial = cache.view().version(&id).map(|record| record.serial());
+    let view = cache.view();
+    // What is withheld from others is not taken from those who read it.
+    let withheld = || view.withheld_of(&id.image).map(|(record, _)| record).find(|record| record.number() == number);
+    let is_read = |record: &&VersionRecord| readers.reads(record.serial(), from);
+    let record = view.version(&id).or_else(|| withheld().filter(is_read));
+    let serial = record.map(|record| record.serial());
+    drop(view);
     let version = cache.version(serial.ok_or_else(|| Missing::Version(id.clone()))?).await?;
     let node = version.head().follow(&path).and_then(|index| version.head().node(index));
     let node = node.filter(|node| node.kind() == Kind::File).ok_or(Missing::File(id, name))?;
@@ -76,7 +121,11 @@ impl Content for Exported {
 
     fn read(&self, range: Range<u64>) -> BoxFuture<'static, Result<Bytes, CacheError>> {
         let file = self.file.clone();
-        async move { file.read(range.start, (range.end - range.start) as usize).await }.boxed()
+        // Begun at once, and given up with whoever asked.
+        let reading = tokio::spawn(async move { file.read(range.start, (range.end - range.start) as usize).await });
+        let reading = AbortOnDropHandle::new(reading);
+        let died = |error: JoinError| Err(CacheError::Refused(format!("the read was given up: {error}")));
+        async move { reading.await.unwrap_or_else(died) }.boxed()
     }
 
     fn is_sent(&self, _: usize) {

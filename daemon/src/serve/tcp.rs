@@ -31,7 +31,7 @@ pub(crate) async fn listen(addresses: &[SocketAddr], allow: &Allow) -> anyhow::R
         listeners.push((listener, address));
     }
     if allow.is_local() && listeners.iter().any(|(_, address)| !address.ip().is_loopback()) {
-        tracing::warn!("only this machine may connect: name the networks that may with --allow or `allow`");
+        tracing::warn!("no other node may connect: name the networks that may with --allow or `allow`");
     }
     Ok(listeners)
 }
@@ -76,7 +76,7 @@ pub(crate) async fn serve(
         // Before it asked: others must not be able to hold connections by asking slowly. Lost if it cannot be sent.
         let refuse = |answer| _ = send(stream.as_raw_fd(), answer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
         if !allow.admits(client.ip()) {
-            tracing::info!(%client, "refused: its network is not in `allow`");
+            tracing::info!(%client, "refused: its network is not in `allow`, and nothing is exported to it");
             refuse(STRANGER);
             return None;
         }

@@ -51,6 +51,7 @@ pub(super) async fn serve(
     let Handovers { images, clones } = keeping.handovers();
     let clones = ClonesMount::new(&settings.clones, clones, is_by_systemd);
     let server = Arc::new(open(&settings, config, plane, clones, demand).await?);
+    exports::admit(&server);
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let control = ControlServer::start(&settings.socket, api::router(server.clone(), tasks.clone()))?;
     let (asked, has_asked) = watch::channel(false);
@@ -58,8 +59,9 @@ pub(super) async fn serve(
     for (listener, _) in listeners {
         let told = server.clone();
         let asked = server.clone();
-        let router = serve::cache_router(server.cache.clone(), exports::readers(&server))
-            .merge(serve::metrics_router(move || told.metrics()))
+        let for_nodes = serve::cache_router(server.cache.clone()).merge(serve::metrics_router(move || told.metrics()));
+        let router = serve::for_nodes(for_nodes, &server.plane.allow)
+            .merge(serve::files_router(server.cache.clone(), exports::readers(&server)))
             .merge(serve::boot_router(move |image, asking, from| boot::answer(asked.clone(), image, asking, from)));
         tasks.spawn(serve::serve(listener, router, server.plane.allow.clone(), None, stop.clone()));
     }

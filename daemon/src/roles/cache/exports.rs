@@ -8,6 +8,7 @@ mod commands;
 mod disks;
 mod http;
 mod nfs;
+mod rounds;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,10 +18,9 @@ use std::time::{Duration, SystemTime};
 use icbd_cache::Cache;
 use icbd_export::{Declaration, Declared, OfferName, Protocol};
 use icbd_image::{ImageName, Serial, VersionId};
-use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::state::CacheServer;
+use super::state::{CacheServer, Plane};
 use crate::exports::ExportReport;
 use crate::failure::{Exit, Failure};
 use crate::settings::{IscsiServer, NfsSettings};
@@ -31,12 +31,12 @@ use disks::{IsOver, Seen};
 use http::Http;
 pub(super) use http::readers;
 use nfs::Nfs;
+use rounds::Rounds;
 
-/// So often it is looked whether all is as it should be. A look takes milliseconds.
-const INTERVAL: Duration = Duration::from_secs(5);
-const SETTLED_MAX: Duration = Duration::from_secs(5);
 /// Who reads by NFS 3 or by HTTP does not say when it has gone: so long after the last read it counts as there.
 const LATELY: Duration = Duration::from_secs(24 * 3600);
+/// The same where somebody is connected who may sleep, or have all that it needs for now.
+const LATELY_CONNECTED: Duration = Duration::from_secs(7 * 24 * 3600);
 /// When a version was read last is known this exactly.
 const LATELY_STEP: Duration = Duration::from_secs(600);
 
@@ -53,15 +53,9 @@ pub(super) struct Exports {
     held_back: Mutex<BTreeSet<OfferName>>,
     pub(super) nfs: Nfs,
     http: Http,
-    wake: Notify,
-    turns: watch::Sender<Turns>,
-}
-
-/// How often it was looked.
-#[derive(Debug, Default, Clone, Copy)]
-struct Turns {
-    begun: u64,
-    done: u64,
+    /// Each goes on by itself, so that a server that takes long keeps nobody from the other.
+    disk_rounds: Rounds,
+    nfs_rounds: Rounds,
 }
 
 impl Exports {
@@ -75,8 +69,8 @@ impl Exports {
             held_back: Mutex::default(),
             nfs: Nfs::new(nfs),
             http: Http::default(),
-            wake: Notify::new(),
-            turns: watch::Sender::default(),
+            disk_rounds: Rounds::default(),
+            nfs_rounds: Rounds::default(),
         }
     }
 
@@ -97,7 +91,8 @@ impl Exports {
 
     /// Something changed that it depends on.
     pub(super) fn wake(&self) {
-        self.wake.notify_one();
+        self.disk_rounds.wake();
+        self.nfs_rounds.wake();
     }
 
     pub(super) fn set_iscsi(&self, iscsi: IscsiServer) {
@@ -105,13 +100,14 @@ impl Exports {
         self.wake();
     }
 
-    /// Waits until what is declared now was seen to, unless the server takes too long for people to wait.
+    /// Waits until the server of disks was seen to, unless it takes too long for people to wait.
     pub(super) async fn settle(&self) {
-        let mut turns = self.turns.subscribe();
-        let next = turns.borrow().begun + 1;
-        self.wake();
-        // Without a task that looks, nothing is to be waited for.
-        let _ = tokio::time::timeout(SETTLED_MAX, turns.wait_for(|turns| turns.done >= next)).await;
+        self.disk_rounds.settle().await;
+    }
+
+    /// The same of all servers.
+    async fn settle_all(&self) {
+        tokio::join!(self.disk_rounds.settle(), self.nfs_rounds.settle());
     }
 
     /// How many clients each version has, of which so many files are open: a server holds a disk open whether anybody uses it or not.
@@ -161,16 +157,29 @@ impl Exports {
     /// The versions that somebody may be using of whom no server says when it has gone.
     pub(super) fn read_lately(&self, cache: &Cache) -> Vec<Serial> {
         let view = cache.view();
-        let declarations =
-            self.declarations().into_iter().filter(|declaration| declaration.protocol != Protocol::Iscsi);
-        let images: BTreeSet<ImageName> = declarations.map(|declaration| declaration.image).collect();
-        let versions = images.iter().filter_map(|image| view.image(image)).flat_map(|image| &image.versions);
-        let serials = versions.map(|version| version.serial());
-        serials.filter(|serial| cache.last_used(*serial).is_some_and(is_lately)).collect()
+        let mut images: BTreeMap<ImageName, Duration> = BTreeMap::new();
+        for declaration in self.declarations().iter().filter(|declaration| declaration.protocol != Protocol::Iscsi) {
+            let is_nfs = declaration.protocol == Protocol::Nfs;
+            let is_connected = is_nfs && !self.nfs.connected(&declaration.clients).is_empty();
+            let within = images.entry(declaration.image.clone()).or_default();
+            *within = (*within).max(if is_connected { LATELY_CONNECTED } else { LATELY });
+        }
+        if self.declared.is_err() {
+            // Nobody knows any more what was exported, and is.
+            images.extend(view.images().iter().map(|image| (image.name.clone(), LATELY)));
+        }
+        let lately = |(image, within): (&ImageName, &Duration)| {
+            let shown = view.image(image).into_iter().flat_map(|image| &image.versions);
+            // What is withheld from others is not taken from those who read it.
+            let all = shown.chain(view.withheld_of(image).map(|(record, _)| record));
+            let is_lately = |serial: &Serial| cache.last_used(*serial).is_some_and(|then| was_lately(then, *within));
+            all.map(|record| record.serial()).filter(is_lately).collect::<Vec<_>>()
+        };
+        images.iter().flat_map(lately).collect()
     }
 
     /// For people: what is declared and not offered.
-    pub(super) fn warnings(&self) -> Vec<String> {
+    pub(super) fn warnings(&self, plane: &Plane) -> Vec<String> {
         let seen = self.seen();
         let of_all =
             self.declared.as_ref().err().into_iter().chain(&seen.trouble).map(|trouble| format!("exports: {trouble}"));
@@ -178,13 +187,16 @@ impl Exports {
             .troubles
             .iter()
             .flat_map(|(image, troubles)| troubles.iter().map(move |trouble| format!("export of {image}: {trouble}")));
-        of_all.chain(of_each).chain(self.nfs.warning()).collect()
+        let has_http = self.declared.is_ok() && !self.declared_by(Protocol::Http).is_empty();
+        let of_http = has_http.then(|| http::check(plane).err()).flatten();
+        let of_http = of_http.map(|failure| format!("exports by HTTP: {}", failure.message));
+        of_all.chain(of_each).chain(self.nfs.warning()).chain(of_http).collect()
     }
 
     /// As it is now.
     pub(super) async fn list(&self, server: &CacheServer) -> Result<Vec<ExportReport>, Failure> {
         let declared = self.declared()?;
-        self.settle().await;
+        self.settle_all().await;
         let mut reports = Vec::new();
         for declaration in declared.all() {
             reports.push(commands::report(server, &declaration).await);
@@ -224,20 +236,16 @@ impl Exports {
 
 /// Looks again and again until `stop`.
 pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
-    let exports = &server.exports;
-    loop {
-        exports.turns.send_modify(|turns| turns.begun += 1);
-        let look = async { tokio::join!(disks::look(&server), nfs::look(&server)) };
-        if stop.run_until_cancelled(look).await.is_none() {
-            return;
-        }
-        exports.turns.send_modify(|turns| turns.done = turns.begun);
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = exports.wake.notified() => {}
-            () = tokio::time::sleep(INTERVAL) => {}
-        }
-    }
+    tokio::join!(
+        server.exports.disk_rounds.run(async || disks::look(&server).await, &stop),
+        server.exports.nfs_rounds.run(async || nfs::look(&server).await, &stop),
+    );
+}
+
+/// Has those connect whom something is exported to.
+pub(super) fn admit(server: &CacheServer) {
+    let declarations = server.exports.declarations();
+    server.plane.allow.set_workstations(declarations.into_iter().flat_map(|declaration| declaration.clients).collect());
 }
 
 /// Before the mount ends: takes back what nobody uses, which would hold it, and offers nothing any more.
@@ -245,7 +253,7 @@ pub(super) async fn leave(server: &Arc<CacheServer>) {
     let working = server.clone();
     let left = tokio::task::spawn_blocking(move || {
         working.exports.leave_disks(&working);
-        working.exports.nfs.leave(&working.mount);
+        working.exports.nfs.leave(&working.mount, &working.exports.declared_by(Protocol::Nfs));
     });
     if let Err(panicked) = left.await {
         tracing::error!(error = %panicked, "exports could not be taken back");
@@ -253,8 +261,8 @@ pub(super) async fn leave(server: &Arc<CacheServer>) {
 }
 
 /// Whether whoever read something then may still be there; also if the clock was set back since.
-fn is_lately(then: SystemTime) -> bool {
-    then.elapsed().is_ok_and(|ago| ago < LATELY + LATELY_STEP) || then > SystemTime::now()
+fn was_lately(then: SystemTime, within: Duration) -> bool {
+    then.elapsed().map_or(true, |ago| ago < within + LATELY_STEP)
 }
 
 #[cfg(test)]
@@ -263,8 +271,8 @@ mod tests {
 
     #[test]
     fn who_read_a_day_ago_has_gone() {
-        let ago = |minutes: u64| is_lately(SystemTime::now() - Duration::from_secs(minutes * 60));
+        let ago = |minutes: u64| was_lately(SystemTime::now() - Duration::from_secs(minutes * 60), LATELY);
         assert!(ago(0) && ago(24 * 60) && !ago(24 * 60 + 11) && !ago(7 * 24 * 60));
-        assert!(is_lately(SystemTime::now() + LATELY), "a clock that was set back");
+        assert!(was_lately(SystemTime::now() + LATELY, LATELY), "a clock that was set back");
     }
 }

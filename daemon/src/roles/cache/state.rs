@@ -228,7 +228,7 @@ impl CacheServer {
                 .warnings
                 .into_iter()
                 .chain(self.unlisted())
-                .chain(self.exports.warnings())
+                .chain(self.exports.warnings(&self.plane))
                 .chain(clones::warnings(self))
                 .chain(clients::warnings(self))
                 .collect(),

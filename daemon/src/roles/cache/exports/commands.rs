@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use icbd_export::{Declaration, Protocol, bootable};
 use icbd_image::{ImageName, Serial, VersionId, VersionRecord};
 use ipnet::IpNet;
+use tokio::time::{Instant, timeout_at};
 
 use super::super::state::CacheServer;
 use super::{Seen, disk};
@@ -16,6 +18,9 @@ use crate::failure::{Exit, Failure};
 use crate::images::find_image;
 use crate::near;
 use crate::output::counted;
+
+/// What a file is called that was not looked up by then is not said.
+const LOOKED_UP_MAX: Duration = Duration::from_secs(2);
 
 pub(super) async fn report(server: &CacheServer, declaration: &Declaration) -> ExportReport {
     match declaration.protocol {
@@ -55,9 +60,13 @@ fn of_disks(server: &CacheServer, declaration: &Declaration, seen: &Seen) -> Exp
 fn of_folders(server: &CacheServer, declaration: &Declaration) -> ExportReport {
     let Declaration { image, protocol, clients, disk, clone } = declaration.clone();
     let seen = server.exports.nfs.seen().clone();
-    let url = |version: &VersionId| {
-        let path = format!("{}/{}", seen.paths.get(&image)?, version.number);
-        Some((OfferReport::folder_url(&path, &seen.portals, &clients), path))
+    let url = |version: &VersionId| match seen.paths.get(&image) {
+        Some(path) => {
+            let path = format!("{path}/{}", version.number);
+            (OfferReport::folder_url(&path, &seen.portals, &clients), path)
+        }
+        // It is not known to be served, and may be in use.
+        None => ("-".to_owned(), version.to_string()),
     };
     ExportReport {
         offers: offers(server, &image, url).into_values().collect(),
@@ -77,20 +86,23 @@ async fn of_files(server: &CacheServer, declaration: &Declaration) -> ExportRepo
     let portal = OfferReport::portal(&server.plane.listen, &clients);
     let url = |version: &VersionId| {
         let path = format!("/files/{image}/{}/", version.number);
-        Some((format!("http://{}{path}", portal?), path))
+        let portal = portal.map_or_else(|| "-".to_owned(), |portal| portal.to_string());
+        (format!("http://{portal}{path}"), path)
     };
     let mut offers = offers(server, &image, url);
+    // A master that is away keeps nobody from the list.
+    let until = Instant::now() + LOOKED_UP_MAX;
     let view = server.cache.view();
     for record in view.image(&image).into_iter().flat_map(|image| &image.versions) {
         let Some(offer) = offers.get_mut(&record.serial()) else { continue };
         // Of a disk, the file that is one.
-        if let Ok(disk) = super::disk(server, record, declaration).await {
+        if let Ok(Ok(disk)) = timeout_at(until, super::disk(server, record, declaration)).await {
             offer.url.push_str(&disk);
         }
         let session = |address| SessionReport { initiator: String::new(), addresses: vec![address] };
         offer.sessions = server.exports.http.readers(record.serial()).into_iter().map(session).collect();
     }
-    let troubles = super::http::check(&server.plane, &clients).err().map(|failure| failure.message);
+    let troubles = super::http::check(&server.plane).err().map(|failure| failure.message);
     ExportReport {
         offers: offers.into_values().collect(),
         connected: Vec::new(),
@@ -108,7 +120,7 @@ async fn of_files(server: &CacheServer, declaration: &Declaration) -> ExportRepo
 fn offers(
     server: &CacheServer,
     image: &ImageName,
-    url: impl Fn(&VersionId) -> Option<(String, String)>,
+    url: impl Fn(&VersionId) -> (String, String),
 ) -> BTreeMap<Serial, OfferReport> {
     let (view, open) = (server.cache.view(), server.in_use().unwrap_or_default());
     let (lately, readiness) = (server.exports.read_lately(&server.cache), server.readiness());
@@ -122,7 +134,7 @@ fn offers(
         if leaving && open_files == 0 && !read_lately {
             return None;
         }
-        let (url, name) = url(&version.statement.statement().version())?;
+        let (url, name) = url(&version.statement.statement().version());
         let ready = readiness.get(&serial).copied();
         Some((serial, OfferReport { name, url, leaving, ready, sessions: Vec::new(), open_files, read_lately }))
     };
@@ -163,17 +175,24 @@ async fn act_on_add(server: &Arc<CacheServer>, spec: &ExportSpec) -> anyhow::Res
         disk(server, first, &declaration).await?;
     }
     server.exports.check_same_kind(&declaration)?;
-    let working = server.clone();
+    check_left_out(server, &declaration)?;
+    let (working, meant) = (server.clone(), declaration.clone());
     let answers = tokio::task::spawn_blocking(move || match protocol {
-        Protocol::Nfs => working.exports.nfs.check(),
+        Protocol::Nfs => {
+            let mut all = working.exports.declared_by(Protocol::Nfs);
+            all.retain(|other| other.image != meant.image);
+            all.push(meant);
+            working.exports.nfs.check(&super::nfs::shares(&working.cache.view(), &working.mount, &all))
+        }
         Protocol::Iscsi => working.exports.server()?.offered().map(drop),
         Protocol::Http => Ok(()),
     });
     answers.await?.map_err(Failure::from)?;
     if protocol == Protocol::Http {
-        super::http::check(&server.plane, &declaration.clients)?;
+        super::http::check(&server.plane)?;
     }
     server.exports.declared()?.add(declaration).map_err(Failure::from)?;
+    super::admit(server);
     let exports = server.exports.list(server).await?;
     let export = exports.into_iter().find(|export| (&export.image, export.protocol) == (&spec.image, protocol));
     export.ok_or_else(|| Failure::new(Exit::Refused, "somebody removed it meanwhile").into())
@@ -199,8 +218,43 @@ async fn act_on_remove(server: &Arc<CacheServer>, image: ImageName, protocol: Pr
         return Err(Failure::new(Exit::Refused, message).into());
     }
     server.exports.declared()?.remove(&image, protocol).map_err(Failure::from)?;
-    server.exports.settle().await;
-    Ok(())
+    super::admit(server);
+    server.exports.settle_all().await;
+    if protocol != Protocol::Nfs {
+        return Ok(());
+    }
+    let (working, of) = (server.clone(), image.clone());
+    let is_served = tokio::task::spawn_blocking(move || working.exports.nfs.has(&of, &working.mount)).await?;
+    match is_served {
+        false => Ok(()),
+        true => {
+            let why = server.exports.nfs.seen().trouble.clone();
+            let why = why.unwrap_or_else(|| "it takes long".to_owned());
+            let message = format!("{image} is declared no more, but its server serves it still: {why}");
+            Err(Failure::new(Exit::Partly, message).into())
+        }
+    }
+}
+
+/// Whoever is connected and may have read it goes on with it.
+fn check_left_out(server: &CacheServer, new: &Declaration) -> Result<(), Failure> {
+    let known = server.exports.declared_by(new.protocol).into_iter().find(|known| known.image == new.image);
+    let Some(known) = known.filter(|_| new.protocol == Protocol::Nfs) else { return Ok(()) };
+    let (open, lately) = (server.in_use().unwrap_or_default(), server.exports.read_lately(&server.cache));
+    let view = server.cache.view();
+    let serials = view.image(&new.image).into_iter().flat_map(|image| &image.versions).map(VersionRecord::serial);
+    if !serials.into_iter().any(|serial| open.contains_key(&serial) || lately.contains(&serial)) {
+        return Ok(());
+    }
+    let connected = server.exports.nfs.connected(&known.clients).into_iter();
+    let left: Vec<String> =
+        connected.filter(|address| !new.is_for(*address)).map(|address| address.to_string()).collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    let message =
+        format!("{} is in use by {}, who would be left out; shut these down first", new.image, left.join(", "));
+    Err(Failure::new(Exit::Refused, message))
 }
 
 /// Who uses an export, in words.

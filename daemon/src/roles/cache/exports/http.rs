@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use icbd_export::Protocol;
 use icbd_image::{ImageName, Serial};
-use ipnet::IpNet;
 
 use crate::failure::{Exit, Failure};
 use crate::roles::cache::state::{CacheServer, Plane};
@@ -37,6 +36,11 @@ impl Http {
         if known.len() > READERS_MAX {
             known.retain(|_, when| when.elapsed() < READS);
         }
+        if known.len() > READERS_MAX
+            && let Some(oldest) = known.iter().min_by_key(|(_, when)| **when).map(|(key, _)| *key)
+        {
+            known.remove(&oldest);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(Serial, IpAddr), Instant>> {
@@ -44,22 +48,17 @@ impl Http {
     }
 }
 
-/// Fails if files could not be served to these clients.
-pub(super) fn check(plane: &Plane, clients: &[IpNet]) -> Result<(), Failure> {
-    let refused = |message: String| Err(Failure::new(Exit::Refused, message));
-    if plane.listen.is_empty() {
-        return refused("serve.listen names no address, so nothing is served by HTTP; set it, and restart".to_owned());
-    }
-    match clients.iter().find(|net| !plane.allow.covers(net)) {
-        Some(net) => {
-            refused(format!("not all of {net} may connect; add it to serve.allow, and run `icbd config reload`"))
-        }
-        None => Ok(()),
-    }
+/// Fails if no file could be served.
+pub(super) fn check(plane: &Plane) -> Result<(), Failure> {
+    let message = "serve.listen names no address, so nothing is served by HTTP; set it, and restart";
+    if plane.listen.is_empty() { Err(Failure::new(Exit::Refused, message)) } else { Ok(()) }
 }
 
 impl Readers for CacheServer {
     fn refusal(&self, image: &ImageName, from: IpAddr) -> Option<String> {
+        if let Err(error) = &self.exports.declared {
+            return Some(error.clone());
+        }
         let declarations = self.exports.declared_by(Protocol::Http);
         match declarations.iter().find(|declaration| declaration.image == *image) {
             None => Some(format!("{image} is not exported by HTTP; `icbd export add {image} --http` does")),
@@ -68,6 +67,10 @@ impl Readers for CacheServer {
                 Some(format!("{from} is in no network that {image} is exported to; `icbd export list` shows them"))
             }
         }
+    }
+
+    fn reads(&self, version: Serial, from: IpAddr) -> bool {
+        self.exports.http.readers(version).contains(&from)
     }
 
     fn note(&self, version: Serial, from: IpAddr) {

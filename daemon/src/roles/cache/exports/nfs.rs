@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use icbd_cache::View;
@@ -72,16 +72,24 @@ impl Nfs {
 
     /// Who is connected from the networks that may use an export.
     pub(super) fn connected(&self, clients: &[IpNet]) -> Vec<IpAddr> {
-        let is_client = |address: &IpAddr| {
-            let everybody = clients.iter().any(|net| net.prefix_len() == 0);
-            everybody || clients.iter().any(|net| net.contains(address))
-        };
-        self.seen().connected.iter().copied().filter(is_client).collect()
+        self.seen().connected.iter().copied().filter(|address| holds(clients, *address)).collect()
     }
 
-    /// Fails if there is no server that would serve something more.
-    pub(super) fn check(&self) -> Result<(), ServerError> {
-        self.server()?.check()
+    /// Fails if there is no server that would serve all of these. Blocks.
+    pub(super) fn check(&self, shares: &[Share]) -> Result<(), ServerError> {
+        self.server()?.check(shares)
+    }
+
+    /// Whether a server serves an image, or will once it is started. Blocks.
+    pub(super) fn has(&self, image: &ImageName, mount: &Path) -> bool {
+        let is_meant = |share: &Share| share.image == *image && share.folder.starts_with(mount);
+        self.all().iter().any(|server| server.served().is_ok_and(|shares| shares.iter().any(is_meant)))
+    }
+
+    /// Whether it is known that nothing is served that lies in `mount`.
+    fn is_clear(&self, mount: &Path) -> bool {
+        let is_others = |share: &Share| !share.folder.starts_with(mount);
+        self.all().iter().all(|server| server.served().is_ok_and(|shares| shares.iter().all(is_others)))
     }
 
     fn all(&self) -> [&dyn FileServer; 2] {
@@ -90,14 +98,15 @@ impl Nfs {
 
     /// The server that is meant, or the one that runs.
     fn server(&self) -> Result<&dyn FileServer, ServerError> {
-        match *self.which.read().unwrap_or_else(PoisonError::into_inner) {
+        let which = *self.which.read().unwrap_or_else(PoisonError::into_inner);
+        match which {
             NfsServer::Knfsd => Ok(&self.knfsd),
             NfsServer::Ganesha => Ok(&self.ganesha),
             NfsServer::Off => Err(ServerError::Off { key: "export.nfs" }),
             NfsServer::Auto => {
                 let mut not_running = None;
                 for server in self.all() {
-                    match server.check() {
+                    match server.check(&[]) {
                         Err(ServerError::NotInstalled { .. }) => {}
                         Err(error @ ServerError::NotRunning { .. }) => not_running = not_running.or(Some(error)),
                         // Whatever else is amiss is said when it is told something.
@@ -112,72 +121,112 @@ impl Nfs {
         }
     }
 
-    /// Has the server serve these, which lie in `mount`. Blocks.
-    fn serve(&self, shares: &[Share], mount: &Path) -> Result<Seen, ServerError> {
+    /// Has the server serve what is wanted. Blocks.
+    fn serve(&self, mut wanted: Wanted) -> Result<Seen, ServerError> {
         let is_over = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_over.0 {
+            (wanted.shares, wanted.unknown) = Default::default();
+        }
+        let is_ours = |share: &Share| share.folder.starts_with(&wanted.mount);
+        let has_ours = |server: &&dyn FileServer| server.served().is_ok_and(|shares| shares.iter().any(is_ours));
         let picked = self.server();
-        if let Err(ServerError::NotRunning { .. } | ServerError::NotInstalled { .. }) = picked {
-            // It may be restarted just now, and goes on with what it served then.
+        if matches!(&picked, Err(error) if is_down(error)) {
+            // It may be restarted just now: it begins with what it is told meanwhile.
+            self.all().into_iter().filter(has_ours).try_for_each(|server| server.serve(&wanted.shares).map(drop))?;
             return picked.map(|_| Seen::default());
         }
         let name = picked.as_ref().ok().map(|server| server.name());
-        // What another one was told before is taken back.
-        for other in self.all().into_iter().filter(|other| Some(other.name()) != name) {
-            let is_ours = |share: &Share| share.folder.starts_with(mount);
-            if other.served().is_ok_and(|shares| shares.iter().any(is_ours)) {
-                other.serve(&[])?;
-            }
+        let others = || self.all().into_iter().filter(|other| Some(other.name()) != name).filter(has_ours);
+        if let (Ok(server), Some(_)) = (&picked, others().next()) {
+            // Nobody loses what another one serves for one that does not.
+            server.check(&wanted.shares)?;
         }
+        others().try_for_each(|other| other.serve(&[]).map(drop))?;
         let server = picked?;
-        let shares = if is_over.0 { &[] } else { shares };
-        match server.served()?.iter().find(|share| !share.folder.starts_with(mount)) {
-            None => {
-                if server.serve(shares)? {
-                    let images: Vec<String> = shares.iter().map(|share| share.image.to_string()).collect();
-                    tracing::info!(server = server.name(), images = images.join(", "), "exported by NFS");
-                }
-            }
-            Some(_) if shares.is_empty() => {}
-            Some(share) => {
-                let (what, folder) = (format!("another mount than {}", mount.display()), share.folder.display());
-                let said = format!(
-                    "its exports of icbd are {folder} and others of that cache server; if there is none any more, \
-                     end them: remove the file that has them, and reload {}",
-                    server.name()
-                );
-                return Err(ServerError::Refused { server: server.name(), what, said });
-            }
+        let served = server.served()?;
+        if let Some(share) = served.iter().find(|share| !is_ours(share)) {
+            return if wanted.shares.is_empty() { Ok(Seen::default()) } else { Err(of_another_cache(server, share)) };
         }
+        let mut shares = wanted.shares;
+        shares.extend(served.into_iter().filter(|share| wanted.unknown.contains(&share.image)));
+        if server.serve(&shares)? {
+            let images: Vec<String> = shares.iter().map(|share| share.image.to_string()).collect();
+            tracing::info!(server = server.name(), images = images.join(", "), "exported by NFS");
+        }
+        let seen = Seen { server: Some(server.name()), ..Seen::default() };
         if shares.is_empty() {
-            return Ok(Seen { server: Some(server.name()), ..Seen::default() });
+            return Ok(seen);
         }
         if let Some(raised) = server.raise_limits()? {
             tracing::info!("{raised}");
         }
         let paths = shares.iter().map(|share| (share.image.clone(), server.path(share))).collect();
-        let (portals, connected) = (server.portals()?, server.clients()?);
-        Ok(Seen { server: Some(server.name()), portals, connected, paths, ..Seen::default() })
+        Ok(Seen { portals: server.portals()?, connected: server.clients()?, paths, ..seen })
     }
 
     /// Before the mount ends: has it served no more, which would hold it, unless somebody is connected. Blocks.
-    pub(super) fn leave(&self, mount: &Path) {
+    pub(super) fn leave(&self, mount: &Path, declarations: &[Declaration]) {
+        self.serving.lock().unwrap_or_else(PoisonError::into_inner).0 = true;
         if self.seen().paths.is_empty() {
             return;
         }
-        let connected = self.server().and_then(|server| server.clients()).unwrap_or_default();
-        if !connected.is_empty() {
-            let who: Vec<String> = connected.iter().map(IpAddr::to_string).collect();
-            tracing::warn!(
-                who = who.join(", "),
-                "workstations that read by NFS get errors until this cache server is back"
-            );
-            return;
+        let nets: Vec<IpNet> = declarations.iter().flat_map(|declaration| declaration.clients.clone()).collect();
+        match self.server().and_then(|server| server.clients()) {
+            Ok(mut connected) => {
+                connected.retain(|address| holds(&nets, *address));
+                if !connected.is_empty() {
+                    let who: Vec<String> = connected.iter().map(IpAddr::to_string).collect();
+                    let who = who.join(", ");
+                    tracing::warn!(who, "workstations that read by NFS get errors until this cache server is back");
+                    return;
+                }
+            }
+            Err(error) if is_down(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "exports by NFS are left as they are, for nobody knows who is connected");
+                return;
+            }
         }
-        self.serving.lock().unwrap_or_else(PoisonError::into_inner).0 = true;
-        if let Err(error) = self.serve(&[], mount) {
+        if let Err(error) = self.serve(Wanted { mount: mount.to_owned(), ..Wanted::default() }) {
             tracing::debug!(%error, "nothing is taken back");
         }
     }
+}
+
+/// What is to be served.
+#[derive(Debug, Default)]
+struct Wanted {
+    shares: Vec<Share>,
+    /// What is declared of images of which nothing is known now: it stays as it is.
+    unknown: BTreeSet<ImageName>,
+    /// Where all of it lies.
+    mount: PathBuf,
+}
+
+impl Wanted {
+    fn of(server: &CacheServer, declarations: &[Declaration]) -> Wanted {
+        let view = server.cache.view();
+        let images = declarations.iter().map(|declaration| &declaration.image);
+        Wanted {
+            shares: shares(&view, &server.mount, declarations),
+            unknown: images.filter(|image| view.image(image).is_none()).cloned().collect(),
+            mount: server.mount.clone(),
+        }
+    }
+}
+
+/// Nobody is connected to such a server, and it can be told nothing but what it begins with.
+fn is_down(error: &ServerError) -> bool {
+    matches!(error, ServerError::NotRunning { .. } | ServerError::NotInstalled { .. })
+}
+
+fn of_another_cache(server: &dyn FileServer, share: &Share) -> ServerError {
+    let said = format!(
+        "it serves {} for another cache server; if there is none any more, remove the file that has its exports, and          restart {}",
+        share.folder.display(),
+        server.name()
+    );
+    ServerError::Refused { server: server.name(), what: "a second mount".to_owned(), said }
 }
 
 /// Has all be served that is declared.
@@ -193,16 +242,21 @@ pub(super) async fn look(server: &Arc<CacheServer>) {
     }
     let (working, is_needed) = (server.clone(), !declarations.is_empty());
     let served = tokio::task::spawn_blocking(move || {
-        let shares = shares(&working.cache.view(), &working.mount, &declarations);
-        working.exports.nfs.serve(&shares, &working.mount)
+        let wanted = Wanted::of(&working, &declarations);
+        let unknown = wanted.unknown.first().map(|image| format!("no image {image} is known now"));
+        let nfs = &working.exports.nfs;
+        (nfs.serve(wanted), unknown, nfs.is_clear(&working.mount))
     });
     let now = match served.await {
         Err(panicked) => return tracing::error!(error = %panicked, "exports by NFS could not be looked at"),
-        Ok(Ok(seen)) => Seen { is_idle: !is_needed, ..seen },
+        Ok((Ok(seen), trouble, _)) => Seen { is_idle: !is_needed, trouble, ..seen },
         // Whoever never exports anything by it needs no server.
-        Ok(Err(_)) if !is_needed => Seen { is_idle: true, ..Seen::default() },
-        // What it serves it may serve still.
-        Ok(Err(error)) => Seen { trouble: Some(error.to_string()), ..before.clone() },
+        Ok((Err(_), _, true)) if !is_needed => Seen { is_idle: true, ..Seen::default() },
+        Ok((Err(error), ..)) => {
+            // What it serves it may serve still, and to the same.
+            let connected = if is_down(&error) { Vec::new() } else { before.connected.clone() };
+            Seen { trouble: Some(error.to_string()), is_idle: false, connected, ..before.clone() }
+        }
     };
     if now.trouble != before.trouble {
         match &now.trouble {
@@ -213,8 +267,13 @@ pub(super) async fn look(server: &Arc<CacheServer>) {
     *nfs.seen() = now;
 }
 
+/// Whether an address is of one of the networks, or they are everybody's.
+pub(super) fn holds(nets: &[IpNet], address: IpAddr) -> bool {
+    nets.iter().any(|net| net.prefix_len() == 0 || net.contains(&address))
+}
+
 /// What is to be served of what is declared.
-fn shares(view: &View, mount: &Path, declarations: &[Declaration]) -> Vec<Share> {
+pub(super) fn shares(view: &View, mount: &Path, declarations: &[Declaration]) -> Vec<Share> {
     let ids = ids(view.images().iter().map(|image| image.serial));
     let share = |declaration: &Declaration| {
         let image = view.image(&declaration.image)?;
