@@ -27,6 +27,7 @@ mod metrics;
 mod proxy;
 
 mod debian;
+mod nfs_machine;
 mod vm;
 
 pub use boot::{BootTarget, boot_script};
@@ -40,6 +41,7 @@ pub use kernel::{Handle, read_mapped};
 pub use lab::Lab;
 pub use master::Master;
 pub use metrics::Metrics;
+pub use nfs_machine::{NfsServer, is_in_nfs_machine, run_in_nfs_machine};
 pub use program::{Output, icbd, icbd_path, run_bounded};
 pub use proxy::{Fault, Proxy};
 pub use random::Random;
