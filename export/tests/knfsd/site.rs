@@ -48,6 +48,7 @@ impl Site {
         script(&format!("ip -n client link set lo up; ip -n client address add {CLIENT}/24 dev bridge"))?;
         connect(&server)?;
         script(&format!("ip address add {SERVER}/24 dev nfs; ip link set nfs up"))?;
+        script("ip -n client address add fd00::1/64 dev bridge nodad; ip address add fd00::10/64 dev nfs nodad")?;
 
         let lab = Lab::new()?;
         publish(&lab)?;
@@ -85,16 +86,22 @@ impl Site {
     }
 
     pub(crate) fn mount_path(&self, version: &'static str, folder: &Path) -> Result<Mounted> {
+        self.mount_from(SERVER, version, folder)
+    }
+
+    /// The same from another address of the server.
+    pub(crate) fn mount_from(&self, server: &str, version: &'static str, folder: &Path) -> Result<Mounted> {
         let at = self.lab.unique("nfs");
         fs::create_dir(&at)?;
+        let tcp = if server.starts_with('[') { "tcp6" } else { "tcp" };
         let options = match version {
             // Without help from an rpcbind on the way.
-            "3" => "vers=3,nolock,proto=tcp,port=2049,mountproto=tcp,mountport=20048",
-            version => &format!("vers={version}"),
+            "3" => format!("vers=3,nolock,proto={tcp},port=2049,mountproto={tcp},mountport=20048"),
+            version => format!("vers={version},proto={tcp}"),
         };
         let mut command = Command::new("nsenter");
-        command.args(["--net=/run/netns/client", "mount.nfs", &format!("{SERVER}:{}", folder.display())]);
-        command.arg(&at).args(["-o", options]);
+        command.args(["--net=/run/netns/client", "mount.nfs", &format!("{server}:{}", folder.display())]);
+        command.arg(&at).args(["-o", &options]);
         run_bounded(command, TOOL_DEADLINE)?.ok().with_context(|| format!("mounting by {version}"))?;
         Ok(Mounted { at, version })
     }
@@ -121,14 +128,23 @@ impl Site {
         })
     }
 
-    /// The second server takes the address, and says so on the network.
+    /// The second server takes the address, and says so on the network until the client has heard of it.
     pub(crate) fn move_address(&self, to: &NfsServer) -> Result<()> {
         connect(to)?;
+        to.run("echo 1 > /proc/sys/net/ipv4/conf/nfs/arp_notify; ip link set nfs up")?;
+        let port = format!("ip -n client -details link show server{}", to.pid());
+        wait_for("the bridge to forward", || Ok(script(&port)?.contains("state forwarding").then_some(())))?;
         script(&format!("ip address del {SERVER}/24 dev nfs; ip link set nfs down"))?;
-        to.run(&format!(
-            "echo 1 > /proc/sys/net/ipv4/conf/nfs/arp_notify; ip address add {SERVER}/24 dev nfs; ip link set nfs up"
-        ))?;
-        Ok(())
+        to.run(&format!("ip address add {SERVER}/24 dev nfs"))?;
+        let mut last = 0;
+        wait_for("the client to hear of the second server", || {
+            // With each new hardware address the kernel announces what addresses it has; a client that has just learned of one is deaf
+            // for a second.
+            last ^= 1;
+            let hardware = format!("02:00:00:00:00:0{last}");
+            to.run(&format!("ip link set nfs address {hardware}"))?;
+            Ok(script(&format!("ip -n client neighbour show {SERVER}"))?.contains(&hardware).then_some(()))
+        })
     }
 }
 
@@ -176,6 +192,7 @@ fn connect(server: &NfsServer) -> Result<()> {
         "ip -n client link add server{pid} type veth peer name nfs netns {pid}; \
          ip -n client link set server{pid} master bridge up"
     ))
+    .map(drop)
 }
 
 /// Where the kernel says how many requests wait for the daemon of a mount.
@@ -189,8 +206,8 @@ pub(crate) fn drop_caches() -> Result<()> {
     Ok(fs::write("/proc/sys/vm/drop_caches", "3")?)
 }
 
-fn script(script: &str) -> Result<()> {
+fn script(script: &str) -> Result<String> {
     let mut command = Command::new("sh");
     command.args(["-ec", script]);
-    run_bounded(command, TOOL_DEADLINE)?.ok().map(drop)
+    run_bounded(command, TOOL_DEADLINE)?.ok()
 }
