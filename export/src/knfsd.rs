@@ -179,7 +179,7 @@ impl Knfsd {
     }
 
     /// Ends what is exported of these. What clients of NFS 4 have open on a mount of which nothing is exported any more is closed: it
-    /// would keep that busy for as long as they live.
+    /// would keep that busy for as long as they live. It was seen to be busy for most of a lease (90 s) nevertheless, now and then.
     fn withdraw(&self, gone: &[&Export], exported: &[Exported]) -> Result<(), ServerError> {
         if gone.is_empty() {
             return Ok(());
@@ -194,13 +194,18 @@ impl Knfsd {
         let mounts = gone.iter().filter_map(|export| Mount::over(&table, &export.folder)).filter(|mount| mount.is_fuse);
         let points: BTreeSet<&Path> = mounts.map(|mount| mount.point.as_path()).collect();
         let unused = points.into_iter().filter(|point| !left.iter().any(|there| there.folder.starts_with(point)));
-        for point in unused {
+        let unused: Vec<&Path> = unused.collect();
+        for point in &unused {
             // Kernels before 6.9 do that for locks alone.
             let path = self.control.join("unlock_filesystem");
             let line = format!("{}\n", escaped(point.as_os_str()));
             std::fs::write(&path, line).map_err(failed("write", &path))?;
         }
-        Ok(())
+        match unused.is_empty() {
+            true => Ok(()),
+            // Reads that were under way may have kept something open since.
+            false => self.run(&["-f".as_ref()], "to close what is served no more"),
+        }
     }
 
     fn run(&self, args: &[&OsStr], what: impl fmt::Display) -> Result<(), ServerError> {

@@ -244,6 +244,11 @@ fn nothing_is_held_that_is_not_served(site: &mut Site) -> Result<()> {
     }
     ensure!(site.knfsd.serve(&[])? && !site.knfsd.serve(&[])?, "it was told otherwise than once");
     ensure!(!site.knfsd.exports.exists() && site.knfsd.served()?.is_empty(), "{:?}", site.knfsd.served());
+    // It may take as long as a lease. What is not in use is marked, and unmounted by nobody but its daemon.
+    let mark = || rustix::mount::unmount(site.cache.mount(), rustix::mount::UnmountFlags::EXPIRE);
+    let withdrawn = Instant::now();
+    wait_for("that nothing holds the mount", || Ok((mark() == Err(rustix::io::Errno::AGAIN)).then_some(())))?;
+    println!("the mount was held for {:.2} s", withdrawn.elapsed().as_secs_f64());
     site.cache.daemon.stop()?;
     ensure!(!site.cache.daemon.log().contains("the mount is in use"), "something holds the mount");
     let mut bytes = Vec::new();
