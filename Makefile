@@ -6,9 +6,10 @@ CARGO ?= cargo
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 LAB_IMAGE := target/lab/image
+LAB_MACHINE := target/lab/nfs
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench bench-short bench-record gate format lint packages rivals image clean
+.PHONY: help build demo test bench bench-short bench-record gate format lint packages rivals image machine clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -21,7 +22,7 @@ demo: packages image ## boots a real Debian image from a cache's mount, cold and
 	$(BUILT)/icbd-demo
 
 # The program is built with the same selection of packages as its tests, so that dependencies are built once.
-test: packages image ## every test
+test: packages image machine ## every test
 	$(CARGO) build --locked --workspace --bin icbd
 	@CARGO=$(CARGO) tests/lab/run.sh
 
@@ -53,6 +54,9 @@ rivals: ## installs those, and what icbd is compared with
 
 image: packages ## builds the Debian images that tests and demo boot, unless they are there
 	@tests/lab/build-image.sh $(LAB_IMAGE)
+
+machine: packages ## builds the machine whose kernel has an NFS server, unless it is there
+	@tests/lab/build-nfs-machine.sh $(LAB_MACHINE)
 
 clean: ## removes what was built
 	$(CARGO) clean

@@ -122,37 +122,39 @@ impl Knfsd {
         if there.is_none() && shares.is_empty() {
             return Ok(false);
         }
-        let is_there = there.as_ref() == Some(&wanted);
-        if let Err(error) = self.threads() {
-            // When it is started it reads the file.
-            let is_changed = !is_there && self.exports.parent().is_some_and(Path::exists);
-            if is_changed {
-                wanted.write(&self.exports)?;
-            }
-            return if shares.is_empty() { Ok(is_changed) } else { Err(error) };
-        }
-        let (ours, all): (Vec<Export>, Vec<Export>) =
-            (there.iter().flat_map(Exports::all).collect(), wanted.all().collect());
-        let table = mount_table()?;
-        let mounts = mounts_of(&table, &all)?;
+        let ours: Vec<Export> = there.iter().flat_map(Exports::all).collect();
+        let all: Vec<Export> = wanted.all().collect();
         let exported = self.exported()?;
-        check(&all, &ours, &exported)?;
-
-        let is_exported = |export: &&Export| exported.iter().any(|there| export.is_same_place(there));
         let is_wanted = |export: &&Export| all.iter().any(|wanted| wanted.name() == export.name());
-        let gone: Vec<&Export> = ours.iter().filter(|export| !is_wanted(export)).collect();
-        for export in gone.iter().filter(|export| is_exported(export)) {
-            self.run(&["-u".as_ref(), &export.name()], export)?;
-        }
-        self.let_go(&table, &gone)?;
-        if !is_there {
+        let unwanted = ours.iter().filter(|export| !is_wanted(export));
+        let (changed, gone): (Vec<&Export>, Vec<&Export>) =
+            unwanted.partition(|export| all.iter().any(|wanted| wanted.folder == export.folder));
+        // First, and whatever else fails: somebody may no longer be let in.
+        self.withdraw(&gone, &exported)?;
+        check(&all, &ours, &exported)?;
+        let is_there = there.as_ref() == Some(&wanted);
+        let is_known = there.is_some() || self.program.exists();
+        if !is_there && is_known {
             wanted.write(&self.exports)?;
         }
+        match self.threads() {
+            // When it is started it reads the file.
+            Err(_) if shares.is_empty() => return Ok(!is_there && is_known),
+            threads => {
+                if threads.is_err() {
+                    self.withdraw(&changed, &exported)?;
+                }
+                threads?
+            }
+        };
+        let mounts = mounts_of(&mount_table()?, &all)?;
         let lacking: Vec<&Export> =
             all.iter().filter(|export| !exported.iter().any(|there| export.is(there))).collect();
         for export in &lacking {
             self.export(export)?;
         }
+        // Whoever is of the new clients as of the old ones goes on.
+        self.withdraw(&changed, &exported)?;
         // Whoever exports something has the kernel forget all of its mounts already.
         let is_moved = !shares.is_empty() && told.as_ref() != Some(&mounts);
         if is_moved && lacking.is_empty() {
@@ -186,21 +188,34 @@ impl Knfsd {
         }
     }
 
-    /// Has clients of NFS 4 close what they have open on mounts of which nothing is exported any more: they would keep them busy for
-    /// as long as they live.
-    fn let_go(&self, table: &[Mount], gone: &[&Export]) -> Result<(), ServerError> {
-        let left = self.exported()?;
-        let mounts = gone.iter().filter_map(|export| Mount::over(table, &export.folder)).filter(|mount| mount.is_fuse);
-        let points: BTreeSet<&Path> = mounts.map(|mount| mount.point.as_path()).collect();
-        for point in points {
-            if !left.iter().any(|there| there.folder.starts_with(point)) {
-                // Kernels before 6.9 do that for locks alone.
-                let path = self.control.join("unlock_filesystem");
-                let line = format!("{}\n", escaped(point.as_os_str()));
-                std::fs::write(&path, line).map_err(failed("write", &path))?;
-            }
+    /// Ends what is exported of these. What clients of NFS 4 have open on a mount of which nothing is exported any more is closed: it
+    /// would keep that busy for as long as they live. It was seen to be busy for most of a lease (90 s) nevertheless, now and then.
+    fn withdraw(&self, gone: &[&Export], exported: &[Exported]) -> Result<(), ServerError> {
+        if gone.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        for export in gone.iter().filter(|export| exported.iter().any(|there| export.is_same_place(there))) {
+            self.run(&["-u".as_ref(), &export.name()], export)?;
+        }
+        if self.threads().is_err() {
+            return Ok(());
+        }
+        let (table, left) = (mount_table()?, self.exported()?);
+        let mounts = gone.iter().filter_map(|export| Mount::over(&table, &export.folder)).filter(|mount| mount.is_fuse);
+        let points: BTreeSet<&Path> = mounts.map(|mount| mount.point.as_path()).collect();
+        let unused = points.into_iter().filter(|point| !left.iter().any(|there| there.folder.starts_with(point)));
+        let unused: Vec<&Path> = unused.collect();
+        for point in &unused {
+            // Kernels before 6.9 do that for locks alone.
+            let path = self.control.join("unlock_filesystem");
+            let line = format!("{}\n", escaped(point.as_os_str()));
+            std::fs::write(&path, line).map_err(failed("write", &path))?;
+        }
+        match unused.is_empty() {
+            true => Ok(()),
+            // Reads that were under way may have kept something open since.
+            false => self.run(&["-f".as_ref()], "to close what is served no more"),
+        }
     }
 
     fn run(&self, args: &[&OsStr], what: impl fmt::Display) -> Result<(), ServerError> {
@@ -263,9 +278,11 @@ impl FileServer for Knfsd {
         share.folder.display().to_string()
     }
 
-    fn check(&self) -> Result<(), ServerError> {
-        Exports::read(&self.exports)?;
-        self.threads().map(drop)
+    fn check(&self, shares: &[Share]) -> Result<(), ServerError> {
+        self.threads()?;
+        let there = Exports::read(&self.exports)?;
+        let ours: Vec<Export> = there.iter().flat_map(Exports::all).collect();
+        check(&Exports::of(shares)?.all().collect::<Vec<_>>(), &ours, &self.exported()?)
     }
 
     fn raise_limits(&self) -> Result<Option<String>, ServerError> {
@@ -353,4 +370,56 @@ fn not_running(said: String) -> ServerError {
 
 fn refused(what: String, said: &str) -> ServerError {
     ServerError::Refused { server: NAME, what, said: said.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_of_version_4_are_known() {
+        let info = |address: &str, status: &str| {
+            format!(
+                "clientid: 0x1\naddress: \"{address}\"\n{status}seconds from last renew: 1\nname: \"Linux NFSv4.2 pc-7\"\n"
+            )
+        };
+        let address = |text: &str| Some(text.parse().unwrap());
+        assert_eq!(lessee_in(&info("10.1.2.7:812", "status: confirmed\n")), address("10.1.2.7"));
+        assert_eq!(lessee_in(&info("[fd00::7]:812", "")), address("fd00::7"));
+        assert_eq!(lessee_in(&info("10.1.2.7:812", "status: courtesy\n")), None);
+        assert_eq!(lessee_in(""), None);
+    }
+
+    #[test]
+    fn who_is_not_there_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let told = Mutex::new(None);
+        let knfsd = Knfsd {
+            exports: path("exports"),
+            exported: path("etab"),
+            control: path("nfsd"),
+            program: path("exportfs"),
+            told,
+        };
+        let share = Share {
+            image: "lab".parse().unwrap(),
+            folder: "/icbd/lab".into(),
+            id: std::num::NonZeroU16::MIN,
+            clients: vec!["10.1.2.0/24".parse().unwrap()],
+        };
+        let served = knfsd.serve(std::slice::from_ref(&share));
+        assert!(matches!(served, Err(ServerError::NotInstalled { .. })), "{served:?}");
+        assert!(!knfsd.exports.exists());
+        assert!(!knfsd.serve(&[]).unwrap());
+        // Where it is but does not run, it finds the file when it is started.
+        std::fs::write(&knfsd.program, "").unwrap();
+        let served = knfsd.serve(std::slice::from_ref(&share));
+        assert!(matches!(served, Err(ServerError::NotRunning { .. })), "{served:?}");
+        assert_eq!(knfsd.served().unwrap(), [share]);
+        std::fs::create_dir(&knfsd.control).unwrap();
+        std::fs::write(knfsd.control.join("threads"), "0\n").unwrap();
+        assert!(matches!(knfsd.raise_threads(), Err(ServerError::NotRunning { .. })));
+        assert!(knfsd.serve(&[]).unwrap() && !knfsd.serve(&[]).unwrap() && !knfsd.exports.exists());
+    }
 }

@@ -11,6 +11,7 @@ mod bootable;
 mod declared;
 mod disk;
 mod error;
+mod everybody;
 mod files;
 mod ganesha;
 mod kept;

@@ -62,6 +62,17 @@ impl Vm {
         Vm::spawn(lab, command)
     }
 
+    /// Starts the kernel of a folder, with its initrd, from its disk and a second one. What the machine writes is thrown away.
+    pub fn boot_kernel(lab: &Lab, folder: &Path, settings: &str, second: &Path) -> Result<Vm> {
+        let mut command = Command::new("qemu-system-x86_64");
+        // The later size of memory is meant. One processor: with two, a kernel of this age dies now and then of how QEMU emulates them.
+        command.args(arguments(&disk_argument(&folder.join("disk.raw")))).args(["-m", "768"]);
+        command.arg("-kernel").arg(folder.join("vmlinuz")).arg("-initrd").arg(folder.join("initrd.img"));
+        command.args(["-append", &format!("console=ttyS0 quiet panic=-1 {settings}")]);
+        command.args(["-drive", &format!("file={},format=raw,if=virtio,readonly=on", disk_argument(second))]);
+        Vm::spawn(lab, command)
+    }
+
     /// Runs `command`, which starts a machine with its serial line as standard output.
     pub(crate) fn spawn(lab: &Lab, mut command: Command) -> Result<Vm> {
         let errors = lab.unique("qemu.err");
@@ -91,6 +102,11 @@ impl Vm {
             }
         }
         Ok(self.started.elapsed())
+    }
+
+    /// Everything that the serial line has said so far.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&self.said).replace('\r', "")
     }
 
     fn last_words(&self) -> String {

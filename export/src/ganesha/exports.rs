@@ -10,9 +10,10 @@ use std::num::NonZeroU16;
 use std::path::Path;
 
 use icbd_image::ImageName;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
 use super::{NAME, refused};
+use crate::everybody::{halved, joined};
 use crate::{ServerError, Share, own_file};
 
 const PSEUDO: &str = "/icbd/";
@@ -142,15 +143,7 @@ impl Block {
         let id: NonZeroU16 = self.value(ID)?.parse().ok()?;
         let image = self.value(PSEUDO_PATH)?.strip_prefix(PSEUDO)?.parse().ok()?;
         let nets = self.clients.iter().flat_map(|clients| clients.split(", "));
-        let mut clients = nets.map(read_net).collect::<Option<Vec<_>>>()?;
-        // All of them were written as two halves.
-        for (whole, halves) in [whole_v4(), whole_v6()].map(|whole| (whole, halves(whole))) {
-            if halves.iter().all(|half| clients.contains(half)) {
-                clients.retain(|net| !halves.contains(net));
-                clients.push(whole);
-            }
-        }
-        clients.sort_unstable();
+        let clients = joined(nets.map(read_net).collect::<Option<_>>()?);
         Some(Share { image, folder: self.value(PATH)?.into(), id, clients })
     }
 }
@@ -164,22 +157,10 @@ fn is_plain(folder: &str) -> bool {
     folder.starts_with('/') && !folder.chars().any(|c| matches!(c, '"' | '\\') || c.is_control())
 }
 
-fn whole_v4() -> IpNet {
-    IpNet::V4(Ipv4Net::default())
-}
-
-fn whole_v6() -> IpNet {
-    IpNet::V6(Ipv6Net::default())
-}
-
-fn halves(whole: IpNet) -> Vec<IpNet> {
-    whole.subnets(1).into_iter().flatten().collect()
-}
-
 /// A network as Ganesha reads it: it knows no prefix of 0 bits, and takes `0.0.0.0` for everybody of IPv6, too.
 fn written(net: &IpNet) -> Result<String, ServerError> {
     match net.prefix_len() {
-        0 => Ok(halves(*net).iter().map(IpNet::to_string).collect::<Vec<_>>().join(", ")),
+        0 => Ok(halved(net).iter().map(IpNet::to_string).collect::<Vec<_>>().join(", ")),
         bits if bits == net.max_prefix_len() => Ok(net.addr().to_string()),
         bits if bits.to_string().len() > PREFIX_DIGITS_MAX => {
             Err(refused(format!("the clients {net}"), "it reads no prefix of 100 to 127 bits; name them one by one"))

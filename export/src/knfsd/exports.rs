@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 use super::{NAME, refused};
+use crate::everybody::{halved, joined};
 use crate::proc::unescaped;
 use crate::{ServerError, Share, own_file};
 
@@ -111,7 +112,9 @@ impl Exports {
 
 fn exports_of(share: &Share) -> impl Iterator<Item = Export> {
     let (folder, id) = (&share.folder, share.id);
-    share.clients.iter().map(move |client| Export { folder: folder.clone(), client: *client, id })
+    // A prefix of 0 bits is one of 32 to `rpc.mountd`.
+    let clients = share.clients.iter().flat_map(halved);
+    clients.map(move |client| Export { folder: folder.clone(), client, id })
 }
 
 impl fmt::Display for Export {
@@ -181,7 +184,7 @@ fn share_of(lines: &[&str]) -> Option<Share> {
     let mut words = second.strip_prefix(COMMENT).unwrap_or(second).split(' ');
     let folder = PathBuf::from(OsString::from_vec(unescaped(words.next()?.as_bytes())?));
     let clients = words.map(|word| read_net(word.split_once('(')?.0)).collect::<Option<_>>()?;
-    Some(Share { image: image.parse().ok()?, folder, id: id.parse().ok()?, clients })
+    Some(Share { image: image.parse().ok()?, folder, id: id.parse().ok()?, clients: joined(clients) })
 }
 
 /// A path as a word of an exports file, and for the kernel.
@@ -232,7 +235,7 @@ mod tests {
             assert_eq!(Exports::read(&path).unwrap().unwrap().shares(), shares);
         }
         let text = Exports::of(&all).unwrap().body();
-        let wanted = "# win11-lab 7\n/srv/a\\040b/win11-lab 0.0.0.0/0(ro,no_root_squash,no_subtree_check,sec=sys,fsid=7) 10.1.2.0/24(";
+        let wanted = "# win11-lab 7\n/srv/a\\040b/win11-lab 0.0.0.0/1(ro,no_root_squash,no_subtree_check,sec=sys,fsid=7) 128.0.0.0/1(";
         assert!(text.starts_with(wanted), "{text}");
         assert!(text.contains(" 10.1.3.9(") && text.contains(" fd00::/64(") && text.contains(" fd00::1("), "{text}");
         // Nobody is let in, rather than everybody.
@@ -261,7 +264,8 @@ mod tests {
     fn names_are_as_exportfs_reads_them() {
         let share = share("lab", 7, &["10.1.2.0/24", "10.1.3.9/32", "::/0", "fd00::1/128"]);
         let names: Vec<_> = exports_of(&share).map(|export| export.name().into_string().unwrap()).collect();
-        let wanted = ["10.1.2.0/24", "10.1.3.9", "[::]/0", "[fd00::1]"].map(|client| format!("{client}:/srv/a b/lab"));
+        let wanted = ["10.1.2.0/24", "10.1.3.9", "[::]/1", "[8000::]/1", "[fd00::1]"]
+            .map(|client| format!("{client}:/srv/a b/lab"));
         assert_eq!(names, wanted);
     }
 
