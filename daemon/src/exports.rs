@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use icbd_export::{KeptError, OfferName, Protocol, ServerError};
-use icbd_image::ImageName;
+use icbd_image::{ImageName, VersionId};
 use icbd_wire::Readiness;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -61,6 +61,7 @@ pub(crate) struct ExportReport {
 /// A version that is offered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct OfferReport {
+    pub version: VersionId,
     pub name: String,
     /// What workstations are told.
     pub url: String,

@@ -178,6 +178,12 @@ impl Service {
 
     pub(crate) fn release(&self, node: u64, handle: Handle) {
         self.modes.release(node, handle, |id| backing::close(&self.fuse, id));
+        // It was used until now, also where the kernel had all that was read.
+        if let Some(NodeId::Object { serial, .. }) = NodeId::from_u64(node)
+            && let Some(version) = self.cache.opened(serial)
+        {
+            version.note_used();
+        }
     }
 
     /// The bytes from `offset` on: `len` of them, fewer only at the end of the file.

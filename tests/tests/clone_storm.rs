@@ -4,7 +4,9 @@ use std::fs::File;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use icbd_tests::{BootTarget, CacheServer, CacheSettings, Lab, Master, Tgtd, debian_image, files_below, icbd_path};
+use icbd_tests::{
+    BootTarget, CacheServer, CacheSettings, Lab, Master, Tgtd, debian_image, files_below, icbd_path, wait_for,
+};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 const CLIENTS: usize = 30;
@@ -72,7 +74,7 @@ impl Replay {
     }
 
     fn end(&mut self) -> Result<()> {
-        let ended = self.0.wait()?;
+        let ended = wait_for("a workstation that boots", || Ok(self.0.try_wait()?))?;
         ensure!(ended.success(), "a workstation did not boot: {ended}");
         Ok(())
     }

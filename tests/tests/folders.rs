@@ -123,6 +123,7 @@ fn what_is_exported_by_nfs_is_what_was_published() -> Result<()> {
         let (from, to) = (site.lab.path("tree/vmlinuz"), site.ganesha.url("/icbd/lab/1/new", by));
         let written = site.ganesha.tool("nfs-cp", &[from.to_str().context("a path of text")?, &to])?;
         ensure!(written.code != 0 && !site.cache.path("lab/1/new").exists(), "somebody wrote");
+        ensure!(written.stderr.contains("ROFS"), "it was refused for something else: {written:?}");
     }
     let mut reader = site.reader(1, 4)?;
     let client = site.ganesha.client().to_string();
@@ -138,6 +139,11 @@ fn what_is_exported_by_nfs_is_what_was_published() -> Result<()> {
     wait_for("that it can be removed", is_removed)?;
     ensure!(site.read(1, 3).is_err() && site.read(1, 4).is_err(), "it is still there");
     ensure!(site.list()? == serde_json::json!([]), "{}", site.list()?);
+    // Nor does anybody else read what is exported.
+    site.cache.command(&["export", "add", "lab", "--nfs", "--clients", "192.0.2.0/24"])?.ok()?;
+    ensure!(site.read(1, 3).is_err() && site.read(1, 4).is_err(), "others read it, too");
+    site.export()?;
+    site.comes_again(1)?;
     Ok(())
 }
 
@@ -257,7 +263,10 @@ fn what_is_exported_by_http_is_what_was_published() -> Result<()> {
     };
     let refused = curl(&[], "/files/lab/1/vmlinuz")?;
     ensure!(refused.code != 0 && refused.stdout.contains("is not exported by HTTP"), "{refused:?}");
-    add("10.1.2.0/24")?.failed_with(REFUSED)?.says(&["10.1.2.0/24 may connect", "serve.allow"])?;
+    // Who was not named reads nothing, though it may connect.
+    add("10.1.2.0/24")?.ok()?;
+    let refused = curl(&[], "/files/lab/1/vmlinuz")?;
+    ensure!(refused.code != 0 && refused.stdout.contains("127.0.0.1 is in no network"), "{refused:?}");
     let url = format!("{base}/files/lab/1/disk.raw");
     add("127.0.0.0/8")?.prints(&["lab is declared", &url])?.ok()?;
     let read = || -> Result<Vec<u8>> {

@@ -69,7 +69,8 @@ pub(super) async fn serve(
     tasks.spawn(evict::watch(server.clone(), stop.clone()));
     tasks.spawn(seal::watch(server.clone(), stop.clone()));
     tasks.spawn(ready::watch(server.clone(), stop.clone()));
-    tasks.spawn(exports::watch(server.clone(), stop.clone()));
+    tasks.spawn(exports::watch_disks(server.clone(), stop.clone()));
+    tasks.spawn(exports::watch_folders(server.clone(), stop.clone()));
     tasks.spawn(boot::sweep(server.clone(), stop.clone()));
     first_listing(&server, has_asked).await;
     let outcome = match mount(&server, &settings, images, is_by_systemd).await {

@@ -25,7 +25,7 @@ use crate::exports::ExportReport;
 use crate::failure::{Exit, Failure};
 use crate::settings::{IscsiServer, NfsSettings};
 pub(super) use clones::{Use, offer_name};
-pub(super) use commands::{add, remove};
+pub(super) use commands::{add, remove, report};
 pub(super) use disks::disk;
 use disks::{IsOver, Seen};
 use http::Http;
@@ -234,12 +234,14 @@ impl Exports {
     }
 }
 
-/// Looks again and again until `stop`.
-pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
-    tokio::join!(
-        server.exports.disk_rounds.run(async || disks::look(&server).await, &stop),
-        server.exports.nfs_rounds.run(async || nfs::look(&server).await, &stop),
-    );
+/// Looks after disks until `stop`.
+pub(super) async fn watch_disks(server: Arc<CacheServer>, stop: CancellationToken) {
+    server.exports.disk_rounds.run(|| disks::look(&server), &stop).await;
+}
+
+/// Looks after folders until `stop`.
+pub(super) async fn watch_folders(server: Arc<CacheServer>, stop: CancellationToken) {
+    server.exports.nfs_rounds.run(|| nfs::look(&server), &stop).await;
 }
 
 /// Has those connect whom something is exported to.

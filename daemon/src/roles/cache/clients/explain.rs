@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use icbd_cache::{CloneDisk, CloneName};
-use icbd_export::{Declaration, OfferName};
+use icbd_export::{Declaration, OfferName, Protocol};
 use icbd_image::{ImageName, Timestamp, VersionId, VersionRecord};
 
 use super::{Seen, absent, find, listed};
@@ -19,7 +19,7 @@ pub(in super::super) async fn explain(server: Arc<CacheServer>, spec: ClientSpec
     let listed = listed(&server)?;
     let seen = Seen::of(&server).await?;
     // Whether it can be read what is exported, and how that is now.
-    server.exports.list().await?;
+    server.exports.list(&server).await?;
     let client = match (find(&seen, listed.as_deref(), &spec.client), &listed) {
         (Ok(client), _) => client,
         // Whoever boots is believed.
@@ -63,6 +63,14 @@ async fn of_image(
         }
     };
     let name = CloneName { version: record.statement.statement().version(), client: client.name.clone() };
+    if *protocol != Protocol::Iscsi {
+        let export = exports::report(server, declaration).await;
+        let offer = export.offers.into_iter().find(|offer| offer.version == name.version && offer.url != "-");
+        let why = || export.troubles.first().map_or("its server has not answered yet", String::as_str).to_owned();
+        report.refused = offer.is_none().then(|| format!("{} is not offered yet: {}", name.version, why()));
+        (report.url, report.version) = (offer.map(|offer| offer.url), Some(name.version));
+        return Ok(report);
+    }
     report.older = older(server, client, image, Some(&name));
     let offer = OfferName { version: name.version.clone(), client: clone.then(|| name.client.clone()) };
     report.url = Some(OfferReport::url(&offer, &server.exports.portals(), clients));

@@ -22,7 +22,7 @@ use crate::output::counted;
 /// What a file is called that was not looked up by then is not said.
 const LOOKED_UP_MAX: Duration = Duration::from_secs(2);
 
-pub(super) async fn report(server: &CacheServer, declaration: &Declaration) -> ExportReport {
+pub(in super::super) async fn report(server: &CacheServer, declaration: &Declaration) -> ExportReport {
     match declaration.protocol {
         Protocol::Nfs => of_folders(server, declaration),
         Protocol::Iscsi => of_disks(server, declaration, &server.exports.seen()),
@@ -35,6 +35,7 @@ fn of_disks(server: &CacheServer, declaration: &Declaration, seen: &Seen) -> Exp
     let (view, readiness) = (server.cache.view(), server.readiness());
     let ready = |version| view.version(version).and_then(|record| readiness.get(&record.serial())).copied();
     let offers = seen.offered.iter().filter(|offered| offered.version().image == image).map(|offered| OfferReport {
+        version: offered.version().clone(),
         name: offered.name.to_string(),
         url: OfferReport::url(&offered.name, &seen.portals, &clients),
         leaving: !seen.wanted.contains(&offered.name),
@@ -134,9 +135,13 @@ fn offers(
         if leaving && open_files == 0 && !read_lately {
             return None;
         }
-        let (url, name) = url(&version.statement.statement().version());
+        let version = version.statement.statement().version();
+        let (url, name) = url(&version);
         let ready = readiness.get(&serial).copied();
-        Some((serial, OfferReport { name, url, leaving, ready, sessions: Vec::new(), open_files, read_lately }))
+        Some((
+            serial,
+            OfferReport { version, name, url, leaving, ready, sessions: Vec::new(), open_files, read_lately },
+        ))
     };
     record.versions.iter().filter_map(offer).collect()
 }

@@ -38,7 +38,7 @@ impl Rounds {
     }
 
     /// Looks until `stop`.
-    pub(super) async fn run(&self, look: impl AsyncFn(), stop: &CancellationToken) {
+    pub(super) async fn run<F: Future<Output = ()>>(&self, look: impl Fn() -> F, stop: &CancellationToken) {
         loop {
             self.turns.send_modify(|turns| turns.begun += 1);
             if stop.run_until_cancelled(look()).await.is_none() {
