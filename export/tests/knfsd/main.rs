@@ -244,7 +244,7 @@ fn nothing_is_held_that_is_not_served(site: &mut Site) -> Result<()> {
     }
     ensure!(site.knfsd.serve(&[])? && !site.knfsd.serve(&[])?, "it was told otherwise than once");
     ensure!(!site.knfsd.exports.exists() && site.knfsd.served()?.is_empty(), "{:?}", site.knfsd.served());
-    // It may take as long as a lease. What is not in use is marked, and unmounted by nobody but its daemon.
+    // For each time that `exportfs` ran more often than once a second the kernel holds it for a second. What is not in use is marked, and unmounted by nobody but its daemon.
     let mark = || rustix::mount::unmount(site.cache.mount(), rustix::mount::UnmountFlags::EXPIRE);
     let withdrawn = Instant::now();
     wait_for("that nothing holds the mount", || Ok((mark() == Err(rustix::io::Errno::AGAIN)).then_some(())))?;
