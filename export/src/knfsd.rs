@@ -5,7 +5,8 @@
 //! for the former ends whatever somebody exported by hand and the latter brings in what somebody has yet to. Each `exportfs -o`, `-u`
 //! and `-f` has the kernel forget all that it knows of exports and close what it keeps open for NFS 3. Clients, also of others, do not
 //! notice: `rpc.mountd` is asked again with their next requests. Until then the kernel holds a mount that it has served, for half an
-//! hour, also one that was replaced: so it is told once more when the mount is another one, and by every process of icbd once.
+//! hour, also one that was replaced: so it is told once more when the mount is another one, and by every process of icbd once. It
+//! forgets at once, but lets go of the mount later by one second for each time that it was told more often than once a second.
 //!
 //! Handles hold the id of the export and the node id, and the same is found by them after a new mount and at another cache server.
 //! Clients of either version read on, but for a file that one of NFS 4 had open on a mount that is no more; it reads again once it has
@@ -189,7 +190,7 @@ impl Knfsd {
     }
 
     /// Ends what is exported of these. What clients of NFS 4 have open on a mount of which nothing is exported any more is closed: it
-    /// would keep that busy for as long as they live. It was seen to be busy for most of a lease (90 s) nevertheless, now and then.
+    /// would keep that busy for as long as they live.
     fn withdraw(&self, gone: &[&Export], exported: &[Exported]) -> Result<(), ServerError> {
         if gone.is_empty() {
             return Ok(());
@@ -204,18 +205,13 @@ impl Knfsd {
         let mounts = gone.iter().filter_map(|export| Mount::over(&table, &export.folder)).filter(|mount| mount.is_fuse);
         let points: BTreeSet<&Path> = mounts.map(|mount| mount.point.as_path()).collect();
         let unused = points.into_iter().filter(|point| !left.iter().any(|there| there.folder.starts_with(point)));
-        let unused: Vec<&Path> = unused.collect();
-        for point in &unused {
+        for point in unused {
             // Kernels before 6.9 do that for locks alone.
             let path = self.control.join("unlock_filesystem");
             let line = format!("{}\n", escaped(point.as_os_str()));
             std::fs::write(&path, line).map_err(failed("write", &path))?;
         }
-        match unused.is_empty() {
-            true => Ok(()),
-            // Reads that were under way may have kept something open since.
-            false => self.run(&["-f".as_ref()], "to close what is served no more"),
-        }
+        Ok(())
     }
 
     fn run(&self, args: &[&OsStr], what: impl fmt::Display) -> Result<(), ServerError> {

@@ -27,6 +27,9 @@ fn clients_of_the_kernels_server_read_whatever_happens() -> Result<()> {
     done("set up");
     threads_are_only_raised(&site).context("threads")?;
     done("threads");
+    // Before the kernel is told often: see `knfsd.rs`.
+    nothing_is_held_that_is_not_served(&mut site).context("serving nothing")?;
+    done("serving nothing");
     what_is_exported_is_what_was_declared(&site).context("exports")?;
     done("exports");
     what_is_read_is_what_was_published(&site).context("reading")?;
@@ -35,8 +38,6 @@ fn clients_of_the_kernels_server_read_whatever_happens() -> Result<()> {
     done("killing");
     new_mounts_are_found(&mut site).context("mounting anew")?;
     done("mounting anew");
-    nothing_is_held_that_is_not_served(&mut site).context("serving nothing")?;
-    done("serving nothing");
     another_server_takes_over(&site).context("failing over")?;
     done("failing over");
     what_is_amiss_is_said(&site).context("stopping the server")
@@ -233,6 +234,8 @@ fn new_mounts_are_found(site: &mut Site) -> Result<()> {
 
 /// When nothing is served any more nothing keeps the mount, though clients have files open; what others export goes on.
 fn nothing_is_held_that_is_not_served(site: &mut Site) -> Result<()> {
+    site.knfsd.serve(&site.shares()?)?;
+    site.server.run("exportfs -o rw,fsid=99,no_subtree_check,no_root_squash 198.18.0.0/24:/srv/theirs")?;
     let theirs = site.mount_path("4.2", Path::new("/srv/theirs"))?;
     let mut their_file = File::open(theirs.path("file"))?;
     let mounted = VERSIONS.map(|version| site.mount(version, "lab")).into_iter().collect::<Result<Vec<_>>>()?;
@@ -244,7 +247,7 @@ fn nothing_is_held_that_is_not_served(site: &mut Site) -> Result<()> {
     }
     ensure!(site.knfsd.serve(&[])? && !site.knfsd.serve(&[])?, "it was told otherwise than once");
     ensure!(!site.knfsd.exports.exists() && site.knfsd.served()?.is_empty(), "{:?}", site.knfsd.served());
-    // It may take as long as a lease. What is not in use is marked, and unmounted by nobody but its daemon.
+    // For each time that `exportfs` ran more often than once a second the kernel holds it for a second. What is not in use is marked, and unmounted by nobody but its daemon.
     let mark = || rustix::mount::unmount(site.cache.mount(), rustix::mount::UnmountFlags::EXPIRE);
     let withdrawn = Instant::now();
     wait_for("that nothing holds the mount", || Ok((mark() == Err(rustix::io::Errno::AGAIN)).then_some(())))?;
@@ -265,7 +268,8 @@ fn nothing_is_held_that_is_not_served(site: &mut Site) -> Result<()> {
     ensure!(site.knfsd.serve(&site.shares()?)?, "it was told nothing");
     let etab = fs::read_to_string(&site.knfsd.exported)?;
     ensure!(etab.contains("/srv/theirs\t198.18.0.0/24(rw,"), "somebody else's export is gone: {etab}");
-    Ok(())
+    drop((their_file, theirs));
+    site.server.run("exportfs -u 198.18.0.0/24:/srv/theirs").map(drop)
 }
 
 /// Clients read on by the handles that they have when another cache server takes over the address.
