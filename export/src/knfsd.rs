@@ -25,12 +25,12 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::proc::{self, Mount, Sockets};
-use crate::{FileServer, ServerError, Share};
+use crate::{FileServer, ServerError, Share, program};
 use exports::{Export, Exported, Exports, escaped};
 
 const NAME: &str = "the kernel's NFS server";
@@ -216,22 +216,13 @@ impl Knfsd {
 
     fn run(&self, args: &[&OsStr], what: impl fmt::Display) -> Result<(), ServerError> {
         let mut command = Command::new(&self.program);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let child = command.spawn().map_err(|source| match source.kind() {
+        command.args(args);
+        let output = program::run(command, ANSWER_MAX).map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => ServerError::NotInstalled { program: PROGRAM, package: PACKAGE },
             _ => failed("run", &self.program)(source),
         })?;
-        let id = rustix::process::Pid::from_child(&child);
-        let (send, receive) = mpsc::channel();
-        let reader = std::thread::spawn(move || drop(send.send(child.wait_with_output())));
-        let answer = receive.recv_timeout(ANSWER_MAX);
-        if answer.is_err() {
-            // Not waited for yet, so the number is still its own.
-            let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
-        }
-        drop(reader.join());
-        let late = |_| refused(what.to_string(), &format!("{PROGRAM} did not end within {} s", ANSWER_MAX.as_secs()));
-        let output = answer.map_err(late)?.map_err(failed("run", &self.program))?;
+        let late = || refused(what.to_string(), &format!("{PROGRAM} did not end within {} s", ANSWER_MAX.as_secs()));
+        let output = output.ok_or_else(late)?;
         match output.status.success() {
             true => Ok(()),
             false => Err(refused(what.to_string(), String::from_utf8_lossy(&output.stderr).trim())),

@@ -20,6 +20,7 @@ mod offer;
 mod own_file;
 mod plan;
 mod proc;
+mod program;
 mod server;
 mod tgt;
 mod workstations;

@@ -6,14 +6,13 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use std::sync::mpsc;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use icbd_image::Hash;
 use ipnet::IpNet;
 
-use crate::{LUN, Offer, OfferName, Offered, Server, ServerError, Withdrawal};
+use crate::{LUN, Offer, OfferName, Offered, Server, ServerError, Withdrawal, program};
 use show::Target;
 
 const NAME: &str = "tgtd";
@@ -42,27 +41,16 @@ pub struct Tgt {
 impl Tgt {
     fn ask(&self, operation: &str, mode: &str, args: &[&str]) -> Result<Output, ServerError> {
         let mut command = Command::new(PROGRAM);
-        command.args(["--lld", "iscsi", "--op", operation, "--mode", mode]).args(args).stdin(Stdio::null());
+        command.args(["--lld", "iscsi", "--op", operation, "--mode", mode]).args(args);
         if let Some(socket) = &self.socket {
             command.env(SOCKET, socket);
         }
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let failed = |source| ServerError::Io { doing: "run", path: PROGRAM.into(), source };
-        let child = child.map_err(|source| match source.kind() {
+        let output = program::run(command, ANSWER_MAX).map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => ServerError::NotInstalled { program: PROGRAM, package: PACKAGE },
-            _ => failed(source),
+            _ => ServerError::Io { doing: "run", path: PROGRAM.into(), source },
         })?;
-        let id = rustix::process::Pid::from_child(&child);
-        let (send, receive) = mpsc::channel();
-        let reader = std::thread::spawn(move || drop(send.send(child.wait_with_output())));
-        let answer = receive.recv_timeout(ANSWER_MAX);
-        if answer.is_err() {
-            // Not waited for yet, so the number is still its own.
-            let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
-        }
-        drop(reader.join());
         let said = format!("it gave no answer within {} s", ANSWER_MAX.as_secs());
-        answer.map_err(|_| ServerError::NotRunning { server: NAME, unit: UNIT, said })?.map_err(failed)
+        output.ok_or(ServerError::NotRunning { server: NAME, unit: UNIT, said })
     }
 
     fn tell(&self, what: &str, operation: &str, mode: &str, args: &[&str]) -> Result<String, ServerError> {

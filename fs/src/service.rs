@@ -177,13 +177,14 @@ impl Service {
     }
 
     pub(crate) fn release(&self, node: u64, handle: Handle) {
-        self.modes.release(node, handle, |id| backing::close(&self.fuse, id));
-        // It was used until now, also where the kernel had all that was read.
+        // It was used until now, also where the kernel had all that was read. Before it counts as closed: a daemon that is
+        // killed between that and its answer counts it twice.
         if let Some(NodeId::Object { serial, .. }) = NodeId::from_u64(node)
             && let Some(version) = self.cache.opened(serial)
         {
             version.note_used();
         }
+        self.modes.release(node, handle, |id| backing::close(&self.fuse, id));
     }
 
     /// The bytes from `offset` on: `len` of them, fewer only at the end of the file.

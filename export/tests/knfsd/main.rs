@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use icbd_export::{FileServer, Knfsd, Raised, ServerError, Share};
+use icbd_export::{FileServer, Raised, ServerError, Share};
 use icbd_tests::{NfsServer, is_in_nfs_machine, run_in_nfs_machine, wait_for};
-use site::{CLIENT, Mounted, NAMES, PIECE, Site, VERSIONS, drop_caches};
+use site::{CLIENT, Mounted, NAMES, PIECE, Site, VERSIONS, drop_caches, knfsd};
 
 /// Clients of the kernel's NFS server read what was published, by versions 3 and 4.2, also when the kernel has forgotten it, while the
 /// cache's daemon is killed, and after another cache server has taken over the address. What others export stays.
@@ -38,6 +38,8 @@ fn clients_of_the_kernels_server_read_whatever_happens() -> Result<()> {
     done("killing");
     new_mounts_are_found(&mut site).context("mounting anew")?;
     done("mounting anew");
+    the_daemon_has_it_serve(&site).context("exporting")?;
+    done("exporting");
     another_server_takes_over(&site).context("failing over")?;
     done("failing over");
     what_is_amiss_is_said(&site).context("stopping the server")
@@ -227,7 +229,7 @@ fn new_mounts_are_found(site: &mut Site) -> Result<()> {
         ensure!(fs::read(mounted.path("1/disk.raw"))? == site.published("disk.raw")?, "other bytes came, {mounted:?}");
     }
     // Whoever is started anew does not know what the kernel holds, and has it forgotten once.
-    let other = Knfsd::default();
+    let other = knfsd();
     ensure!(other.serve(&shares)? && !other.serve(&shares)?, "it was told otherwise than once");
     Ok(())
 }
@@ -277,7 +279,7 @@ fn another_server_takes_over(site: &Site) -> Result<()> {
     let second = NfsServer::start_apart()?;
     let cache = icbd_tests::CacheServer::start(&site.lab, &site.master.url())?;
     let shares = site.shares_of(&cache)?;
-    let there = Knfsd::default();
+    let there = knfsd();
     ensure!(second.within(|| Ok(there.serve(&shares)?))?, "it was told nothing");
 
     let mounted = VERSIONS.map(|version| site.mount(version, "lab")).into_iter().collect::<Result<Vec<_>>>()?;
@@ -309,6 +311,23 @@ fn another_server_takes_over(site: &Site) -> Result<()> {
     Ok(())
 }
 
+/// What is declared at the daemon is served, and no more once it is not.
+fn the_daemon_has_it_serve(site: &Site) -> Result<()> {
+    site.knfsd.serve(&[])?;
+    let added = site.cache.command(&["export", "add", "lab", "--nfs", "--clients", CLIENT])?.ok()?;
+    ensure!(added.contains("by the kernel's NFS server") && added.contains("nfs://"), "{added}");
+    for version in VERSIONS {
+        let mounted = site.mount(version, "lab")?;
+        ensure!(fs::read(mounted.path("1/disk.raw"))? == site.published("disk.raw")?, "other bytes came by {version}");
+    }
+    let is_removed = || Ok((site.cache.command(&["export", "remove", "lab", "--nfs"])?.code == 0).then_some(()));
+    wait_for("that it can be removed", is_removed)?;
+    let etab = fs::read_to_string(&site.knfsd.exported)?;
+    ensure!(etab.lines().count() == 1 && etab.starts_with("/srv/theirs\t"), "{etab}");
+    site.knfsd.serve(&site.shares()?)?;
+    Ok(())
+}
+
 /// A server that does not run is told so, and keeps nothing from being withdrawn.
 fn what_is_amiss_is_said(site: &Site) -> Result<()> {
     site.server.run("rpc.nfsd 0")?;
@@ -320,7 +339,7 @@ fn what_is_amiss_is_said(site: &Site) -> Result<()> {
     let etab = fs::read_to_string(&site.knfsd.exported)?;
     ensure!(etab.lines().count() == 1 && etab.starts_with("/srv/theirs\t"), "{etab}");
     let program = PathBuf::from("/nowhere/exportfs");
-    let mut elsewhere = Knfsd::default();
+    let mut elsewhere = knfsd();
     (elsewhere.program, elsewhere.control) = (program, "/nowhere".into());
     let error = elsewhere.serve(&site.shares()?).expect_err("nobody serves it").to_string();
     ensure!(error.contains("install the package nfs-kernel-server"), "{error}");

@@ -54,7 +54,7 @@ impl Site {
         publish(&lab)?;
         let master = Master::start(&lab, &lab.path("repo"))?;
         let cache = CacheServer::start(&lab, &master.url())?;
-        Ok(Site { lab, master, cache, server, knfsd: Knfsd::default() })
+        Ok(Site { lab, master, cache, server, knfsd: knfsd() })
     }
 
     pub(crate) fn share(&self, image: &str, id: u16) -> Result<Share> {
@@ -210,4 +210,11 @@ fn script(script: &str) -> Result<String> {
     let mut command = Command::new("sh");
     command.args(["-ec", script]);
     run_bounded(command, TOOL_DEADLINE)?.ok()
+}
+
+/// With a file of its own, for the daemon sees to icbd's.
+pub(crate) fn knfsd() -> Knfsd {
+    let mut knfsd = Knfsd::default();
+    knfsd.exports = "/etc/exports.d/test.exports".into();
+    knfsd
 }
