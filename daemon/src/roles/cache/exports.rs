@@ -160,7 +160,7 @@ impl Exports {
         let mut images: BTreeMap<ImageName, Duration> = BTreeMap::new();
         for declaration in self.declarations().iter().filter(|declaration| declaration.protocol != Protocol::Iscsi) {
             let is_nfs = declaration.protocol == Protocol::Nfs;
-            let is_connected = is_nfs && !self.nfs.connected(&declaration.clients).is_empty();
+            let is_connected = is_nfs && !self.nfs.connected(declaration).is_empty();
             let within = images.entry(declaration.image.clone()).or_default();
             *within = (*within).max(if is_connected { LATELY_CONNECTED } else { LATELY });
         }

@@ -30,71 +30,69 @@ pub(in super::super) async fn report(server: &CacheServer, declaration: &Declara
     }
 }
 
-fn of_disks(server: &CacheServer, declaration: &Declaration, seen: &Seen) -> ExportReport {
+/// What is declared, as if nothing had come of it.
+fn declared(declaration: &Declaration) -> ExportReport {
     let Declaration { image, protocol, clients, disk, clone } = declaration.clone();
+    let (offers, troubles, connected) = Default::default();
+    ExportReport { image, protocol, server: None, clients, disk, clone, offers, troubles, connected }
+}
+
+fn of_disks(server: &CacheServer, declaration: &Declaration, seen: &Seen) -> ExportReport {
+    let Declaration { image, clients, .. } = declaration;
     let (view, readiness) = (server.cache.view(), server.readiness());
     let ready = |version| view.version(version).and_then(|record| readiness.get(&record.serial())).copied();
-    let offers = seen.offered.iter().filter(|offered| offered.version().image == image).map(|offered| OfferReport {
+    let offers = seen.offered.iter().filter(|offered| offered.version().image == *image).map(|offered| OfferReport {
         version: offered.version().clone(),
         name: offered.name.to_string(),
-        url: OfferReport::url(&offered.name, &seen.portals, &clients),
+        url: OfferReport::url(&offered.name, &seen.portals, clients),
         leaving: !seen.wanted.contains(&offered.name),
         ready: ready(offered.version()),
         sessions: offered.sessions.iter().map(SessionReport::from).collect(),
         open_files: 0,
         read_lately: false,
     });
-    let troubles = seen.trouble.iter().chain(seen.troubles.get(&image).into_iter().flatten());
+    let troubles = seen.trouble.iter().chain(seen.troubles.get(image).into_iter().flatten());
     ExportReport {
         offers: offers.collect(),
         troubles: troubles.cloned().collect(),
         server: seen.server.map(str::to_owned),
-        image,
-        protocol,
-        clients,
-        disk,
-        clone,
-        connected: Vec::new(),
+        ..declared(declaration)
     }
 }
 
 fn of_folders(server: &CacheServer, declaration: &Declaration) -> ExportReport {
-    let Declaration { image, protocol, clients, disk, clone } = declaration.clone();
+    let Declaration { image, clients, .. } = declaration;
     let seen = server.exports.nfs.seen().clone();
-    let url = |version: &VersionId| match seen.paths.get(&image) {
+    let url = |version: &VersionId| match seen.paths.get(image) {
         Some(path) => {
             let path = format!("{path}/{}", version.number);
-            (OfferReport::folder_url(&path, &seen.portals, &clients), path)
+            (OfferReport::folder_url(&path, &seen.portals, clients), path)
         }
         // It is not known to be served, and may be in use.
         None => ("-".to_owned(), version.to_string()),
     };
     ExportReport {
-        offers: offers(server, &image, url).into_values().collect(),
-        connected: server.exports.nfs.connected(&clients),
+        offers: offers(server, image, url).into_values().collect(),
+        connected: server.exports.nfs.connected(declaration),
         troubles: seen.trouble.into_iter().collect(),
         server: seen.server.map(str::to_owned),
-        image,
-        protocol,
-        clients,
-        disk,
-        clone,
+        ..declared(declaration)
     }
 }
 
 async fn of_files(server: &CacheServer, declaration: &Declaration) -> ExportReport {
-    let Declaration { image, protocol, clients, disk, clone } = declaration.clone();
-    let portal = OfferReport::portal(&server.plane.listen, &clients);
+    let Declaration { image, clients, .. } = declaration;
+    let portal = OfferReport::portal(&server.plane.listen, clients);
     let url = |version: &VersionId| {
         let path = format!("/files/{image}/{}/", version.number);
         let portal = portal.map_or_else(|| "-".to_owned(), |portal| portal.to_string());
         (format!("http://{portal}{path}"), path)
     };
-    let mut offers = offers(server, &image, url);
+    let mut offers = offers(server, image, url);
     // A master that is away keeps nobody from the list.
     let until = Instant::now() + LOOKED_UP_MAX;
     let view = server.cache.view();
-    for record in view.image(&image).into_iter().flat_map(|image| &image.versions) {
+    for record in view.image(image).into_iter().flat_map(|image| &image.versions) {
         let Some(offer) = offers.get_mut(&record.serial()) else { continue };
         // Of a disk, the file that is one.
         if let Ok(Ok(disk)) = timeout_at(until, super::disk(server, record, declaration)).await {
@@ -106,14 +104,9 @@ async fn of_files(server: &CacheServer, declaration: &Declaration) -> ExportRepo
     let troubles = super::http::check(&server.plane).err().map(|failure| failure.message);
     ExportReport {
         offers: offers.into_values().collect(),
-        connected: Vec::new(),
         troubles: troubles.into_iter().collect(),
         server: Some("icbd".to_owned()),
-        image,
-        protocol,
-        clients,
-        disk,
-        clone,
+        ..declared(declaration)
     }
 }
 
@@ -251,7 +244,7 @@ fn check_left_out(server: &CacheServer, new: &Declaration) -> Result<(), Failure
     if !serials.into_iter().any(|serial| open.contains_key(&serial) || lately.contains(&serial)) {
         return Ok(());
     }
-    let connected = server.exports.nfs.connected(&known.clients).into_iter();
+    let connected = server.exports.nfs.connected(&known).into_iter();
     let left: Vec<String> =
         connected.filter(|address| !new.is_for(*address)).map(|address| address.to_string()).collect();
     if left.is_empty() {

@@ -70,9 +70,9 @@ impl Nfs {
         self.seen().trouble.as_ref().map(|trouble| format!("exports by NFS: {trouble}"))
     }
 
-    /// Who is connected from the networks that may use an export.
-    pub(super) fn connected(&self, clients: &[IpNet]) -> Vec<IpAddr> {
-        self.seen().connected.iter().copied().filter(|address| holds(clients, *address)).collect()
+    /// Who is connected of those that may use an export.
+    pub(super) fn connected(&self, declaration: &Declaration) -> Vec<IpAddr> {
+        self.seen().connected.iter().copied().filter(|address| declaration.is_for(*address)).collect()
     }
 
     /// Fails if there is no server that would serve all of these. Blocks.
@@ -170,10 +170,9 @@ impl Nfs {
         if self.seen().paths.is_empty() {
             return;
         }
-        let nets: Vec<IpNet> = declarations.iter().flat_map(|declaration| declaration.clients.clone()).collect();
         match self.server().and_then(|server| server.clients()) {
             Ok(mut connected) => {
-                connected.retain(|address| holds(&nets, *address));
+                connected.retain(|address| declarations.iter().any(|declaration| declaration.is_for(*address)));
                 if !connected.is_empty() {
                     let who: Vec<String> = connected.iter().map(IpAddr::to_string).collect();
                     let who = who.join(", ");
@@ -265,11 +264,6 @@ pub(super) async fn look(server: &Arc<CacheServer>) {
         }
     }
     *nfs.seen() = now;
-}
-
-/// Whether an address is of one of the networks, or they are everybody's.
-pub(super) fn holds(nets: &[IpNet], address: IpAddr) -> bool {
-    nets.iter().any(|net| net.prefix_len() == 0 || net.contains(&address))
 }
 
 /// What is to be served of what is declared.
