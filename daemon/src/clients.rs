@@ -5,7 +5,7 @@ mod explain;
 use std::fmt;
 use std::net::IpAddr;
 
-use icbd_export::{Difference, LabName, Mac, Protocol, Workstation};
+use icbd_export::{Claims, Difference, LabName, Mac, Protocol, Workstation};
 use icbd_image::{ClientName, Timestamp, VersionId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -59,7 +59,7 @@ pub(crate) struct ClientsReport {
 /// Which workstation is meant.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ClientSpec {
-    pub client: ClientName,
+    pub client: Claims,
 }
 
 /// A workstation, and what is known of it.

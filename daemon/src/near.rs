@@ -10,7 +10,11 @@ pub(crate) fn near<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> 
     let mut found: Vec<(usize, &str)> = known
         .into_iter()
         .filter_map(|other| {
-            let distance = distance(word, other);
+            let distance = strsim::osa_distance(word, other);
+            if distance == 0 {
+                // What is known has something else wrong with it.
+                return None;
+            }
             let begins = word.len() >= 3 && (other.starts_with(word) || word.starts_with(other) && other.len() >= 3);
             (distance <= distance_max || begins).then_some((distance, other))
         })
@@ -26,22 +30,6 @@ pub(crate) fn hint<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> 
     if words.is_empty() { String::new() } else { format!("; did you mean {}?", words.join(" or ")) }
 }
 
-/// Insertions, deletions and replacements between two words (Levenshtein), in O(a·b).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,7 +40,9 @@ mod tests {
         assert_eq!(near("debain-lab", known), ["debian-lab"]);
         assert_eq!(near("win1-lab", known), ["win10-lab", "win11-lab"]);
         assert_eq!(near("debian", known), ["debian-lab"]);
+        assert_eq!(near("nsf", ["nfs", "iscsi"]), ["nfs"]);
         assert_eq!(near("xyz", known), [""; 0]);
+        assert_eq!(near("centos", known), [""; 0], "the word itself");
         assert_eq!(hint("lisen", ["listen", "repo"]), "; did you mean \"listen\"?");
         assert_eq!(hint("zzz", ["listen"]), "");
     }

@@ -5,6 +5,8 @@
 //! version, which never changes its content. A [`Plan`] tells a server what it lacks and what is offered no more, one at a time; what
 //! others set up there is never touched.
 //!
+//! How workstations find all that when they are switched on, network boot says ([`Dnsmasq`], [`snippet`]).
+//!
 //! Who the workstations are, a list says that somebody imported ([`Workstations`]).
 
 mod bootable;
@@ -16,6 +18,7 @@ mod files;
 mod ganesha;
 mod kept;
 mod knfsd;
+mod netboot;
 mod offer;
 mod own_file;
 mod plan;
@@ -33,6 +36,10 @@ pub use files::{FileServer, Share};
 pub use ganesha::Ganesha;
 pub use kept::KeptError;
 pub use knfsd::{Knfsd, Raised};
+pub use netboot::{
+    BootNetwork, Dhcp, Dialect, Dnsmasq, Interface, Loader, Loaders, LoadersError, NetworkError, Pool, PoolError,
+    Rival, WantedNetwork, interfaces, rivals, snippet,
+};
 pub use offer::{LUN, Offer, OfferName, OfferNameError};
 pub use plan::{Outcome, Plan};
 pub use server::{Clients, Offered, Server, Session, Withdrawal};

@@ -15,10 +15,17 @@ pub struct ClientName(Box<str>);
 /// Why a text is not the name of a workstation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no name of a workstation: 1 to {max} characters out of a-z, 0-9 and '-', with a letter, no '-' at an end",
-    max = ClientName::BYTES_MAX
+    "{0:?} is no name of a workstation: 1 to {max} characters out of a-z, 0-9 and '-', with a letter, no '-' at an end{hint}",
+    max = ClientName::BYTES_MAX,
+    hint = small(.0)
 )]
 pub struct ClientNameError(String);
+
+/// Names are often written in capitals.
+fn small(text: &str) -> String {
+    let small = text.to_ascii_lowercase();
+    if small.parse::<ClientName>().is_ok() { format!("; did you mean {small:?}?") } else { String::new() }
+}
 
 impl ClientName {
     /// A DNS label's length.
@@ -70,5 +77,6 @@ mod tests {
         for name in ["", "17", "pc.17", "PC-17", "-pc", "pc-", "pc_17", "pc 17", &"x".repeat(64)] {
             assert!(name.parse::<ClientName>().is_err(), "{name:?}");
         }
+        assert!("PC-17".parse::<ClientName>().unwrap_err().to_string().ends_with("; did you mean \"pc-17\"?"));
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use icbd_image::ClientName;
+use icbd_export::Claims;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClientCommand {
@@ -28,12 +28,12 @@ pub(crate) enum ClientCommand {
     List,
     /// Show what is known of a workstation
     Show {
-        /// The workstation
-        client: ClientName,
+        /// Its name, MAC or UUID
+        client: Claims,
     },
     /// Say what a workstation would get at its next boot, and why
     Explain {
-        /// The workstation
-        client: ClientName,
+        /// Its name, MAC or UUID
+        client: Claims,
     },
 }

@@ -16,7 +16,7 @@ pub(crate) enum ExportCommand {
         image: ImageName,
         #[command(flatten)]
         by: ByArgs,
-        /// Who may use it; may be repeated
+        /// Who may use it, in the place of who could before; may be repeated. 0.0.0.0/0 is everybody, by IPv4 and IPv6
         #[arg(long, required = true, value_name = "CIDR", value_parser = network)]
         clients: Vec<IpNet>,
         /// The file that is the disk [default: the only *.raw at the top of the version]

@@ -91,11 +91,11 @@ impl BootReport {
             (None, Some(version)) => {
                 let url = url.as_ref().map_or_else(String::new, |url| format!(" from {url}"));
                 lines.push(format!("{image}: {version}, the deployed version, by {protocol}{url}"));
-                let kind = match &self.clone {
-                    None => "read-only, the same disk for all".to_owned(),
-                    Some(clone) => clone.words(version, client),
-                };
-                lines.push(format!("  {kind}"));
+                lines.push(match (&self.clone, protocol) {
+                    (Some(clone), _) => format!("  {}", clone.words(version, client)),
+                    (None, Protocol::Iscsi) => "  read-only, the same disk for all".to_owned(),
+                    (None, _) => format!("  read-only, for whoever asks for that; /boot/{image} does not lead there"),
+                });
             }
         }
         let boots = version.as_ref().filter(|_| self.refused.is_none());

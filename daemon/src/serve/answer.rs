@@ -9,6 +9,7 @@ use icbd_image::{Hash, Profile, Run};
 use icbd_wire::{Check, coding, priority};
 
 use super::pieces::{split_first, split_on_grid};
+use crate::failure::{Exit, Failure};
 
 /// For what a path names for ever. `no-transform`: a proxy that recompresses would break hashes and ranges.
 pub(super) const IMMUTABLE: &str = "public, max-age=31536000, immutable, no-transform";
@@ -97,11 +98,22 @@ pub(super) fn profile(profile: &Profile, conditions: &Conditions) -> (Response, 
 }
 
 /// 405: nothing is changed over TCP.
-pub(super) fn not_allowed() -> Response {
+pub(super) fn not_allowed(allowed: &'static str) -> Response {
     let mut response =
         text(StatusCode::METHOD_NOT_ALLOWED, "this address is read-only; changes go through icbd's socket");
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     response
+}
+
+/// Why somebody gets nothing.
+pub(super) fn refused(failure: &Failure) -> Response {
+    let status = match failure.exit {
+        Exit::Absent => StatusCode::NOT_FOUND,
+        Exit::Usage => StatusCode::BAD_REQUEST,
+        Exit::Refused => StatusCode::FORBIDDEN,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    text(status, &failure.message)
 }
 
 /// An error, for a person who looks with curl.

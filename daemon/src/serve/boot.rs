@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 use super::answer;
 use super::peers::Place;
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 
 /// Who asks, as iPXE can say it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -53,11 +53,11 @@ where
             };
             match script(image, asking, place.address()).await {
                 Ok(script) => text(script),
-                Err(failure) => answer::text(status(failure.exit), &failure.message),
+                Err(failure) => answer::refused(&failure),
             }
         }
     };
-    let refused = || async { answer::not_allowed() };
+    let refused = || async { answer::not_allowed("GET") };
     // Whoever only wants to know has nothing done.
     Router::new().route("/boot/{image}", get(answer).head(refused).fallback(refused))
 }
@@ -67,13 +67,4 @@ fn text(script: String) -> Response {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
-}
-
-fn status(exit: Exit) -> StatusCode {
-    match exit {
-        Exit::Absent => StatusCode::NOT_FOUND,
-        Exit::Usage => StatusCode::BAD_REQUEST,
-        Exit::Refused => StatusCode::FORBIDDEN,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
-    }
 }

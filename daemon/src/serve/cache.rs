@@ -38,7 +38,7 @@ pub(crate) fn cache_router(cache: Arc<Cache>) -> Router {
 
 async fn handle(State(cache): State<Arc<Cache>>, request: Request) -> Response {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return answer::not_allowed();
+        return answer::not_allowed("GET, HEAD");
     }
     let resource = match Resource::parse(request.uri().path()) {
         Ok(resource) => resource,

@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::StatusCode;
 use icbd_cache::{Cache, CacheError, File};
-use icbd_image::{ImageName, Kind, Serial, VersionId, VersionNumber, VersionRecord};
+use icbd_image::{FileIndex, Head, ImageName, Kind, Serial, VersionId, VersionNumber, VersionRecord};
 use icbd_wire::Resource;
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
@@ -21,11 +21,12 @@ use tokio_util::task::AbortOnDropHandle;
 use super::answer::{self, Conditions, IMMUTABLE};
 use super::files::{self, Content, Found};
 use super::peers::Place;
+use crate::failure::Failure;
 
 /// To whom versions are given by their names, and who of those takes them.
 pub(crate) trait Readers: Send + Sync + 'static {
-    /// Why an image is not for whoever asks from there; `None` if it is.
-    fn refusal(&self, image: &ImageName, from: IpAddr) -> Option<String>;
+    /// Fails if an image is not for whoever asks from there.
+    fn check(&self, image: &ImageName, from: IpAddr) -> Result<(), Failure>;
 
     /// Whether somebody reads a version.
     fn reads(&self, version: Serial, from: IpAddr) -> bool;
@@ -45,10 +46,10 @@ pub(crate) fn files_router(cache: Arc<Cache>, readers: Arc<dyn Readers>) -> Rout
             let conditions = Conditions::of(&request);
             let named = (image, version, path);
             let answered = file(&cache, &readers, place.address(), named, &conditions).await;
-            answered.unwrap_or_else(|missing| answer::text(missing.status(), &missing.to_string()))
+            answered.unwrap_or_else(|missing| missing.answer())
         }
     };
-    let refused = || async { answer::not_allowed() };
+    let refused = || async { answer::not_allowed("GET, HEAD") };
     Router::new().route("/files/{*path}", get(answer).fallback(refused))
 }
 
@@ -62,8 +63,8 @@ struct Exported {
 /// Why there is no such file.
 #[derive(Debug, thiserror::Error)]
 enum Missing {
-    #[error("{0}")]
-    Refused(String),
+    #[error("{}", .0.message)]
+    Refused(Failure),
     #[error("there is no version {0}")]
     Version(VersionId),
     #[error("{0} has no file {1:?}")]
@@ -75,12 +76,13 @@ enum Missing {
 }
 
 impl Missing {
-    fn status(&self) -> StatusCode {
-        match self {
-            Missing::Refused(_) => StatusCode::FORBIDDEN,
+    fn answer(&self) -> Response {
+        let status = match self {
+            Missing::Refused(failure) => return answer::refused(failure),
             Missing::Version(_) | Missing::File(..) | Missing::Current(..) => StatusCode::NOT_FOUND,
             Missing::Cache(_) => StatusCode::SERVICE_UNAVAILABLE,
-        }
+        };
+        answer::text(status, &self.to_string())
     }
 }
 
@@ -92,9 +94,7 @@ async fn file(
     (image, number, path): (ImageName, Option<VersionNumber>, Vec<u8>),
     conditions: &Conditions,
 ) -> Result<Response, Missing> {
-    if let Some(why) = readers.refusal(&image, from) {
-        return Err(Missing::Refused(why));
-    }
+    readers.check(&image, from).map_err(Missing::Refused)?;
     let name = String::from_utf8_lossy(&path).into_owned();
     let number = number.ok_or_else(|| Missing::Current(image.clone(), name.clone()))?;
     let id = VersionId { image, number };
@@ -107,6 +107,9 @@ async fn file(
     drop(view);
     let version = cache.version(serial.ok_or_else(|| Missing::Version(id.clone()))?).await?;
     let node = version.head().follow(&path).and_then(|index| version.head().node(index));
+    if let Some(folder) = node.filter(|node| node.kind() == Kind::Directory) {
+        return Ok(listing(version.head(), folder.index()));
+    }
     let node = node.filter(|node| node.kind() == Kind::File).ok_or(Missing::File(id, name))?;
     let file = version.file(node.index())?;
     readers.note(version.serial(), from);
@@ -114,6 +117,16 @@ async fn file(
     let (size, changed) = (node.size(), node.metadata().mtime.into());
     let content = Exported { file, readers: readers.clone(), from };
     Ok(files::answer(Found { content, size, tag, changed, keep: IMMUTABLE }, conditions).await?)
+}
+
+/// What is in a folder, for a person: a name in each line, folders with a slash.
+fn listing(head: &Head, folder: FileIndex) -> Response {
+    let line = |name: &[u8], node| {
+        let is_folder = head.node(node).is_some_and(|node| node.kind() == Kind::Directory);
+        format!("{}{}", String::from_utf8_lossy(name), if is_folder { "/" } else { "" })
+    };
+    let lines: Vec<String> = head.entries(folder, 0).map(|entry| line(entry.name, entry.node)).collect();
+    answer::text(StatusCode::OK, &lines.join("\n"))
 }
 
 impl Content for Exported {

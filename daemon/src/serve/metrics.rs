@@ -26,5 +26,5 @@ pub(crate) fn metrics_router(text: impl Fn() -> String + Send + Sync + 'static) 
             response
         }
     };
-    Router::new().route("/metrics", get(answer).fallback(|| async { answer::not_allowed() }))
+    Router::new().route("/metrics", get(answer).fallback(|| async { answer::not_allowed("GET, HEAD") }))
 }

@@ -62,7 +62,7 @@ pub(crate) fn router(repository: Arc<Repository>, sent: Arc<Sent>, offers: Offer
 async fn handle(State(shared): State<Shared>, request: Request) -> Response {
     shared.sent.request();
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return answer::not_allowed();
+        return answer::not_allowed("GET, HEAD");
     }
     let resource = match Resource::parse(request.uri().path()) {
         Ok(resource) => resource,

@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
-use icbd_image::ClientName;
+use icbd_image::{ClientName, ClientNameError};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Mac, Neighbours, Workstation};
 
-/// What a workstation says of itself when it boots.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What a workstation says of itself when it boots, or somebody knows of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
     pub name: Option<ClientName>,
     /// Of the network card that it boots by.
@@ -56,6 +58,21 @@ impl Claims {
             self.mac.map(|mac| (format!("the MAC {mac}"), find(&|known| known.macs.contains(&mac)))),
             self.uuid.map(|uuid| (format!("the UUID {uuid}"), find(&|known| known.uuid == Some(uuid)))),
         ]
+    }
+}
+
+/// A name, a MAC or a UUID, whichever it can be.
+impl FromStr for Claims {
+    type Err = ClientNameError;
+
+    fn from_str(text: &str) -> Result<Claims, ClientNameError> {
+        if let Ok(mac) = text.parse() {
+            return Ok(Claims { mac: Some(mac), ..Claims::default() });
+        }
+        if let Ok(uuid) = text.parse() {
+            return Ok(Claims { uuid: Some(uuid), ..Claims::default() });
+        }
+        Ok(Claims { name: Some(text.parse()?), ..Claims::default() })
     }
 }
 

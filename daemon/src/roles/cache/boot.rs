@@ -76,15 +76,10 @@ async fn script(
     from: IpAddr,
 ) -> Result<String, Failure> {
     find_image(&server.images(), image)?;
-    let declarations = server.exports.declarations();
+    let declarations = server.exports.all()?;
     let is_meant = |it: &&Declaration| it.image == *image && it.protocol == Protocol::Iscsi;
-    let declaration = declarations.iter().find(is_meant).ok_or_else(|| {
-        Failure::new(Exit::Refused, format!("{image} is not exported; `icbd export add {image} --iscsi` does"))
-    })?;
-    if !declaration.is_for(from) {
-        let message = format!("{from} is in no network that {image} is exported to; `icbd export list` shows them");
-        return Err(Failure::new(Exit::Refused, message));
-    }
+    let declaration = declarations.iter().find(is_meant).ok_or_else(|| not_exported(image, Protocol::Iscsi))?;
+    check_is_for(declaration, from)?;
     let record = deployed(server, image)?;
     let version = record.statement.statement().version();
     let name = if declaration.clone {
@@ -98,6 +93,24 @@ async fn script(
         OfferName { version, client: None }
     };
     sanboot(server, &name, from)
+}
+
+/// That nobody is to get an image by a protocol.
+pub(super) fn not_exported(image: &ImageName, protocol: Protocol) -> Failure {
+    let message = format!(
+        "{image} is not exported by {protocol}; on the cache server `icbd export add {image} --{protocol} --clients CIDR` does"
+    );
+    Failure::new(Exit::Refused, message)
+}
+
+/// Refused for whoever asks from elsewhere.
+pub(super) fn check_is_for(declaration: &Declaration, from: IpAddr) -> Result<(), Failure> {
+    if declaration.is_for(from) {
+        return Ok(());
+    }
+    let image = &declaration.image;
+    let message = format!("{from} is in no network that {image} is exported to; `icbd export list` shows them");
+    Err(Failure::new(Exit::Refused, message))
 }
 
 /// The version that workstations boot.

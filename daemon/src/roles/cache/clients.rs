@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use icbd_cache::CloneStatus;
-use icbd_export::{Fault, Faults, Mac, Neighbours, Offered, Problem, Protocol, Session, Workstation, read_sheet};
+use icbd_export::{
+    Claims, Fault, Faults, Mac, Neighbours, Offered, Problem, Protocol, Session, Workstation, read_sheet, who,
+};
 use icbd_image::{ClientName, Timestamp};
 
 use super::state::CacheServer;
@@ -91,7 +93,25 @@ pub(super) async fn list(server: Arc<CacheServer>) -> anyhow::Result<ClientsRepo
 pub(super) async fn show(server: Arc<CacheServer>, spec: ClientSpec) -> anyhow::Result<ClientReport> {
     let listed = listed(&server)?;
     let seen = Seen::of(&server).await?;
-    find(&seen, listed.as_deref(), &spec.client)
+    find(&seen, listed.as_deref(), &named(listed.as_deref(), &spec.client)?)
+}
+
+/// What a workstation is called that somebody knows by its name, MAC or UUID.
+fn named(listed: Option<&[Workstation]>, claims: &Claims) -> Result<ClientName, Failure> {
+    match (&claims.name, listed) {
+        (Some(name), _) => Ok(name.clone()),
+        (None, Some(list)) => {
+            let found = who(list, claims)
+                .map_err(|stranger| Failure::new(Exit::Absent, format!("{stranger}; `icbd client list` shows it")));
+            found.map(|workstation| workstation.name.clone())
+        }
+        (None, None) => Err(Failure::new(Exit::Absent, unknown(claims))),
+    }
+}
+
+/// That there is no list on which somebody could be.
+fn unknown(who: &impl std::fmt::Display) -> String {
+    format!("nothing is known of {who}: no list of workstations is imported; `icbd client import FILE.csv` does")
 }
 
 /// A workstation that is on the list or has clones.
@@ -109,9 +129,7 @@ fn find(seen: &Seen, listed: Option<&[Workstation]>, name: &ClientName) -> anyho
 /// That nobody is called so.
 pub(super) fn absent(listed: Option<&[Workstation]>, name: &ClientName) -> Failure {
     let message = match listed {
-        None => format!(
-            "nothing is known of {name}: no list of workstations is imported; `icbd client import FILE.csv` does"
-        ),
+        None => unknown(name),
         Some(list) => {
             let hint = near::hint(name.as_str(), list.iter().map(|workstation| workstation.name.as_str()));
             format!(

@@ -11,18 +11,18 @@ mod nfs;
 mod rounds;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use icbd_cache::Cache;
-use icbd_export::{Declaration, Declared, OfferName, Protocol};
+use icbd_export::{Declaration, Declared, OfferName, Offered, Protocol};
 use icbd_image::{ImageName, Serial, VersionId};
 use tokio_util::sync::CancellationToken;
 
 use super::state::{CacheServer, Plane};
 use crate::exports::ExportReport;
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 use crate::settings::{IscsiServer, NfsSettings};
 pub(super) use clones::{Use, offer_name};
 pub(super) use commands::{add, remove, report};
@@ -43,8 +43,9 @@ const LATELY_STEP: Duration = Duration::from_secs(600);
 /// What is declared, and what came of it.
 #[derive(Debug)]
 pub(super) struct Exports {
-    /// Or why it cannot be read: that is no reason not to serve what is mounted.
-    declared: Result<Declared, String>,
+    store: PathBuf,
+    /// Once it could be read: that it cannot is no reason not to serve what is mounted.
+    declared: Mutex<Option<Arc<Declared>>>,
     iscsi: RwLock<IscsiServer>,
     seen: Mutex<Seen>,
     /// Held by whoever has the server do something; whether nothing is to be offered any more.
@@ -60,9 +61,9 @@ pub(super) struct Exports {
 
 impl Exports {
     pub(super) fn open(store: &Path, iscsi: IscsiServer, nfs: &NfsSettings) -> Exports {
-        let declared = Declared::open(store).map_err(|error| error.to_string());
         Exports {
-            declared,
+            store: store.to_owned(),
+            declared: Mutex::default(),
             iscsi: RwLock::new(iscsi),
             seen: Mutex::default(),
             serving: Mutex::default(),
@@ -74,12 +75,23 @@ impl Exports {
         }
     }
 
-    fn declared(&self) -> Result<&Declared, Failure> {
-        self.declared.as_ref().map_err(|error| Failure::new(Exit::Failed, error.clone()))
+    /// What is declared; a file that could not be read is looked at again.
+    fn declared(&self) -> Result<Arc<Declared>, Failure> {
+        let mut declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(declared) = &*declared {
+            return Ok(declared.clone());
+        }
+        let opened = Arc::new(Declared::open(&self.store).map_err(Failure::from)?);
+        Ok(declared.insert(opened).clone())
+    }
+
+    /// All that is declared, or why that is not known.
+    pub(super) fn all(&self) -> Result<Vec<Declaration>, Failure> {
+        self.declared().map(|declared| declared.all())
     }
 
     pub(super) fn declarations(&self) -> Vec<Declaration> {
-        self.declared.as_ref().map(Declared::all).unwrap_or_default()
+        self.all().unwrap_or_default()
     }
 
     /// What is declared to be offered by one of the protocols.
@@ -114,13 +126,32 @@ impl Exports {
     /// For people: what was seen last may be seconds old.
     pub(super) fn clients(
         &self,
+        open: BTreeMap<Serial, u64>,
+        serial: impl Fn(&VersionId) -> Option<Serial>,
+    ) -> BTreeMap<Serial, u64> {
+        self.counting(open, serial, |offered| offered.sessions.len() as u64)
+    }
+
+    /// How many files of each version are open, of so many, to whoever does not read a disk.
+    fn open_elsewhere(
+        &self,
+        open: BTreeMap<Serial, u64>,
+        serial: impl Fn(&VersionId) -> Option<Serial>,
+    ) -> BTreeMap<Serial, u64> {
+        self.counting(open, serial, |_| 0)
+    }
+
+    /// With each disk that a server holds open counted as so much.
+    fn counting(
+        &self,
         mut open: BTreeMap<Serial, u64>,
         serial: impl Fn(&VersionId) -> Option<Serial>,
+        of_disk: impl Fn(&Offered) -> u64,
     ) -> BTreeMap<Serial, u64> {
         let seen = self.seen();
         for offered in seen.offered.iter().filter(|_| !seen.is_changing) {
             let Some(count) = serial(offered.version()).and_then(|serial| open.get_mut(&serial)) else { continue };
-            *count = (*count).saturating_sub(1) + offered.sessions.len() as u64;
+            *count = (*count).saturating_sub(1) + of_disk(offered);
         }
         open.retain(|_, count| *count > 0);
         open
@@ -164,7 +195,7 @@ impl Exports {
             let within = images.entry(declaration.image.clone()).or_default();
             *within = (*within).max(if is_connected { LATELY_CONNECTED } else { LATELY });
         }
-        if self.declared.is_err() {
+        if self.declared().is_err() {
             // Nobody knows any more what was exported, and is.
             images.extend(view.images().iter().map(|image| (image.name.clone(), LATELY)));
         }
@@ -181,13 +212,13 @@ impl Exports {
     /// For people: what is declared and not offered.
     pub(super) fn warnings(&self, plane: &Plane) -> Vec<String> {
         let seen = self.seen();
-        let of_all =
-            self.declared.as_ref().err().into_iter().chain(&seen.trouble).map(|trouble| format!("exports: {trouble}"));
+        let unknown = self.declared().err().map(|failure| failure.message);
+        let has_http = unknown.is_none() && !self.declared_by(Protocol::Http).is_empty();
+        let of_all = unknown.into_iter().chain(seen.trouble.clone()).map(|trouble| format!("exports: {trouble}"));
         let of_each = seen
             .troubles
             .iter()
             .flat_map(|(image, troubles)| troubles.iter().map(move |trouble| format!("export of {image}: {trouble}")));
-        let has_http = self.declared.is_ok() && !self.declared_by(Protocol::Http).is_empty();
         let of_http = has_http.then(|| http::check(plane).err()).flatten();
         let of_http = of_http.map(|failure| format!("exports by HTTP: {}", failure.message));
         of_all.chain(of_each).chain(self.nfs.warning()).chain(of_http).collect()
@@ -209,28 +240,6 @@ impl Exports {
         let seen = self.seen();
         let awaited = seen.in_use.iter().filter(|(name, (_, until))| name.version.image == *image && until.is_some());
         awaited.map(|(name, _)| format!("whoever used {} until its server ended", name.version)).collect()
-    }
-
-    /// A target never changes its content: another disk is another export.
-    fn check_same_kind(&self, new: &Declaration) -> Result<(), Failure> {
-        let declared = self.declared()?.all();
-        match declared.iter().find(|known| (&known.image, known.protocol) == (&new.image, new.protocol)) {
-            Some(known) if (&known.disk, known.clone) != (&new.disk, new.clone) => {
-                let image = &new.image;
-                let how = match known.clone {
-                    _ if known.disk != new.disk => "with another disk",
-                    true => "with clones",
-                    false => "without clones",
-                };
-                let message = format!(
-                    "{image} is exported {how}, and a target never changes its content; end that first with \
-                     `icbd export remove {image} --{}`",
-                    new.protocol
-                );
-                Err(Failure::new(Exit::Refused, message))
-            }
-            _ => Ok(()),
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use icbd_cache::{CloneDisk, CloneName};
 use icbd_export::{Declaration, OfferName, Protocol};
 use icbd_image::{ImageName, Timestamp, VersionId, VersionRecord};
 
-use super::{Seen, absent, find, listed};
+use super::{Seen, absent, find, listed, named};
 use crate::clients::{BootReport, ClientClone, ClientReport, ClientSpec, CloneOutlook, ExplainReport, OlderReport};
 use crate::exports::{OfferReport, SessionReport};
 use crate::failure::{Exit, Failure};
@@ -20,20 +20,22 @@ pub(in super::super) async fn explain(server: Arc<CacheServer>, spec: ClientSpec
     let seen = Seen::of(&server).await?;
     // Whether it can be read what is exported, and how that is now.
     server.exports.list(&server).await?;
-    let client = match (find(&seen, listed.as_deref(), &spec.client), &listed) {
+    let name = named(listed.as_deref(), &spec.client)?;
+    let client = match (find(&seen, listed.as_deref(), &name), &listed) {
         (Ok(client), _) => client,
         // Whoever boots is believed.
-        (Err(_), None) => seen.stranger(&spec.client),
+        (Err(_), None) => seen.stranger(&name),
         (Err(error), Some(_)) => return Err(error),
     };
     let is_known = listed.is_none() || client.listed;
-    let stranger = (!is_known).then(|| absent(listed.as_deref(), &spec.client).message);
+    let stranger = (!is_known).then(|| absent(listed.as_deref(), &name).message);
     let mut images = Vec::new();
     for declaration in server.exports.declarations() {
         images.push(of_image(&server, &client, &declaration, stranger.as_deref()).await?);
     }
     let is_silent = server.plane.listen.is_empty();
-    let silent = "no boot script is served: set serve.listen in the configuration, and restart the cache";
+    let silent = "no boot script is served: write `listen = [\"0.0.0.0:7071\"]` under [serve] in the configuration, and restart the \
+                  cache";
     let trouble = is_silent.then(|| silent.to_owned());
     Ok(ExplainReport { client, imported: listed.is_some(), trouble, images })
 }

@@ -10,7 +10,6 @@ use crate::audit::Change;
 use crate::clones::{CloneChange, CloneReport, CloneSpec, ClonesReport};
 use crate::control::Peer;
 use crate::failure::{Exit, Failure};
-use crate::near;
 use crate::output;
 use crate::roles::cache::state::CacheServer;
 
@@ -96,18 +95,15 @@ fn find(server: &CacheServer, spec: &CloneSpec) -> Result<CloneName, Failure> {
     let mut names: Vec<CloneName> = clones.all().iter().map(|clone| clone.name().clone()).collect();
     names.extend(clones.damaged().into_keys());
     let of_image = names.iter().filter(|name| name.version.image == spec.version.image);
-    let of_client: Vec<&CloneName> = of_image.clone().filter(|name| name.client == spec.client).collect();
+    let of_client: Vec<&CloneName> = of_image.filter(|name| name.client == spec.client).collect();
     let is_meant = |name: &&CloneName| spec.version.number.is_none_or(|number| name.version.number == number);
     let meant: Vec<&CloneName> = of_client.iter().copied().filter(is_meant).collect();
     match meant[..] {
         [name] => Ok(name.clone()),
         [] => {
-            let clients: Vec<&str> = of_image.map(|name| name.client.as_str()).collect();
-            let hint = near::hint(spec.client.as_str(), clients);
-            let message = format!(
-                "{} has no clone of {}{hint}; `icbd clone list` shows those there are",
-                spec.client, spec.version
-            );
+            // Nobody else's is offered: it would be reset or removed.
+            let message =
+                format!("{} has no clone of {}; `icbd clone list` shows those there are", spec.client, spec.version);
             Err(Failure::new(Exit::Absent, message))
         }
         _ => {

@@ -1,6 +1,7 @@
 //! What the control socket of a cache server answers about exports.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,6 +101,8 @@ async fn of_files(server: &CacheServer, declaration: &Declaration) -> ExportRepo
         }
         let session = |address| SessionReport { initiator: String::new(), addresses: vec![address] };
         offer.sessions = server.exports.http.readers(record.serial()).into_iter().map(session).collect();
+        // Others' that have them open are not its readers.
+        offer.open_files = 0;
     }
     let troubles = super::http::check(&server.plane).err().map(|failure| failure.message);
     ExportReport {
@@ -116,7 +119,9 @@ fn offers(
     image: &ImageName,
     url: impl Fn(&VersionId) -> (String, String),
 ) -> BTreeMap<Serial, OfferReport> {
-    let (view, open) = (server.cache.view(), server.in_use().unwrap_or_default());
+    let view = server.cache.view();
+    let serial = |version: &VersionId| view.version(version).map(VersionRecord::serial);
+    let open = server.exports.open_elsewhere(server.in_use().unwrap_or_default(), serial);
     let (lately, readiness) = (server.exports.read_lately(&server.cache), server.readiness());
     let Some(record) = view.image(image) else { return BTreeMap::new() };
     let first: BTreeSet<_> = bootable(record).map(VersionRecord::serial).collect();
@@ -172,8 +177,8 @@ async fn act_on_add(server: &Arc<CacheServer>, spec: &ExportSpec) -> anyhow::Res
     if protocol == Protocol::Iscsi {
         disk(server, first, &declaration).await?;
     }
-    server.exports.check_same_kind(&declaration)?;
-    check_left_out(server, &declaration)?;
+    check_same_kind(server, first, &declaration).await?;
+    check_left_out(server, &declaration).await?;
     let (working, meant) = (server.clone(), declaration.clone());
     let answers = tokio::task::spawn_blocking(move || match protocol {
         Protocol::Nfs => {
@@ -196,6 +201,28 @@ async fn act_on_add(server: &Arc<CacheServer>, spec: &ExportSpec) -> anyhow::Res
     export.ok_or_else(|| Failure::new(Exit::Refused, "somebody removed it meanwhile").into())
 }
 
+/// A target never changes its content: another disk is another export.
+async fn check_same_kind(server: &CacheServer, first: &VersionRecord, new: &Declaration) -> Result<(), Failure> {
+    let known = server.exports.declared_by(new.protocol).into_iter().find(|known| known.image == new.image);
+    let Some(known) = known else { return Ok(()) };
+    // What is named may be what was meant anyway.
+    let is_other_disk =
+        known.disk != new.disk && disk(server, first, &known).await.ok() != Some(disk(server, first, new).await?);
+    let how = match (is_other_disk, known.clone) {
+        (false, is) if is == new.clone => return Ok(()),
+        (true, _) => "with another disk",
+        (false, true) => "with clones",
+        (false, false) => "without clones",
+    };
+    let image = &new.image;
+    let message = format!(
+        "{image} is exported {how}, and a target never changes its content; end that first with `icbd export remove {image} \
+         --{}`",
+        new.protocol
+    );
+    Err(Failure::new(Exit::Refused, message))
+}
+
 /// Offers it no more, with both ends of it in the audit log.
 pub(in super::super) async fn remove(server: Arc<CacheServer>, peer: Peer, spec: UnexportSpec) -> anyhow::Result<()> {
     let what = spec.to_string();
@@ -212,7 +239,11 @@ async fn act_on_remove(server: &Arc<CacheServer>, image: ImageName, protocol: Pr
     };
     let sessions = users(server, export);
     if !sessions.is_empty() {
-        let message = format!("{image} is in use by {}; shut these down first", sessions.join(", "));
+        let how = match protocol {
+            Protocol::Http => "read by HTTP within the last ten minutes; wait until they have gone",
+            _ => "shut these down first",
+        };
+        let message = format!("{image} is in use by {}: {how}", sessions.join(", "));
         return Err(Failure::new(Exit::Refused, message).into());
     }
     server.exports.declared()?.remove(&image, protocol).map_err(Failure::from)?;
@@ -234,24 +265,25 @@ async fn act_on_remove(server: &Arc<CacheServer>, image: ImageName, protocol: Pr
     }
 }
 
-/// Whoever is connected and may have read it goes on with it.
-fn check_left_out(server: &CacheServer, new: &Declaration) -> Result<(), Failure> {
+/// Whoever uses it, or is connected and may have read it, goes on with it.
+async fn check_left_out(server: &CacheServer, new: &Declaration) -> Result<(), Failure> {
     let known = server.exports.declared_by(new.protocol).into_iter().find(|known| known.image == new.image);
-    let Some(known) = known.filter(|_| new.protocol == Protocol::Nfs) else { return Ok(()) };
-    let (open, lately) = (server.in_use().unwrap_or_default(), server.exports.read_lately(&server.cache));
-    let view = server.cache.view();
-    let serials = view.image(&new.image).into_iter().flat_map(|image| &image.versions).map(VersionRecord::serial);
-    if !serials.into_iter().any(|serial| open.contains_key(&serial) || lately.contains(&serial)) {
-        return Ok(());
-    }
-    let connected = server.exports.nfs.connected(&known).into_iter();
-    let left: Vec<String> =
-        connected.filter(|address| !new.is_for(*address)).map(|address| address.to_string()).collect();
+    let Some(known) = known else { return Ok(()) };
+    let export = report(server, &known).await;
+    let is_read = export.offers.iter().any(|offer| offer.open_files > 0 || offer.read_lately);
+    let connected = export.connected.iter().filter(|_| is_read);
+    let users = export.offers.iter().flat_map(|offer| &offer.sessions).flat_map(|session| &session.addresses);
+    let left: BTreeSet<IpAddr> = users.chain(connected).copied().filter(|address| !new.is_for(*address)).collect();
     if left.is_empty() {
         return Ok(());
     }
-    let message =
-        format!("{} is in use by {}, who would be left out; shut these down first", new.image, left.join(", "));
+    let left: Vec<String> = left.iter().map(IpAddr::to_string).collect();
+    let message = format!(
+        "{} is in use by {}, whom these networks leave out: they take the place of those that were named before. Shut these \
+         down first, or name their network, too",
+        new.image,
+        left.join(", ")
+    );
     Err(Failure::new(Exit::Refused, message))
 }
 
@@ -261,7 +293,7 @@ fn users(server: &CacheServer, export: &ExportReport) -> Vec<String> {
     match export.protocol {
         Protocol::Nfs => {}
         Protocol::Iscsi => return sessions.chain(server.exports.awaited(&export.image)).collect(),
-        Protocol::Http => return sessions.collect(),
+        Protocol::Http => return sessions.collect::<BTreeSet<String>>().into_iter().collect(),
     }
     let open: u64 = export.offers.iter().map(|offer| offer.open_files).sum();
     let is_read = open > 0 || export.offers.iter().any(|offer| offer.read_lately);

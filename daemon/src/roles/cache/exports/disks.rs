@@ -178,7 +178,7 @@ struct Served {
 pub(super) async fn look(server: &Arc<CacheServer>) {
     // Where nothing is mounted there is nothing to be opened.
     let Some(is_adopted) = server.is_adopted() else { return };
-    if server.exports.declared.is_err() {
+    if server.exports.all().is_err() {
         // What is served is left as it is until somebody has mended that.
         return;
     }

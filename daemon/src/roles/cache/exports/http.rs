@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use icbd_export::Protocol;
+use icbd_export::{Declaration, Protocol};
 use icbd_image::{ImageName, Serial};
 
 use crate::failure::{Exit, Failure};
+use crate::images::find_image;
+use crate::roles::cache::boot::{check_is_for, not_exported};
 use crate::roles::cache::state::{CacheServer, Plane};
 use crate::serve::Readers;
 
@@ -50,23 +52,18 @@ impl Http {
 
 /// Fails if no file could be served.
 pub(super) fn check(plane: &Plane) -> Result<(), Failure> {
-    let message = "serve.listen names no address, so nothing is served by HTTP; set it, and restart";
+    let message = "serve.listen names no address, so nothing is served by HTTP; write `listen = [\"0.0.0.0:7071\"]` under \
+                   [serve] in the configuration, and restart the cache";
     if plane.listen.is_empty() { Err(Failure::new(Exit::Refused, message)) } else { Ok(()) }
 }
 
 impl Readers for CacheServer {
-    fn refusal(&self, image: &ImageName, from: IpAddr) -> Option<String> {
-        if let Err(error) = &self.exports.declared {
-            return Some(error.clone());
-        }
-        let declarations = self.exports.declared_by(Protocol::Http);
-        match declarations.iter().find(|declaration| declaration.image == *image) {
-            None => Some(format!("{image} is not exported by HTTP; `icbd export add {image} --http` does")),
-            Some(declaration) if declaration.is_for(from) => None,
-            Some(_) => {
-                Some(format!("{from} is in no network that {image} is exported to; `icbd export list` shows them"))
-            }
-        }
+    fn check(&self, image: &ImageName, from: IpAddr) -> Result<(), Failure> {
+        find_image(&self.images(), image)?;
+        let declarations = self.exports.all()?;
+        let is_meant = |it: &&Declaration| it.image == *image && it.protocol == Protocol::Http;
+        let declaration = declarations.iter().find(is_meant).ok_or_else(|| not_exported(image, Protocol::Http))?;
+        check_is_for(declaration, from)
     }
 
     fn reads(&self, version: Serial, from: IpAddr) -> bool {

@@ -231,7 +231,7 @@ fn of_another_cache(server: &dyn FileServer, share: &Share) -> ServerError {
 /// Has all be served that is declared.
 pub(super) async fn look(server: &Arc<CacheServer>) {
     // Where nothing is mounted there is nothing to be served, and what cannot be read changes nothing.
-    if server.is_adopted().is_none() || server.exports.declared.is_err() {
+    if server.is_adopted().is_none() || server.exports.all().is_err() {
         return;
     }
     let (nfs, declarations) = (&server.exports.nfs, server.exports.declared_by(Protocol::Nfs));

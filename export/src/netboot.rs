@@ -1,0 +1,18 @@
+//! Network boot: a dnsmasq of icbd's own that tells workstations of chosen networks what they load, or a part of the
+//! configuration of somebody else's DHCP server that says the same.
+//!
+//! Firmware loads iPXE, by TFTP or HTTP; iPXE asks the cache server's HTTP for a script, and all else follows from that.
+
+mod dnsmasq;
+mod interfaces;
+mod loaders;
+mod network;
+mod rival;
+mod snippet;
+
+pub use dnsmasq::{Dnsmasq, LEASES_FILE};
+pub use interfaces::{Interface, interfaces};
+pub use loaders::{Loader, Loaders, LoadersError};
+pub use network::{BootNetwork, Dhcp, NetworkError, Pool, PoolError, WantedNetwork};
+pub use rival::{Rival, rivals};
+pub use snippet::{Dialect, snippet};

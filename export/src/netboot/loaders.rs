@@ -1,0 +1,91 @@
+//! What firmware loads: iPXE, in the form that each kind of firmware takes, out of Debian's package.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A kind of firmware, and what it is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loader {
+    Bios,
+    Efi64,
+    /// The same by HTTP, for firmware that can.
+    Http64,
+}
+
+/// Where the package `ipxe` has them.
+#[derive(Debug, Clone)]
+pub struct Loaders {
+    from: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LoadersError {
+    #[error("{} is not here; install the package ipxe", path.display())]
+    Absent { path: PathBuf },
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+}
+
+impl Loader {
+    pub const ALL: [Loader; 3] = [Loader::Bios, Loader::Efi64, Loader::Http64];
+
+    pub fn file(self) -> &'static str {
+        match self {
+            Loader::Bios => "undionly.kpxe",
+            // Of the card's own driver in the firmware: what booted so far has one that works.
+            Loader::Efi64 | Loader::Http64 => "snponly.efi",
+        }
+    }
+
+    pub(super) fn tag(self) -> &'static str {
+        match self {
+            Loader::Bios => "bios",
+            Loader::Efi64 => "efi64",
+            Loader::Http64 => "http64",
+        }
+    }
+
+    pub(super) fn is_by_http(self) -> bool {
+        self == Loader::Http64
+    }
+
+    /// As dnsmasq calls its kind.
+    pub(super) fn pxe_services(self) -> &'static [&'static str] {
+        match self {
+            Loader::Bios => &["x86PC"],
+            Loader::Efi64 => &["X86-64_EFI", "BC_EFI"],
+            Loader::Http64 => &[],
+        }
+    }
+}
+
+impl Default for Loaders {
+    fn default() -> Loaders {
+        Loaders { from: "/usr/lib/ipxe".into() }
+    }
+}
+
+impl Loaders {
+    /// Fails if one is not here.
+    pub fn check(&self) -> Result<(), LoadersError> {
+        let mut paths = Loader::ALL.into_iter().map(|loader| self.from.join(loader.file()));
+        paths.find(|path| !path.exists()).map_or(Ok(()), |path| Err(LoadersError::Absent { path }))
+    }
+
+    /// Has all be in a folder: a server that is confined to one sees nothing else.
+    pub fn put(&self, folder: &Path) -> Result<(), LoadersError> {
+        self.check()?;
+        let failed = |doing, path: &Path| {
+            let path = path.to_owned();
+            move |source| LoadersError::Io { doing, path, source }
+        };
+        std::fs::create_dir_all(folder).map_err(failed("make", folder))?;
+        for loader in Loader::ALL {
+            let (from, to) = (self.from.join(loader.file()), folder.join(loader.file()));
+            let unfinished = to.with_added_extension("new");
+            std::fs::copy(&from, &unfinished).map_err(failed("copy", &from))?;
+            std::fs::rename(&unfinished, &to).map_err(failed("write", &to))?;
+        }
+        Ok(())
+    }
+}
