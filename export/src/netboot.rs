@@ -10,7 +10,7 @@ mod network;
 mod rival;
 mod snippet;
 
-pub use dnsmasq::{Dnsmasq, LEASES_FILE};
+pub use dnsmasq::Dnsmasq;
 pub use interfaces::{Interface, interfaces};
 pub use loaders::{Loader, Loaders, LoadersError};
 pub use network::{BootNetwork, Dhcp, NetworkError, Pool, PoolError, WantedNetwork};

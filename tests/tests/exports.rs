@@ -265,6 +265,13 @@ fn a_damaged_declaration_takes_nothing_away() -> Result<()> {
     let add = site.cache.command(&["export", "add", "lab", "--iscsi", "--clients", NETWORK])?;
     add.failed_with(1)?.says(&["move it away"])?;
     ensure!(site.read(1)? == disk(1) && reader.goes_on()?, "it is served no more");
+    // Once it is moved away, all is said anew; who reads goes on meanwhile.
+    site.cache.daemon.allow_log("offered otherwise once nobody uses it");
+    fs::remove_file(site.cache.store().join("exports.json"))?;
+    ensure!(site.exports()? == serde_json::json!([]), "{}", site.exports()?);
+    site.cache.command(&["export", "add", "lab", "--iscsi", "--clients", NETWORK])?.ok()?;
+    site.cache.command(&["check"])?.ok()?;
+    ensure!(site.read(1)? == disk(1) && reader.goes_on()?, "it is served no more");
     Ok(())
 }
 
@@ -305,6 +312,7 @@ fn what_cannot_be_exported_is_refused() -> Result<()> {
     site.cache.set_config("")?;
     site.cache.command(&["config", "reload"])?.ok()?;
     wait_for("that it is offered again", || Ok(site.read(1).is_ok().then_some(())))?;
-    let other = site.cache.command(&["export", "add", "lab", "--iscsi", "--clients", NETWORK, "--disk", "disk.raw"])?;
-    other.failed_with(REFUSED)?.says(&["never changes its content", "export remove"]).map(drop)
+    let add = |more| site.cache.command(&["export", "add", "lab", "--iscsi", "--clients", NETWORK, more]);
+    add("--disk=disk.raw")?.ok()?;
+    add("--clone")?.failed_with(REFUSED)?.says(&["without clones", "never changes its content", "export remove"]).map(drop)
 }

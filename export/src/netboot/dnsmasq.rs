@@ -12,7 +12,7 @@ const PROGRAM: &str = "dnsmasq";
 const PACKAGE: &str = "dnsmasq-base";
 const CONFIG_FILE: &str = "dnsmasq.conf";
 /// Who was given which address.
-pub const LEASES_FILE: &str = "leases";
+const LEASES_FILE: &str = "leases";
 /// What an address is given for: a class day's length, so that those who are away give theirs back.
 const LEASE: &str = "8h";
 
