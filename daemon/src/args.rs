@@ -5,6 +5,7 @@ mod clone;
 mod edits;
 mod export;
 mod moves;
+mod netboot;
 mod prefetch;
 mod store;
 
@@ -22,6 +23,7 @@ pub(crate) use clone::{CloneArgs, CloneCommand};
 pub(crate) use edits::{EditArgs, NodeCommand, PruneArgs, SaveArgs};
 pub(crate) use export::ExportCommand;
 pub(crate) use moves::{DeployArgs, MadeArgs, RollbackArgs};
+pub(crate) use netboot::NetbootCommand;
 pub(crate) use prefetch::{AddArgs, PrefetchCommand, TermArgs, WhatArgs};
 pub(crate) use store::StoreCommand;
 
@@ -88,6 +90,9 @@ pub(crate) enum Command {
     /// Disks of workstations that they may write to (on a cache)
     #[command(subcommand)]
     Clone(CloneCommand),
+    /// Workstations without a disk: what they are told when they are switched on (on a cache)
+    #[command(subcommand)]
+    Netboot(NetbootCommand),
     /// What boots of a version read (on a cache)
     #[command(subcommand)]
     Profile(ProfileCommand),

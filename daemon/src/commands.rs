@@ -12,6 +12,7 @@ pub(crate) mod image;
 pub(crate) mod key;
 pub(crate) mod log;
 mod moves;
+pub(crate) mod netboot;
 pub(crate) mod node;
 pub(crate) mod prefetch;
 pub(crate) mod profile;

@@ -20,6 +20,7 @@ mod logging;
 mod metrics;
 mod moves;
 mod near;
+mod netboot;
 mod notify;
 mod orders;
 mod output;
@@ -108,6 +109,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Export(command) => block_on(commands::export::run(&settings, command))?,
         Command::Client(command) => block_on(commands::client::run(&settings, command))?,
         Command::Clone(command) => block_on(commands::clone::run(&settings, command))?,
+        Command::Netboot(command) => block_on(commands::netboot::run(&settings, command))?,
         Command::Profile(command) => block_on(commands::profile::run(&settings, command))?,
         Command::Key(command) => commands::key::run(&settings, &command)?,
         Command::Config(command) => commands::config::run(&settings, command)?,

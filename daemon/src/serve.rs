@@ -26,7 +26,7 @@ mod tcp;
 mod tls;
 
 pub(crate) use allow::Allow;
-pub(crate) use boot::{Asking, boot_router};
+pub(crate) use boot::{Asking, Booting, boot_router};
 pub(crate) use cache::cache_router;
 pub(crate) use count::Sent;
 pub(crate) use exported::{Readers, files_router};

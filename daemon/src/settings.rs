@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use icbd_cache::{Quota, Window};
+use icbd_export::WantedNetwork;
 use icbd_fetch::Authorities;
-use icbd_image::Trust;
+use icbd_image::{ImageName, Trust};
 use icbd_master::Retention;
 use icbd_wire::Codec;
 use ipnet::IpNet;
@@ -86,6 +87,9 @@ pub(crate) struct CacheSettings {
     pub clone_bytes_max: Option<u64>,
     /// Where clones are mounted once there is one: beside the socket, which nobody else shares.
     pub clones: PathBuf,
+    pub netboot: NetbootSettings,
+    /// Where what firmware loads lies: beside the socket, for whoever serves it.
+    pub loaders: PathBuf,
     pub trust: TrustSettings,
     pub socket: PathBuf,
 }
@@ -96,6 +100,15 @@ pub(crate) struct NfsSettings {
     pub which: NfsServer,
     pub ganesha_exports: PathBuf,
     pub ganesha_pid_file: PathBuf,
+}
+
+/// Who boots by the network, and what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NetbootSettings {
+    pub networks: Vec<WantedNetwork>,
+    /// What boots if nobody chooses.
+    pub default: Option<ImageName>,
+    pub menu_timeout: Duration,
 }
 
 /// Where a certificate and its key are: PEM files, the certificate first and those that vouch for it behind.
@@ -267,6 +280,8 @@ impl Settings {
             clone_reserve_bytes: file.clone.reserve.map(|bytes| bytes.0),
             clone_bytes_max: file.clone.per_client.map(|bytes| bytes.0),
             clones: absolute(&socket.with_extension("clones"))?,
+            netboot: netboot(&file.network, &file.netboot),
+            loaders: absolute(&socket.with_extension("netboot"))?,
             trust: self.trust(),
             socket,
         })
@@ -305,6 +320,18 @@ fn window(window: &file::Window) -> Option<Window> {
     let (hours, outside) = (window.hours?, window.outside?);
     let outside_bytes_per_second = NonZeroU64::new(outside.bytes_per_second())?;
     (hours.from != hours.to).then_some(Window { from: hours.from, to: hours.to, outside_bytes_per_second })
+}
+
+fn netboot(networks: &[file::Network], menu: &file::Netboot) -> NetbootSettings {
+    let wanted = |network: &file::Network| {
+        let file::Network { interface, dhcp, subnet, pool, gateway, dns } = network.clone();
+        WantedNetwork { interface, dhcp, subnet, pool, gateway, dns }
+    };
+    NetbootSettings {
+        networks: networks.iter().map(wanted).collect(),
+        default: menu.default.clone(),
+        menu_timeout: menu.menu_timeout.map(|span| span.0).unwrap_or_default(),
+    }
 }
 
 /// A daemon's paths hold whatever becomes of the directory it was started in.

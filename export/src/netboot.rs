@@ -4,6 +4,7 @@
 //! Firmware loads iPXE, by TFTP or HTTP; iPXE asks the cache server's HTTP for a script, and all else follows from that.
 
 mod dnsmasq;
+mod enabled;
 mod interfaces;
 mod loaders;
 mod network;
@@ -11,6 +12,7 @@ mod rival;
 mod snippet;
 
 pub use dnsmasq::Dnsmasq;
+pub use enabled::NetbootEnabled;
 pub use interfaces::{Interface, interfaces};
 pub use loaders::{Loader, Loaders, LoadersError};
 pub use network::{BootNetwork, Dhcp, NetworkError, Pool, PoolError, WantedNetwork};

@@ -314,5 +314,8 @@ fn what_cannot_be_exported_is_refused() -> Result<()> {
     wait_for("that it is offered again", || Ok(site.read(1).is_ok().then_some(())))?;
     let add = |more| site.cache.command(&["export", "add", "lab", "--iscsi", "--clients", NETWORK, more]);
     add("--disk=disk.raw")?.ok()?;
-    add("--clone")?.failed_with(REFUSED)?.says(&["without clones", "never changes its content", "export remove"]).map(drop)
+    add("--clone")?
+        .failed_with(REFUSED)?
+        .says(&["without clones", "never changes its content", "export remove"])
+        .map(drop)
 }

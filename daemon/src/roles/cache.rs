@@ -14,6 +14,7 @@ mod evict;
 mod exports;
 mod handover;
 mod local;
+mod netboot;
 mod prefetch;
 mod ready;
 mod refresh;

@@ -1,17 +1,20 @@
-//! `/boot/IMAGE?client=NAME` (or `mac=MAC`, `uuid=UUID`): a workstation's boot script, for iPXE.
+//! What a workstation asks for when it boots by the network: `/boot`, its menu, and `/boot/IMAGE?client=NAME` (or `mac=MAC`,
+//! `uuid=UUID`), its boot script, for iPXE; `/netboot/FILE`, iPXE itself, for firmware.
 //!
-//! The one request that has something done: the clone of whoever asks is made or reset. It is asked for by who boots, and
-//! nothing else follows from it.
+//! The boot script is the one request that has something done: the clone of whoever asks is made or reset. It is asked for by
+//! who boots, and nothing else follows from it.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Extension, Path, Query};
+use axum::extract::{Extension, Path, Query, State};
 use axum::response::Response;
 use axum::routing::get;
+use futures_util::future::BoxFuture;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use icbd_image::ImageName;
@@ -33,38 +36,79 @@ pub(crate) struct Asking {
     pub uuid: Option<String>,
 }
 
-/// Answers with what `script` gives for an image, who asks, and from where.
-pub(crate) fn boot_router<F>(script: impl Fn(ImageName, Asking, IpAddr) -> F + Send + Sync + 'static) -> Router
-where
-    F: Future<Output = Result<String, Failure>> + Send + 'static,
-{
-    let script = Arc::new(script);
-    let answer = move |Path(image): Path<String>,
-                       asking: Result<Query<Asking>, QueryRejection>,
-                       place: Extension<Arc<Place>>| {
-        let script = script.clone();
-        async move {
-            let Ok(Query(asking)) = asking else {
-                return answer::text(StatusCode::BAD_REQUEST, "ask with ?client=NAME, ?mac=MAC or ?uuid=UUID");
-            };
-            let image = match image.parse::<ImageName>() {
-                Ok(image) => image,
-                Err(error) => return answer::text(StatusCode::NOT_FOUND, &error.to_string()),
-            };
-            match script(image, asking, place.address()).await {
-                Ok(script) => text(script),
-                Err(failure) => answer::refused(&failure),
-            }
-        }
-    };
-    let refused = || async { answer::not_allowed("GET") };
-    // Whoever only wants to know has nothing done.
-    Router::new().route("/boot/{image}", get(answer).head(refused).fallback(refused))
+/// Who knows what workstations boot.
+pub(crate) trait Booting: Send + Sync + 'static {
+    /// The menu of whoever asks.
+    fn menu(&self, asking: Asking, from: IpAddr) -> BoxFuture<'static, Result<String, Failure>>;
+
+    /// What whoever asks does to boot an image.
+    fn script(&self, image: ImageName, asking: Asking, from: IpAddr) -> BoxFuture<'static, Result<String, Failure>>;
+
+    /// Where the file is that firmware loads.
+    fn loader(&self, name: &str) -> Option<PathBuf>;
 }
 
-fn text(script: String) -> Response {
-    let mut response = Response::new(Body::from(script));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+type Shared = State<Arc<dyn Booting>>;
+type Asked = Result<Query<Asking>, QueryRejection>;
+type From = Extension<Arc<Place>>;
+
+/// Answers with what `booting` says.
+pub(crate) fn boot_router(booting: Arc<dyn Booting>) -> Router {
+    let refused = || async { answer::not_allowed("GET") };
+    // Whoever only wants to know has nothing done.
+    Router::new()
+        .route("/boot", get(menu).head(refused).fallback(refused))
+        .route("/boot/{image}", get(script).head(refused).fallback(refused))
+        .route("/netboot/{file}", get(loader).fallback(|| async { answer::not_allowed("GET, HEAD") }))
+        .with_state(booting)
+}
+
+async fn menu(State(booting): Shared, asked: Asked, place: From) -> Response {
+    match asked {
+        Ok(Query(asking)) => answered(booting.menu(asking, place.address()).await),
+        Err(_) => unknown(),
+    }
+}
+
+async fn script(State(booting): Shared, Path(image): Path<String>, asked: Asked, place: From) -> Response {
+    let Ok(Query(asking)) = asked else { return unknown() };
+    match image.parse::<ImageName>() {
+        Ok(image) => answered(booting.script(image, asking, place.address()).await),
+        Err(error) => answer::text(StatusCode::NOT_FOUND, &error.to_string()),
+    }
+}
+
+/// Small files that are never more than a few.
+async fn loader(State(booting): Shared, Path(name): Path<String>) -> Response {
+    let absent =
+        || answer::text(StatusCode::NOT_FOUND, "there is no such loader; `icbd netboot enable` puts them here");
+    let Some(path) = booting.loader(&name) else { return absent() };
+    match tokio::fs::read(path).await {
+        Ok(bytes) => {
+            let mut response = Response::new(Body::from(bytes));
+            describe(&mut response, "application/octet-stream");
+            response
+        }
+        Err(_) => absent(),
+    }
+}
+
+fn unknown() -> Response {
+    answer::text(StatusCode::BAD_REQUEST, "ask with ?client=NAME, ?mac=MAC or ?uuid=UUID")
+}
+
+fn answered(script: Result<String, Failure>) -> Response {
+    match script {
+        Ok(script) => {
+            let mut response = Response::new(Body::from(script));
+            describe(&mut response, "text/plain; charset=utf-8");
+            response
+        }
+        Err(failure) => answer::refused(&failure),
+    }
+}
+
+fn describe(response: &mut Response, media: &'static str) {
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }

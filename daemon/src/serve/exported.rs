@@ -25,8 +25,8 @@ use crate::failure::Failure;
 
 /// To whom versions are given by their names, and who of those takes them.
 pub(crate) trait Readers: Send + Sync + 'static {
-    /// Fails if an image is not for whoever asks from there.
-    fn check(&self, image: &ImageName, from: IpAddr) -> Result<(), Failure>;
+    /// Fails if a file of an image is not for whoever asks from there.
+    fn check(&self, image: &ImageName, path: &[u8], from: IpAddr) -> Result<(), Failure>;
 
     /// Whether somebody reads a version.
     fn reads(&self, version: Serial, from: IpAddr) -> bool;
@@ -94,7 +94,7 @@ async fn file(
     (image, number, path): (ImageName, Option<VersionNumber>, Vec<u8>),
     conditions: &Conditions,
 ) -> Result<Response, Missing> {
-    readers.check(&image, from).map_err(Missing::Refused)?;
+    readers.check(&image, &path, from).map_err(Missing::Refused)?;
     let name = String::from_utf8_lossy(&path).into_owned();
     let number = number.ok_or_else(|| Missing::Current(image.clone(), name.clone()))?;
     let id = VersionId { image, number };

@@ -19,7 +19,7 @@ const KNOWN: &[(&str, &[&str])] = &[
         "",
         &[
             "role", "source", "trust", "store", "mount", "window", "memory", "serve", "export", "ganesha", "clone",
-            "master", "sign", "retain", "log",
+            "network", "netboot", "master", "sign", "retain", "log",
         ],
     ),
     ("source", &["url", "codec"]),
@@ -32,6 +32,8 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("export", &["nfs", "iscsi"]),
     ("ganesha", &["exports", "pid_file"]),
     ("clone", &["reserve", "per_client"]),
+    ("network", &["interface", "dhcp", "subnet", "pool", "gateway", "dns"]),
+    ("netboot", &["default", "menu_timeout"]),
     ("master", &["repo", "listen", "allow", "tls_cert", "tls_key", "keep_packed"]),
     ("sign", &["key"]),
     ("retain", &["last", "younger_than"]),
@@ -39,7 +41,7 @@ const KNOWN: &[(&str, &[&str])] = &[
 ];
 
 /// What the documentation of icbd names and this version cannot do yet: silence would be a broken promise.
-const LATER: &[(&str, &[&str])] = &[("", &["network"]), ("source", &["limit"]), ("log", &["audit_keep", "boots_keep"])];
+const LATER: &[(&str, &[&str])] = &[("source", &["limit"]), ("log", &["audit_keep", "boots_keep"])];
 
 /// One thing that is wrong with a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]

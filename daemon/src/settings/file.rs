@@ -2,12 +2,14 @@
 //!
 //! Every value is optional here; [`File::with_defaults`] is the one place that knows the defaults.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use icbd_export::{Dhcp, Pool};
+use icbd_image::ImageName;
 use icbd_wire::Codec;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use jiff::civil::Time;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +57,8 @@ pub(crate) struct File {
     pub export: Export,
     pub ganesha: Ganesha,
     pub clone: Clone,
+    pub network: Vec<Network>,
+    pub netboot: Netboot,
     pub master: Master,
     pub sign: Sign,
     pub retain: Retain,
@@ -168,6 +172,33 @@ pub(crate) struct Clone {
     pub per_client: Option<ByteCount>,
 }
 
+/// A network on which workstations boot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Network {
+    pub interface: String,
+    #[serde(default)]
+    pub dhcp: Dhcp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<Ipv4Net>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Pool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Ipv4Addr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<Ipv4Addr>,
+}
+
+/// The menu of workstations that boot by the network.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Netboot {
+    /// What boots if nobody chooses; the local disk if none is named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default: Option<ImageName>,
+    pub menu_timeout: Option<Span>,
+}
+
 /// Who serves disks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -223,6 +254,8 @@ const OUTSIDE: BitRate = BitRate::from_mbit(20);
 const RETAIN_LAST: usize = 4;
 const RETAIN_YOUNGER_THAN: Duration = Duration::from_secs(30 * 86_400);
 const LISTEN_PORT: u16 = 7070;
+/// The default of `netboot.menu_timeout`: time to read a menu.
+const MENU_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl File {
     /// The file with every value that has a default.
@@ -247,6 +280,7 @@ impl File {
         or(&mut self.ganesha.exports, "/etc/ganesha/icbd.conf");
         or(&mut self.ganesha.pid_file, "/var/run/ganesha/ganesha.pid");
         self.export.iscsi.get_or_insert(IscsiServer::Auto);
+        self.netboot.menu_timeout.get_or_insert(Span(MENU_TIMEOUT));
         self.master.listen.get_or_insert_with(|| vec![([127, 0, 0, 1], LISTEN_PORT).into()]);
         self.master.allow.get_or_insert_default();
         self.retain.last.get_or_insert(RETAIN_LAST);

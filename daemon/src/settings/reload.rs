@@ -22,6 +22,9 @@ const AT_ONCE: &[(Role, &[&str])] = &[
             "export.iscsi",
             "clone.reserve",
             "clone.per_client",
+            "network",
+            "netboot.default",
+            "netboot.menu_timeout",
             "log.level",
         ],
     ),
@@ -46,7 +49,7 @@ const SECTIONS: &[(Role, &[&str])] = &[
         Role::Cache,
         &[
             "role", "source", "trust", "store", "mount", "window", "memory", "serve", "export", "ganesha", "clone",
-            "log",
+            "network", "netboot", "log",
         ],
     ),
     (Role::Master, &["role", "trust", "master", "sign", "retain", "log"]),
@@ -135,8 +138,8 @@ mod tests {
     #[test]
     fn every_key_is_known_to_the_file() {
         // What has no default.
-        let without =
-            "[sign]\nkey = \"/k\"\n[trust]\nca = \"/c\"\n[clone]\nreserve = \"1GiB\"\nper_client = \"1GiB\"\n";
+        let without = "[sign]\nkey = \"/k\"\n[trust]\nca = \"/c\"\n[clone]\nreserve = \"1GiB\"\nper_client = \"1GiB\"\n\
+             [netboot]\ndefault = \"lab\"\n";
         let known = values(&check::read(without).unwrap());
         for (role, keys) in AT_ONCE {
             for key in *keys {

@@ -1,7 +1,6 @@
 //! dnsmasq's configuration, and dnsmasq itself.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,19 +11,23 @@ const PROGRAM: &str = "dnsmasq";
 const PACKAGE: &str = "dnsmasq-base";
 const CONFIG_FILE: &str = "dnsmasq.conf";
 /// Who was given which address.
-const LEASES_FILE: &str = "leases";
+const LEASES_FILE: &str = "netboot.leases";
 /// What an address is given for: a class day's length, so that those who are away give theirs back.
 const LEASE: &str = "8h";
 
-/// A dnsmasq of icbd's own: all that it keeps lies in one folder.
+/// A dnsmasq of icbd's own.
 #[derive(Debug, Clone)]
 pub struct Dnsmasq {
+    /// What is made anew at each start, for whoever it runs as.
     folder: PathBuf,
+    /// What it keeps.
+    leases: PathBuf,
 }
 
 impl Dnsmasq {
-    pub fn in_folder(folder: &Path) -> Dnsmasq {
-        Dnsmasq { folder: folder.to_owned() }
+    /// `kept`: a folder that outlives the machine's restart.
+    pub fn new(folder: &Path, kept: &Path) -> Dnsmasq {
+        Dnsmasq { folder: folder.to_owned(), leases: kept.join(LEASES_FILE) }
     }
 
     /// What firmware loads.
@@ -32,8 +35,20 @@ impl Dnsmasq {
         self.folder.join("tftp")
     }
 
-    pub fn leases(&self) -> PathBuf {
-        self.folder.join(LEASES_FILE)
+    /// Ends one that was left by a daemon that was killed.
+    pub fn end_left(&self) {
+        let pid = std::fs::read_to_string(self.pid_file()).ok().and_then(|text| text.trim().parse::<i32>().ok());
+        let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) else { return };
+        let told = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+        let config = self.config();
+        let is_ours = told.split(|byte| *byte == 0).any(|word| word.ends_with(config.as_os_str().as_encoded_bytes()));
+        if is_ours {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.folder.join("dnsmasq.pid")
     }
 
     pub fn config(&self) -> PathBuf {
@@ -61,14 +76,15 @@ impl Dnsmasq {
         }
     }
 
-    /// What it is told: `port` is that of the cache server's HTTP on every network.
-    pub fn text(&self, networks: &[BootNetwork], port: u16) -> String {
+    /// What it is told.
+    pub fn text(&self, networks: &[BootNetwork]) -> String {
         let mut text = String::from(HEAD);
         let mut line = |line: std::fmt::Arguments<'_>| {
             let _ = text.write_fmt(line);
             text.push('\n');
         };
-        line(format_args!("dhcp-leasefile={}", self.leases().display()));
+        line(format_args!("dhcp-leasefile={}", self.leases.display()));
+        line(format_args!("pid-file={}", self.pid_file().display()));
         line(format_args!("tftp-root={}", self.loaders().display()));
         let mut interfaces: Vec<&str> = networks.iter().map(|network| network.interface.as_str()).collect();
         interfaces.dedup();
@@ -80,7 +96,7 @@ impl Dnsmasq {
             let tag = format!("net{number}");
             let BootNetwork { address, subnet, .. } = network;
             line(format_args!("\n# {} by {}", subnet, network.interface));
-            let server = SocketAddr::from((*address, port));
+            let server = network.server();
             match network.pool.filter(|_| network.dhcp == Dhcp::Full) {
                 Some(pool) => {
                     line(format_args!(
@@ -154,6 +170,7 @@ mod tests {
         BootNetwork {
             interface: interface.to_owned(),
             address: [10, 1, net, 1].into(),
+            port: 7071,
             subnet: format!("10.1.{net}.0/24").parse().unwrap(),
             is_relayed: false,
             dhcp,
@@ -167,7 +184,7 @@ mod tests {
     fn each_network_is_told_of_its_own_server() {
         let networks =
             [network("lan", 2, Dhcp::Full), network("eth1.204", 3, Dhcp::Proxy), network("mgmt", 4, Dhcp::Off)];
-        let text = Dnsmasq::in_folder(Path::new("/s/netboot")).text(&networks, 7071);
+        let text = Dnsmasq::new(Path::new("/run/n"), Path::new("/s")).text(&networks);
         for line in [
             "interface=lan",
             "interface=mgmt",

@@ -1,7 +1,7 @@
 //! Networks on which workstations boot: as an administrator names them, and as they are.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use ipnet::Ipv4Net;
@@ -53,6 +53,8 @@ pub struct BootNetwork {
     pub interface: String,
     /// The cache server's own.
     pub address: Ipv4Addr,
+    /// Of its HTTP.
+    pub port: u16,
     pub subnet: Ipv4Net,
     pub is_relayed: bool,
     pub dhcp: Dhcp,
@@ -70,6 +72,11 @@ pub enum NetworkError {
     NoAddress { interface: String },
     #[error("{interface} has several networks ({}); name one with `subnet`", join(.networks))]
     Several { interface: String, networks: Vec<Ipv4Net> },
+    #[error(
+        "workstations of {interface} do not reach icbd's HTTP: write `listen = [\"{address}:7071\"]` under [serve] in the \
+         configuration, and restart the cache"
+    )]
+    NoHttp { interface: String, address: Ipv4Addr },
     #[error("{interface}: dhcp = \"full\" gives addresses: name them with `pool`, such as {example}")]
     NoPool { interface: String, example: Pool },
     #[error("{interface}: the pool {pool} does not lie in {subnet}")]
@@ -89,11 +96,15 @@ fn join(networks: &[Ipv4Net]) -> String {
 }
 
 impl BootNetwork {
-    /// All that are named, or what is wrong with the first that is not right.
-    pub fn all(wanted: &[WantedNetwork], interfaces: &[Interface]) -> Result<Vec<BootNetwork>, NetworkError> {
+    /// All that are named, or what is wrong with the first that is not right. `listen`: where icbd's HTTP is.
+    pub fn all(
+        wanted: &[WantedNetwork],
+        interfaces: &[Interface],
+        listen: &[SocketAddr],
+    ) -> Result<Vec<BootNetwork>, NetworkError> {
         let mut all: Vec<BootNetwork> = Vec::new();
         for wanted in wanted {
-            let network = BootNetwork::of(wanted, interfaces)?;
+            let network = BootNetwork::of(wanted, interfaces, listen)?;
             if let Some(other) = all.iter().find(|other| overlap(&other.subnet, &network.subnet)) {
                 let (interface, other) = (network.interface, other.interface.clone());
                 return Err(NetworkError::Twice { interface, other, subnet: network.subnet });
@@ -103,7 +114,11 @@ impl BootNetwork {
         Ok(all)
     }
 
-    fn of(wanted: &WantedNetwork, interfaces: &[Interface]) -> Result<BootNetwork, NetworkError> {
+    fn of(
+        wanted: &WantedNetwork,
+        interfaces: &[Interface],
+        listen: &[SocketAddr],
+    ) -> Result<BootNetwork, NetworkError> {
         let interface = || wanted.interface.clone();
         let found = interfaces.iter().find(|known| known.name == wanted.interface).ok_or_else(|| {
             let known: Vec<&str> = interfaces.iter().map(|known| known.name.as_str()).collect();
@@ -122,19 +137,19 @@ impl BootNetwork {
                 return Err(NetworkError::Several { interface: interface(), networks });
             }
         };
-        let WantedNetwork { dhcp, pool, gateway, dns, .. } = wanted.clone();
-        let network = BootNetwork {
-            interface: interface(),
-            address,
-            subnet: subnet.trunc(),
-            is_relayed,
-            dhcp,
-            pool,
-            gateway,
-            dns,
-        };
+        let is_reached = |at: &&SocketAddr| at.ip().is_unspecified() || at.ip().to_canonical() == IpAddr::V4(address);
+        let port = listen.iter().find(is_reached).map(SocketAddr::port);
+        let port = port.ok_or_else(|| NetworkError::NoHttp { interface: interface(), address })?;
+        let (WantedNetwork { dhcp, pool, gateway, dns, .. }, subnet) = (wanted.clone(), subnet.trunc());
+        let network =
+            BootNetwork { interface: interface(), address, port, subnet, is_relayed, dhcp, pool, gateway, dns };
         network.check()?;
         Ok(network)
+    }
+
+    /// Where its workstations find icbd's HTTP.
+    pub fn server(&self) -> SocketAddr {
+        SocketAddr::from((self.address, self.port))
     }
 
     fn check(&self) -> Result<(), NetworkError> {
@@ -243,7 +258,8 @@ mod tests {
     }
 
     fn of(wanted: WantedNetwork) -> Result<BootNetwork, String> {
-        let all = BootNetwork::all(&[wanted], &lab()).map_err(|error| error.to_string())?;
+        let listen = ["127.0.0.1:7000".parse().unwrap(), "0.0.0.0:7071".parse().unwrap()];
+        let all = BootNetwork::all(&[wanted], &lab(), &listen).map_err(|error| error.to_string())?;
         Ok(all[0].clone())
     }
 
@@ -254,7 +270,7 @@ mod tests {
             (network.address.to_string(), network.subnet.to_string()),
             ("10.1.2.1".into(), "10.1.2.0/24".into())
         );
-        assert!(!network.is_relayed);
+        assert!(!network.is_relayed && network.port == 7071);
         let behind = WantedNetwork {
             subnet: "10.9.0.0/24".parse().ok(),
             ..wanted("eth0", Dhcp::Full, Some("10.9.0.5-10.9.0.9"))
@@ -287,7 +303,12 @@ mod tests {
             let said = of(wanted).unwrap_err();
             assert!(said.contains(says), "{said}");
         }
-        let twice = BootNetwork::all(&[wanted("eth0", Dhcp::Proxy, None), wanted("eth0", Dhcp::Off, None)], &lab());
+        let all = |listen: &str| {
+            let both = [wanted("eth0", Dhcp::Proxy, None), wanted("eth0", Dhcp::Off, None)];
+            BootNetwork::all(&both, &lab(), &[listen.parse().unwrap()])
+        };
+        assert!(all("10.1.3.1:7071").unwrap_err().to_string().contains("`listen = [\"10.1.2.1:7071\"]`"));
+        let twice = all("10.1.2.1:7071");
         assert!(twice.unwrap_err().to_string().contains("both serve 10.1.2.0/24"));
     }
 

@@ -1,7 +1,5 @@
 //! What an administrator adds to the configuration of another DHCP server, so that workstations boot from this cache server.
 
-use std::net::SocketAddr;
-
 use super::{BootNetwork, Loader};
 
 /// Whose configuration it is a part of.
@@ -15,9 +13,9 @@ pub enum Dialect {
     Pxelinux,
 }
 
-/// The part for a network; `port` is that of the cache server's HTTP.
-pub fn snippet(dialect: Dialect, network: &BootNetwork, port: u16) -> String {
-    let (server, address) = (SocketAddr::from((network.address, port)), network.address);
+/// The part for a network.
+pub fn snippet(dialect: Dialect, network: &BootNetwork) -> String {
+    let (server, address) = (network.server(), network.address);
     let subnet = network.subnet;
     let script = format!("http://{server}/boot");
     let (bios, efi) = (Loader::Bios.file(), Loader::Efi64.file());
@@ -113,6 +111,7 @@ mod tests {
         let network = BootNetwork {
             interface: "lan".to_owned(),
             address: [10, 1, 2, 1].into(),
+            port: 7071,
             subnet: "10.1.2.0/24".parse().unwrap(),
             is_relayed: false,
             dhcp: Dhcp::Off,
@@ -121,12 +120,12 @@ mod tests {
             dns: Vec::new(),
         };
         for dialect in [Dialect::Kea, Dialect::Isc, Dialect::Windows, Dialect::Dnsmasq] {
-            let text = snippet(dialect, &network, 7071);
+            let text = snippet(dialect, &network);
             for says in ["http://10.1.2.1:7071/boot", "undionly.kpxe", "snponly.efi", "10.1.2.1"] {
                 assert!(text.contains(says), "{dialect:?} lacks {says}: {text}");
             }
         }
-        let pxelinux = snippet(Dialect::Pxelinux, &network, 7071);
+        let pxelinux = snippet(Dialect::Pxelinux, &network);
         assert!(pxelinux.contains("APPEND dhcp && chain http://10.1.2.1:7071/boot"), "{pxelinux}");
     }
 }

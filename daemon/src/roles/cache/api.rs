@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::prefetch::{self, Verb};
 use super::state::CacheServer;
-use super::{clients, clones, evict, exports, local, replicate, seal};
+use super::{clients, clones, evict, exports, local, netboot, replicate, seal};
 use crate::audit;
 use crate::clients::{ClientSpec, ImportSpec, SHEET_BYTES_MAX};
 use crate::clones::CloneSpec;
@@ -25,6 +25,7 @@ use crate::exports::{ExportSpec, UnexportSpec};
 use crate::failure::{Exit, Failure};
 use crate::images::ImageSummary;
 use crate::moves::LocalSpec;
+use crate::netboot::NetbootSpec;
 use crate::orders::{OrderBody, Subject, Terms};
 use crate::output::Progress;
 use crate::profiles::ImportBody;
@@ -75,6 +76,7 @@ pub(super) fn router(server: Arc<CacheServer>, tasks: TaskTracker) -> Router {
         .route("/v1/clients", get(list_clients).post(import_clients).layer(DefaultBodyLimit::max(SHEET_BODY_BYTES_MAX)))
         .route("/v1/clients/show", post(show_client))
         .route("/v1/clients/explain", post(explain_client))
+        .route("/v1/netboot", get(show_netboot).post(change_netboot))
         .route("/v1/replicate", post(start_replicate))
         .route("/v1/move", any(not_here))
         .route("/v1/plan", any(not_here))
@@ -166,6 +168,14 @@ async fn show_client(State(api): State<Api>, Json(spec): Json<ClientSpec>) -> Re
 
 async fn explain_client(State(api): State<Api>, Json(spec): Json<ClientSpec>) -> Response {
     on_daemon(&api, clients::explain(api.server.clone(), spec)).await
+}
+
+async fn show_netboot(State(api): State<Api>) -> Response {
+    on_daemon(&api, netboot::show(api.server.clone())).await
+}
+
+async fn change_netboot(State(api): State<Api>, peer: Peer, Json(spec): Json<NetbootSpec>) -> Response {
+    on_daemon(&api, netboot::change(api.server.clone(), peer, spec)).await
 }
 
 async fn not_here(State(api): State<Api>) -> Response {

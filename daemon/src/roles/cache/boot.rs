@@ -3,15 +3,21 @@
 //! This is the only place where a clone is reset by itself: never at a login, and never while somebody is logged in. Who
 //! asks twice, or for somebody who runs, gets the clone as it is.
 
+mod menu;
+mod scripts;
+mod ways;
 mod who;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use icbd_cache::{CloneDisk, CloneName};
-use icbd_export::{Claims, Declaration, LUN, OfferName, Protocol};
+use icbd_export::{Claims, Declaration, Loader, OfferName, Protocol};
 use icbd_image::{ClientName, ImageName, VersionRecord};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -22,11 +28,11 @@ use super::exports;
 use super::state::CacheServer;
 use crate::audit::Change;
 use crate::control::Peer;
-use crate::exports::OfferReport;
 use crate::failure::{Exit, Failure};
-use crate::images::find_image;
 use crate::roles::every::Every;
-use crate::serve::Asking;
+use crate::serve::{Asking, Booting};
+use ways::{Choice, Way};
+pub(super) use ways::{PACKAGE, is_for_somebody};
 
 /// Who is still logged in may be a machine that was switched off: its connection is found dead, or somebody really runs.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -49,13 +55,30 @@ impl Boots {
     }
 }
 
+/// What workstations ask when they boot, and the server that answers.
+struct Answers(Arc<CacheServer>);
+
+impl Booting for Answers {
+    fn menu(&self, asking: Asking, from: IpAddr) -> BoxFuture<'static, Result<String, Failure>> {
+        menu::menu(self.0.clone(), asking, from).boxed()
+    }
+
+    fn script(&self, image: ImageName, asking: Asking, from: IpAddr) -> BoxFuture<'static, Result<String, Failure>> {
+        answer(self.0.clone(), image, asking, from).boxed()
+    }
+
+    fn loader(&self, name: &str) -> Option<PathBuf> {
+        let is_known = Loader::ALL.iter().any(|loader| loader.file() == name);
+        is_known.then(|| self.0.netboot.loaders().join(name))
+    }
+}
+
+pub(super) fn booting(server: &Arc<CacheServer>) -> Arc<dyn Booting> {
+    Arc::new(Answers(server.clone()))
+}
+
 /// What a workstation that asks for its script is told.
-pub(super) async fn answer(
-    server: Arc<CacheServer>,
-    image: ImageName,
-    asking: Asking,
-    from: IpAddr,
-) -> Result<String, Failure> {
+async fn answer(server: Arc<CacheServer>, image: ImageName, asking: Asking, from: IpAddr) -> Result<String, Failure> {
     let claims = who::claims(&asking)?;
     let work = async move {
         let script = script(&server, &image, &claims, from).await;
@@ -75,24 +98,25 @@ async fn script(
     claims: &Claims,
     from: IpAddr,
 ) -> Result<String, Failure> {
-    find_image(&server.images(), image)?;
-    let declarations = server.exports.all()?;
-    let is_meant = |it: &&Declaration| it.image == *image && it.protocol == Protocol::Iscsi;
-    let declaration = declarations.iter().find(is_meant).ok_or_else(|| not_exported(image, Protocol::Iscsi))?;
-    check_is_for(declaration, from)?;
-    let record = deployed(server, image)?;
+    let Choice { record, declaration, way } = ways::choose(server, image, from).await?;
     let version = record.statement.statement().version();
     let name = if declaration.clone {
         let client = who::client(server, image, claims, from)?;
         let turn = server.boots.of(&client);
         let _turn = turn.lock().await;
         let name = CloneName { version, client };
-        begin(server, declaration, &record, &name, from).await?;
+        begin(server, &declaration, &record, &name, from).await?;
         exports::offer_name(&name)
     } else {
         OfferName { version, client: None }
     };
-    sanboot(server, &name, from)
+    match way {
+        Way::Disk => scripts::sanboot(server, &name, from),
+        Way::KernelAndDisk => scripts::kernel(server, &record, scripts::disk(server, &name, from)?, from).await,
+        Way::KernelAndFolder => {
+            scripts::kernel(server, &record, scripts::folder(server, &name.version, from)?, from).await
+        }
+    }
 }
 
 /// That nobody is to get an image by a protocol.
@@ -264,14 +288,4 @@ async fn drop_older(server: &Arc<CacheServer>) {
             drop_one(server, name).await;
         }
     }
-}
-
-fn sanboot(server: &CacheServer, name: &OfferName, from: IpAddr) -> Result<String, Failure> {
-    let portal = OfferReport::portal(&server.exports.portals(), &[from.into()]);
-    let portal = portal
-        .filter(|_| server.exports.has_offered(name))
-        .ok_or_else(|| Failure::new(Exit::Failed, format!("{name} is not offered yet; `icbd export list` says why")))?;
-    let initiator = name.initiator().map(|initiator| format!("set initiator-iqn {initiator}\n")).unwrap_or_default();
-    let (address, port) = (portal.ip(), portal.port());
-    Ok(format!("#!ipxe\n{initiator}sanboot iscsi:{address}::{port}:{LUN}:{name}\n"))
 }

@@ -19,6 +19,7 @@ use super::boot::{self, Boots};
 use super::clones::ClonesMount;
 use super::exports::Exports;
 use super::handover::{self, Keeping, Kept};
+use super::netboot::{self, Netboot};
 use super::ready::Ready;
 use super::state::{CacheServer, Plane};
 use super::{api, evict, exports, ready, refresh, seal};
@@ -58,11 +59,10 @@ pub(super) async fn serve(
     tasks.spawn(refresh::run(server.clone(), asked, stop.clone()));
     for (listener, _) in listeners {
         let told = server.clone();
-        let asked = server.clone();
         let for_nodes = serve::cache_router(server.cache.clone()).merge(serve::metrics_router(move || told.metrics()));
         let router = serve::for_nodes(for_nodes, &server.plane.allow)
             .merge(serve::files_router(server.cache.clone(), exports::readers(&server)))
-            .merge(serve::boot_router(move |image, asking, from| boot::answer(asked.clone(), image, asking, from)));
+            .merge(serve::boot_router(boot::booting(&server)));
         tasks.spawn(serve::serve(listener, router, server.plane.allow.clone(), None, stop.clone()));
     }
     tasks.spawn(server.space.clone().watch(stop.clone()));
@@ -72,6 +72,7 @@ pub(super) async fn serve(
     tasks.spawn(exports::watch_disks(server.clone(), stop.clone()));
     tasks.spawn(exports::watch_folders(server.clone(), stop.clone()));
     tasks.spawn(boot::sweep(server.clone(), stop.clone()));
+    tasks.spawn(netboot::watch(server.clone(), stop.clone()));
     first_listing(&server, has_asked).await;
     let outcome = match mount(&server, &settings, images, is_by_systemd).await {
         Ok(mounted) => run(&server, mounted, signals).await,
@@ -149,6 +150,7 @@ async fn open(
         clones,
         workstations: Workstations::open(&settings.store),
         boots: Boots::default(),
+        netboot: Netboot::new(&settings.netboot, &settings.loaders, &settings.store),
         started: Instant::now(),
     })
 }

@@ -253,10 +253,10 @@ pub(super) async fn watch_folders(server: Arc<CacheServer>, stop: CancellationTo
     server.exports.nfs_rounds.run(|| nfs::look(&server), &stop).await;
 }
 
-/// Has those connect whom something is exported to.
+/// Has those connect whom something is exported to, or who boot by the network.
 pub(super) fn admit(server: &CacheServer) {
-    let declarations = server.exports.declarations();
-    server.plane.allow.set_workstations(declarations.into_iter().flat_map(|declaration| declaration.clients).collect());
+    let exported = server.exports.declarations().into_iter().flat_map(|declaration| declaration.clients);
+    server.plane.allow.set_workstations(exported.chain(server.netboot.clients()).collect());
 }
 
 /// Before the mount ends: takes back what nobody uses, which would hold it, and offers nothing any more.

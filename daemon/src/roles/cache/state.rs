@@ -17,6 +17,7 @@ use super::boot::Boots;
 use super::clients;
 use super::clones::{self, ClonesMount};
 use super::exports::Exports;
+use super::netboot::Netboot;
 use super::ready::Ready;
 use crate::args::CacheArgs;
 use crate::audit::Audit;
@@ -52,6 +53,7 @@ pub(super) struct CacheServer {
     pub(super) clones: ClonesMount,
     pub(super) workstations: Workstations,
     pub(super) boots: Boots,
+    pub(super) netboot: Netboot,
     pub(super) config: RunningConfig<CacheArgs>,
     pub(super) audit: Audit,
     pub(super) space: Space,
@@ -84,6 +86,7 @@ impl CacheServer {
             self.plane.allow.set(&settings.allow);
             self.exports.nfs.set(settings.nfs.which);
             self.exports.set_iscsi(settings.iscsi);
+            self.netboot.set(&settings.netboot);
             self.cache.clones().set_limits(settings.clone_reserve_bytes, settings.clone_bytes_max);
             *self.seal_when.write().unwrap_or_else(PoisonError::into_inner) = settings.seal_when;
             let mut known = self.trust.write().unwrap_or_else(PoisonError::into_inner);
@@ -231,6 +234,7 @@ impl CacheServer {
                 .chain(self.exports.warnings(&self.plane))
                 .chain(clones::warnings(self))
                 .chain(clients::warnings(self))
+                .chain(self.netboot.warning())
                 .collect(),
             fetched_bytes: status.fetched_bytes,
             reused_bytes: status.reused_bytes,

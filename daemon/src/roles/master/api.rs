@@ -47,6 +47,7 @@ pub(super) fn router(master: Arc<Master>, tasks: TaskTracker) -> Router {
         .route("/v1/exports", any(not_here))
         .route("/v1/unexport", any(not_here))
         .route("/v1/clones", any(not_here))
+        .route("/v1/netboot", any(not_here))
         .route("/v1/clients", any(not_here))
         .route("/v1/clients/{verb}", any(not_here))
         .route("/v1/verify", post(start_verify))

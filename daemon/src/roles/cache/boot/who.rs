@@ -26,6 +26,14 @@ pub(super) fn claims(asking: &Asking) -> Result<Claims, Failure> {
     Ok(Claims { name: parse(&asking.client)?, mac: parse(&asking.mac)?, uuid })
 }
 
+/// How whoever asks is called, as far as that is known.
+pub(super) fn named(server: &CacheServer, claims: &Claims) -> Option<ClientName> {
+    match listed(server) {
+        Ok(Some(list)) => who(&list, claims).ok().map(|workstation| workstation.name.clone()),
+        _ => claims.name.clone(),
+    }
+}
+
 /// The workstation that gets its clone. Refused unless it is on the list, if there is one.
 pub(super) fn client(
     server: &CacheServer,

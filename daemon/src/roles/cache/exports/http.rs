@@ -10,7 +10,7 @@ use icbd_image::{ImageName, Serial};
 
 use crate::failure::{Exit, Failure};
 use crate::images::find_image;
-use crate::roles::cache::boot::{check_is_for, not_exported};
+use crate::roles::cache::boot::{PACKAGE, check_is_for, is_for_somebody, not_exported};
 use crate::roles::cache::state::{CacheServer, Plane};
 use crate::serve::Readers;
 
@@ -58,8 +58,13 @@ pub(super) fn check(plane: &Plane) -> Result<(), Failure> {
 }
 
 impl Readers for CacheServer {
-    fn check(&self, image: &ImageName, from: IpAddr) -> Result<(), Failure> {
+    fn check(&self, image: &ImageName, path: &[u8], from: IpAddr) -> Result<(), Failure> {
         find_image(&self.images(), image)?;
+        // Who boots a version by another protocol has its kernel by this one.
+        let is_package = path.strip_prefix(PACKAGE.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"));
+        if is_package && is_for_somebody(self, image, from) {
+            return Ok(());
+        }
         let declarations = self.exports.all()?;
         let is_meant = |it: &&Declaration| it.image == *image && it.protocol == Protocol::Http;
         let declaration = declarations.iter().find(is_meant).ok_or_else(|| not_exported(image, Protocol::Http))?;

@@ -65,6 +65,12 @@ impl Nfs {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where workstations mount the versions of an image: the folder, and where its server listens.
+    pub(in super::super) fn folder(&self, image: &ImageName) -> Option<(String, Vec<SocketAddr>)> {
+        let seen = self.seen();
+        Some((seen.paths.get(image)?.clone(), seen.portals.clone()))
+    }
+
     /// For people: why not all is served.
     pub(super) fn warning(&self) -> Option<String> {
         self.seen().trouble.as_ref().map(|trouble| format!("exports by NFS: {trouble}"))

@@ -1,0 +1,133 @@
+//! The menu of a workstation: what it may boot now, and what is there and cannot be booted yet.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use icbd_export::Claims;
+use icbd_image::ImageName;
+
+use super::{ways, who};
+use crate::failure::Failure;
+use crate::readiness;
+use crate::roles::cache::state::CacheServer;
+use crate::serve::Asking;
+
+/// One that is not told apart yet says who it is, and gets its menu.
+const INTRODUCE: &str = "#!ipxe\nchain --replace boot?mac=${netX/mac}&uuid=${uuid} || shell\n";
+
+/// What may be chosen.
+struct Item {
+    image: ImageName,
+    /// `lab@3, boot set`, or why it cannot be booted.
+    text: String,
+    can_boot: bool,
+}
+
+/// The iPXE script with which a workstation begins.
+pub(super) async fn menu(server: Arc<CacheServer>, asking: Asking, from: IpAddr) -> Result<String, Failure> {
+    let claims = who::claims(&asking)?;
+    if claims.is_empty() {
+        return Ok(INTRODUCE.to_owned());
+    }
+    let mut items = Vec::new();
+    for image in server.images() {
+        items.extend(item(&server, image.name, from).await);
+    }
+    let settings = server.netboot.settings();
+    let title = who::named(&server, &claims).map_or_else(|| from.to_string(), |name| name.to_string());
+    let default = settings.default.filter(|default| items.iter().any(|item| item.can_boot && item.image == *default));
+    let default = default.map_or("local".to_owned(), |image| image.to_string());
+    Ok(text(&items, &title, &default, settings.menu_timeout.as_millis(), &question(&claims)))
+}
+
+/// An image that is deployed and exported to whoever asks.
+async fn item(server: &CacheServer, image: ImageName, from: IpAddr) -> Option<Item> {
+    if !ways::is_for_somebody(server, &image, from) {
+        return None;
+    }
+    let (text, can_boot) = match ways::choose(server, &image, from).await {
+        Ok(choice) => {
+            let readiness = server.readiness().get(&choice.record.serial()).copied();
+            let version = choice.record.statement.statement().version();
+            let here = readiness.map_or("nothing of it is here yet", |ready| readiness::shown(Some(ready)));
+            (format!("{version}, {here}"), true)
+        }
+        Err(failure) => (format!("{image} cannot be booted: {}", failure.message), false),
+    };
+    Some(Item { image, text, can_boot })
+}
+
+/// What a workstation says of itself once more when it asks for its script.
+fn question(claims: &Claims) -> String {
+    let Claims { name, mac, uuid } = claims;
+    let name = name.as_ref().map(|name| format!("client={name}"));
+    let mac = mac.map(|mac| format!("mac={mac}"));
+    let uuid = uuid.map(|uuid| format!("uuid={uuid}"));
+    name.into_iter().chain(mac).chain(uuid).collect::<Vec<_>>().join("&")
+}
+
+fn text(items: &[Item], title: &str, default: &str, timeout_ms: u128, question: &str) -> String {
+    let mut text = format!("#!ipxe\n:menu\nmenu Machine images for {title}\n");
+    let mut line = |line: std::fmt::Arguments<'_>| {
+        let _ = text.write_fmt(line);
+        text.push('\n');
+    };
+    for item in items {
+        match item.can_boot {
+            true => line(format_args!("item {} {}", item.image, shown(&item.text))),
+            false => line(format_args!("item --gap {}", shown(&item.text))),
+        }
+    }
+    if items.is_empty() {
+        line(format_args!("item --gap No image is exported to this workstation"));
+    }
+    line(format_args!("item --gap"));
+    line(format_args!("item local Boot from the local disk"));
+    line(format_args!("item shell iPXE command line"));
+    let timeout = if timeout_ms > 0 { format!("--timeout {timeout_ms} ") } else { String::new() };
+    line(format_args!("choose {timeout}--default {default} image || goto local"));
+    line(format_args!("iseq ${{image}} local && goto local ||"));
+    line(format_args!("iseq ${{image}} shell && goto shell ||"));
+    line(format_args!("chain --replace boot/${{image}}?{question} || goto failed"));
+    line(format_args!(":failed"));
+    line(format_args!("echo ${{image}} could not be booted: see `icbd client explain` on the cache server"));
+    line(format_args!("prompt --timeout 15000 Press any key for the menu ||"));
+    line(format_args!("goto menu"));
+    line(format_args!(":local"));
+    // Firmware that does not go on by itself has no disk to go on with.
+    line(format_args!("sanboot --no-describe --drive 0x80 || exit 1"));
+    line(format_args!(":shell"));
+    line(format_args!("shell\ngoto menu"));
+    text
+}
+
+/// A line of a menu holds no variable and no end of a line.
+fn shown(text: &str) -> String {
+    const CHARS_MAX: usize = 120;
+    text.chars().filter(|c| !c.is_control() && *c != '$').take(CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(image: &str, text: &str, can_boot: bool) -> Item {
+        Item { image: image.parse().unwrap(), text: text.to_owned(), can_boot }
+    }
+
+    #[test]
+    fn what_cannot_be_booted_cannot_be_chosen() {
+        let items = [item("lab", "lab@3, boot set", true), item("win", "win cannot be booted: ${no}\nkernel", false)];
+        let text = text(&items, "pc-1", "lab", 5000, "mac=52:54:00:00:00:01");
+        for line in [
+            "menu Machine images for pc-1",
+            "item lab lab@3, boot set",
+            "item --gap win cannot be booted: {no}kernel",
+            "choose --timeout 5000 --default lab image || goto local",
+            "chain --replace boot/${image}?mac=52:54:00:00:00:01 || goto failed",
+        ] {
+            assert!(text.lines().any(|known| known == line), "{line} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What iPXE is told.
+
+use std::net::{IpAddr, SocketAddr};
+
+use icbd_export::{LUN, OfferName};
+use icbd_image::{FileIndex, VersionId, VersionRecord};
+
+use super::ways::{CMDLINE, INITRD, KERNEL};
+use crate::exports::OfferReport;
+use crate::failure::{Exit, Failure};
+use crate::roles::cache::state::CacheServer;
+
+/// More is no command line.
+const CMDLINE_BYTES_MAX: u64 = 2048;
+
+/// Boots from a disk.
+pub(super) fn sanboot(server: &CacheServer, name: &OfferName, from: IpAddr) -> Result<String, Failure> {
+    let portal = portal(server, name, from)?;
+    let initiator = name.initiator().map(|initiator| format!("set initiator-iqn {initiator}\n")).unwrap_or_default();
+    let (address, port) = (portal.ip(), portal.port());
+    Ok(format!("#!ipxe\n{initiator}sanboot iscsi:{address}::{port}:{LUN}:{name}\n"))
+}
+
+/// Where a kernel finds a disk.
+pub(super) fn disk(server: &CacheServer, name: &OfferName, from: IpAddr) -> Result<String, Failure> {
+    let portal = portal(server, name, from)?;
+    let root = format!("icbd.root=iscsi:{}:{}:{LUN}:{name}", portal.ip(), portal.port());
+    Ok(match name.initiator() {
+        Some(initiator) => format!("{root} icbd.initiator={initiator} icbd.rw=clone"),
+        None => root,
+    })
+}
+
+fn portal(server: &CacheServer, name: &OfferName, from: IpAddr) -> Result<SocketAddr, Failure> {
+    let portal = OfferReport::portal(&server.exports.portals(), &[from.into()]);
+    portal.filter(|_| server.exports.has_offered(name)).ok_or_else(|| not_yet(&name.to_string()))
+}
+
+/// Where it finds a folder.
+pub(super) fn folder(server: &CacheServer, version: &VersionId, from: IpAddr) -> Result<String, Failure> {
+    let found = server.exports.nfs.folder(&version.image).ok_or_else(|| not_yet(&version.to_string()))?;
+    let (path, portals) = found;
+    let portal = OfferReport::portal(&portals, &[from.into()]).ok_or_else(|| not_yet(&version.to_string()))?;
+    Ok(format!("icbd.root=nfs:{}:{}:{path}/{}", portal.ip(), portal.port(), version.number))
+}
+
+fn not_yet(what: &str) -> Failure {
+    Failure::new(Exit::Failed, format!("{what} is not offered yet; `icbd export list` says why"))
+}
+
+/// Loads the kernel of a version's boot package, which finds the rest as it is told.
+pub(super) async fn kernel(
+    server: &CacheServer,
+    record: &VersionRecord,
+    root: String,
+    from: IpAddr,
+) -> Result<String, Failure> {
+    let version = record.statement.statement().version();
+    let VersionId { image, number } = &version;
+    let http = http(server, from)?;
+    let more = cmdline(server, record).await?;
+    let path = |file: &str| format!("{http}/files/{image}/{number}/{file}");
+    Ok(format!(
+        "#!ipxe\nkernel {} initrd=initrd.img boot=icbd {root} icbd.server={http} icbd.version={version} \
+         BOOTIF=01-${{netX/mac:hexhyp}}{more}\ninitrd --name initrd.img {}\nboot\n",
+        path(KERNEL),
+        path(INITRD)
+    ))
+}
+
+/// Where whoever asks from there finds this HTTP.
+pub(super) fn http(server: &CacheServer, from: IpAddr) -> Result<String, Failure> {
+    let listen = OfferReport::portal(&server.plane.listen, &[from.into()]);
+    let listen = listen.ok_or_else(|| Failure::new(Exit::Failed, "nothing is served by HTTP"))?;
+    Ok(format!("http://{listen}"))
+}
+
+/// What a version's boot package adds to the command line.
+async fn cmdline(server: &CacheServer, record: &VersionRecord) -> Result<String, Failure> {
+    let version = server.cache.version(record.serial()).await.map_err(Failure::from)?;
+    let file = |index: FileIndex| version.file(index).ok().filter(|file| file.size() <= CMDLINE_BYTES_MAX);
+    let Some(file) = version.head().follow(CMDLINE.as_bytes()).and_then(file) else { return Ok(String::new()) };
+    let bytes = file.read(0, CMDLINE_BYTES_MAX as usize).await.map_err(Failure::from)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let words: String = text.split_whitespace().map(|word| format!(" {word}")).collect();
+    // What iPXE takes for more than words is not passed on.
+    Ok(words.chars().filter(|c| !c.is_control() && !"|&;$".contains(*c)).collect())
+}

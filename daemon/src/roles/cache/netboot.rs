@@ -1,0 +1,231 @@
+//! Network boot: a dnsmasq of icbd's own that runs as long as it should, and is told what the networks are now.
+
+mod commands;
+mod process;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use icbd_export::{BootNetwork, Dhcp, Dnsmasq, Loaders, NetbootEnabled, interfaces};
+use ipnet::IpNet;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::state::CacheServer;
+use crate::failure::{Exit, Failure};
+use crate::netboot::{NetbootReport, NetbootState};
+use crate::settings::NetbootSettings;
+pub(super) use commands::{change, show};
+use process::{Running, Said};
+
+/// An address or an interface that comes and goes is seen within this.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// Who asked for it waits so long for it to serve.
+const SETTLED_MAX: Duration = Duration::from_secs(10);
+/// A server that ends by itself is started again after a pause, which grows.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(super) struct Netboot {
+    settings: RwLock<NetbootSettings>,
+    enabled: NetbootEnabled,
+    dnsmasq: Dnsmasq,
+    folder: PathBuf,
+    wake: Notify,
+    seen: watch::Sender<Seen>,
+}
+
+/// How it is.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    state: NetbootState,
+    networks: Vec<BootNetwork>,
+    trouble: Option<String>,
+}
+
+/// What is to be served, and by which configuration.
+#[derive(Debug, Clone, Default)]
+struct Wanted {
+    networks: Vec<BootNetwork>,
+    /// None, where nothing is to be served.
+    text: Option<String>,
+    trouble: Option<String>,
+}
+
+impl Netboot {
+    /// `folder`: what is made anew at each start; `store`: what is kept.
+    pub(super) fn new(settings: &NetbootSettings, folder: &Path, store: &Path) -> Netboot {
+        Netboot {
+            settings: RwLock::new(settings.clone()),
+            enabled: NetbootEnabled::in_folder(store),
+            dnsmasq: Dnsmasq::new(folder, store),
+            folder: folder.to_owned(),
+            wake: Notify::new(),
+            seen: watch::Sender::default(),
+        }
+    }
+
+    pub(super) fn settings(&self) -> NetbootSettings {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set(&self, settings: &NetbootSettings) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings.clone();
+        self.wake.notify_one();
+    }
+
+    /// Where a file is that firmware loads.
+    pub(super) fn loaders(&self) -> PathBuf {
+        self.dnsmasq.loaders()
+    }
+
+    /// Networks whose workstations ask for their script.
+    pub(super) fn clients(&self) -> Vec<IpNet> {
+        self.seen.borrow().networks.iter().map(|network| network.subnet.into()).collect()
+    }
+
+    /// The networks as they are named, each with its address now.
+    fn networks(&self, listen: &[SocketAddr]) -> Result<Vec<BootNetwork>, Failure> {
+        let refused = |error: String| Failure::new(Exit::Refused, error);
+        let interfaces = interfaces().map_err(|error| refused(format!("cannot list network interfaces: {error}")))?;
+        BootNetwork::all(&self.settings().networks, &interfaces, listen).map_err(|error| refused(error.to_string()))
+    }
+
+    fn wanted(&self, listen: &[SocketAddr]) -> Wanted {
+        let trouble = |trouble: String| Wanted { trouble: Some(trouble), ..Wanted::default() };
+        match self.enabled.get() {
+            Err(error) => return trouble(error.to_string()),
+            Ok(false) => return Wanted::default(),
+            Ok(true) => {}
+        }
+        // One that lost its address keeps nobody from the others.
+        let (mut networks, mut troubles) = (Vec::new(), Vec::new());
+        match self.networks(listen) {
+            Ok(all) => networks = all,
+            Err(failure) => {
+                troubles.push(failure.message);
+                let interfaces = interfaces().unwrap_or_default();
+                for wanted in &self.settings().networks {
+                    let alone = BootNetwork::all(std::slice::from_ref(wanted), &interfaces, listen);
+                    networks.extend(alone.unwrap_or_default());
+                }
+            }
+        }
+        let has_work = networks.iter().any(|network| network.dhcp != Dhcp::Off) || !networks.is_empty();
+        let text = has_work.then(|| self.dnsmasq.text(&networks));
+        Wanted { networks, text, trouble: troubles.pop() }
+    }
+
+    /// Has what it serves be there.
+    fn write(&self, text: &str) -> Result<(), String> {
+        Loaders::default().put(&self.dnsmasq.loaders()).map_err(|error| error.to_string())?;
+        let config = self.dnsmasq.config();
+        std::fs::write(&config, text).map_err(|error| format!("cannot write {}: {error}", config.display()))
+    }
+
+    /// Waits until what was changed was seen to, unless that takes too long for people to wait.
+    async fn settle(&self) {
+        let mut seen = self.seen.subscribe();
+        self.seen.send_modify(|seen| seen.state = NetbootState::Starting);
+        self.wake.notify_one();
+        let _ = tokio::time::timeout(SETTLED_MAX, seen.wait_for(|seen| seen.state != NetbootState::Starting)).await;
+    }
+
+    pub(super) fn report(&self) -> NetbootReport {
+        let seen = self.seen.borrow().clone();
+        let (enabled, unreadable) = match self.enabled.get() {
+            Ok(enabled) => (enabled, None),
+            Err(error) => (false, Some(error.to_string())),
+        };
+        let files = seen.networks.first().map(|_| self.dnsmasq.config().display().to_string());
+        NetbootReport {
+            enabled,
+            state: seen.state,
+            networks: seen.networks.iter().map(Into::into).collect(),
+            files: files.into_iter().collect(),
+            troubles: seen.trouble.into_iter().chain(unreadable).collect(),
+        }
+    }
+
+    /// For the status.
+    pub(super) fn warning(&self) -> Option<String> {
+        self.seen.borrow().trouble.as_ref().map(|trouble| format!("network boot: {trouble}"))
+    }
+}
+
+/// Has it be served as it should be, until `stop`.
+pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
+    let netboot = &server.netboot;
+    netboot.dnsmasq.end_left();
+    let (mut running, mut failed, mut pause): (Option<Running>, Option<String>, _) = (None, None, PAUSE_MIN);
+    loop {
+        let wanted = netboot.wanted(&server.plane.listen);
+        if running.as_ref().is_some_and(|running| Some(&running.text) != wanted.text.as_ref()) {
+            if let Some(running) = running.take() {
+                running.end().await;
+            }
+            failed = None;
+        }
+        if running.is_none()
+            && let Some(text) = &wanted.text
+        {
+            let written = netboot.write(text);
+            match written.and_then(|()| Running::start(&netboot.dnsmasq, text)) {
+                Ok(started) => running = Some(started),
+                Err(why) => failed = Some(why),
+            }
+        }
+        if wanted.text.is_none() {
+            failed = None;
+            // Of one that is not served nothing is left.
+            let _ = std::fs::remove_dir_all(&netboot.folder);
+        }
+        let is_serving = running.as_ref().is_some_and(|running| running.is_serving);
+        see(&server, wanted, is_serving, failed.clone());
+        let is_down = running.is_none() && failed.is_some();
+        let wait = if is_down { pause } else { INTERVAL };
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = netboot.wake.notified() => pause = PAUSE_MIN,
+            () = tokio::time::sleep(wait) => {
+                pause = if is_down { (pause * 2).min(PAUSE_MAX) } else { pause };
+            }
+            said = process::next(&mut running) => match said {
+                Said::Line => {}
+                Said::Serving => { failed = None; pause = PAUSE_MIN; }
+                Said::Ended(why) => {
+                    tracing::warn!(why, "the dnsmasq of network boot ended; it is started again");
+                    running = None;
+                    failed = Some(why);
+                }
+            },
+        }
+    }
+    if let Some(running) = running.take() {
+        running.end().await;
+    }
+}
+
+/// Tells how it is, and whom that admits.
+fn see(server: &CacheServer, wanted: Wanted, is_serving: bool, failed: Option<String>) {
+    let state = match (&wanted.text, is_serving, &failed) {
+        (None, _, _) if wanted.trouble.is_some() => NetbootState::Failed,
+        (None, _, _) => NetbootState::Off,
+        (Some(_), true, _) => NetbootState::Serving,
+        (Some(_), false, Some(_)) => NetbootState::Failed,
+        (Some(_), false, None) => NetbootState::Starting,
+    };
+    let seen = Seen { state, networks: wanted.networks, trouble: failed.or(wanted.trouble) };
+    let before = server.netboot.seen.send_replace(seen.clone());
+    if before.networks != seen.networks {
+        super::exports::admit(server);
+    }
+    if before.trouble != seen.trouble
+        && let Some(trouble) = &seen.trouble
+    {
+        tracing::warn!(trouble, "network boot is not as it should be");
+    }
+}

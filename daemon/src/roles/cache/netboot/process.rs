@@ -1,0 +1,85 @@
+//! dnsmasq as it runs: what it says, and its end.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use icbd_export::Dnsmasq;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+
+/// It says so once it has taken its ports.
+const STARTED: &str = ": started, version ";
+/// It ends at once when it is told to.
+const ENDED_MAX: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(super) struct Running {
+    /// What it was told.
+    pub(super) text: String,
+    pub(super) is_serving: bool,
+    child: Child,
+    lines: Lines<BufReader<ChildStderr>>,
+    last: String,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Said {
+    Serving,
+    Line,
+    Ended(String),
+}
+
+impl Running {
+    pub(super) fn start(dnsmasq: &Dnsmasq, text: &str) -> Result<Running, String> {
+        let mut command = Command::from(dnsmasq.command());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => "dnsmasq is not here; install the package dnsmasq-base".to_owned(),
+            _ => format!("cannot start dnsmasq: {error}"),
+        })?;
+        let said = child.stderr.take().ok_or("dnsmasq says nothing")?;
+        let lines = BufReader::new(said).lines();
+        Ok(Running { text: text.to_owned(), is_serving: false, child, lines, last: String::new() })
+    }
+
+    /// Ends it.
+    pub(super) async fn end(mut self) {
+        if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()) {
+            // Not waited for yet, so the number is still its own.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+        }
+        if tokio::time::timeout(ENDED_MAX, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
+    }
+
+    async fn next(&mut self) -> Said {
+        match self.lines.next_line().await {
+            Ok(Some(line)) if line.contains(STARTED) && !self.is_serving => {
+                self.is_serving = true;
+                Said::Serving
+            }
+            Ok(Some(line)) => {
+                tracing::debug!(line, "dnsmasq");
+                self.last = line;
+                Said::Line
+            }
+            Ok(None) | Err(_) => {
+                let how = self.child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
+                Said::Ended(match self.last.trim() {
+                    "" => format!("dnsmasq ended ({how})"),
+                    last => format!("dnsmasq ended ({how}): {last}"),
+                })
+            }
+        }
+    }
+}
+
+/// What the one that runs says next; never, if none does.
+pub(super) async fn next(running: &mut Option<Running>) -> Said {
+    match running {
+        Some(running) => running.next().await,
+        None => std::future::pending().await,
+    }
+}
