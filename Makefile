@@ -7,6 +7,7 @@ BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 LAB_IMAGE := target/lab/image
 LAB_MACHINE := target/lab/nfs
+LAB_NETBOOT := target/lab/netboot
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test bench bench-short bench-record gate format lint packages rivals image machine clean
@@ -54,6 +55,7 @@ rivals: ## installs those, and what icbd is compared with
 
 image: packages ## builds the Debian images that tests and demo boot, unless they are there
 	@tests/lab/build-image.sh $(LAB_IMAGE)
+	@tests/lab/build-netboot-image.sh $(LAB_NETBOOT)
 
 machine: packages ## builds the machine whose kernel has an NFS server, unless it is there
 	@tests/lab/build-nfs-machine.sh $(LAB_MACHINE)

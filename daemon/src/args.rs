@@ -1,5 +1,6 @@
 //! The command line as it is typed. [`crate::settings`] turns it, with the configuration file, into what is done.
 
+mod boot_package;
 mod client;
 mod clone;
 mod edits;
@@ -18,6 +19,7 @@ use icbd_storm::{CLIENTS_MAX, Target};
 use icbd_wire::Codec;
 use ipnet::IpNet;
 
+pub(crate) use boot_package::BootPackageArgs;
 pub(crate) use client::ClientCommand;
 pub(crate) use clone::{CloneArgs, CloneCommand};
 pub(crate) use edits::{EditArgs, NodeCommand, PruneArgs, SaveArgs};
@@ -176,6 +178,12 @@ pub(crate) enum ImageCommand {
     Save(SaveArgs),
     /// Throw the working copy away (on a master)
     Discard(EditArgs),
+    /// Make the next version of a Linux image, ready, with what workstations need to boot it by the network (on a master)
+    ///
+    /// A kernel and an initramfs that finds its root on the cache server are put into the version, in its folder icbd: of
+    /// a tree that holds a Linux, or of the only disk at its top. They are made by the initramfs-tools of that Linux; disks
+    /// need open-iscsi in it, too.
+    BootPackage(BootPackageArgs),
     /// Show which versions may go and why the others stay; with --yes, remove them (on a master)
     Prune(PruneArgs),
     /// List images, or the versions of one

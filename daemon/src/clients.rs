@@ -1,5 +1,6 @@
 //! Workstations as they travel between command and cache server.
 
+mod boots;
 mod explain;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::output::{bytes, counted, plain, table, time};
+pub(crate) use boots::{BootEntry, BootsSpec, Stage, StageEntry, words as boots_words};
 pub(crate) use explain::{BootReport, CloneOutlook, ExplainReport, OlderReport};
 
 /// A list of ten thousand workstations is smaller.
@@ -60,6 +62,12 @@ pub(crate) struct ClientsReport {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ClientSpec {
     pub client: Claims,
+}
+
+/// Who is to be woken.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct WakeSpec {
+    pub clients: Vec<Claims>,
 }
 
 /// A workstation, and what is known of it.

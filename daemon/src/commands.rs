@@ -1,6 +1,7 @@
 //! The commands that are no daemons, one file a noun.
 
 pub(crate) mod bench;
+mod boot_package;
 pub(crate) mod bundle;
 pub(crate) mod check;
 pub(crate) mod client;

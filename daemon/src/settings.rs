@@ -88,6 +88,8 @@ pub(crate) struct CacheSettings {
     /// Where clones are mounted once there is one: beside the socket, which nobody else shares.
     pub clones: PathBuf,
     pub netboot: NetbootSettings,
+    /// So long what is known of boots.
+    pub boots_keep: Duration,
     /// Where what firmware loads lies: beside the socket, for whoever serves it.
     pub loaders: PathBuf,
     pub trust: TrustSettings,
@@ -281,6 +283,7 @@ impl Settings {
             clone_bytes_max: file.clone.per_client.map(|bytes| bytes.0),
             clones: absolute(&socket.with_extension("clones"))?,
             netboot: netboot(&file.network, &file.netboot),
+            boots_keep: file.log.boots_keep.map(|span| span.0).unwrap_or_default(),
             loaders: absolute(&socket.with_extension("netboot"))?,
             trust: self.trust(),
             socket,

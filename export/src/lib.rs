@@ -37,8 +37,8 @@ pub use ganesha::Ganesha;
 pub use kept::KeptError;
 pub use knfsd::{Knfsd, Raised};
 pub use netboot::{
-    BootNetwork, Dhcp, Dialect, Dnsmasq, Interface, Loader, Loaders, LoadersError, NetbootEnabled, NetworkError, Pool,
-    PoolError, Rival, WantedNetwork, interfaces, rivals, snippet,
+    BootNetwork, Dhcp, Dialect, Dnsmasq, Heard, Interface, Loader, Loaders, LoadersError, NetbootEnabled, NetworkError,
+    Pool, PoolError, Rival, WantedNetwork, interfaces, rivals, snippet,
 };
 pub use offer::{LUN, Offer, OfferName, OfferNameError};
 pub use plan::{Outcome, Plan};

@@ -9,6 +9,7 @@ mod interfaces;
 mod loaders;
 mod network;
 mod rival;
+mod said;
 mod snippet;
 
 pub use dnsmasq::Dnsmasq;
@@ -17,4 +18,5 @@ pub use interfaces::{Interface, interfaces};
 pub use loaders::{Loader, Loaders, LoadersError};
 pub use network::{BootNetwork, Dhcp, NetworkError, Pool, PoolError, WantedNetwork};
 pub use rival::{Rival, rivals};
+pub use said::Heard;
 pub use snippet::{Dialect, snippet};

@@ -26,6 +26,16 @@ pub fn debian_image() -> Result<PathBuf> {
     Ok(image)
 }
 
+/// The folder with a Debian that boots without a disk of its own, as `tree` and as `disk.raw`. Built like [`debian_image`].
+pub fn netboot_image() -> Result<PathBuf> {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let image = tests.parent().context("the tests lie in a workspace")?.join("target/lab/netboot");
+    let mut build = Command::new(tests.join("lab/build-netboot-image.sh"));
+    build.arg(&image);
+    run_bounded(build, BUILD_DEADLINE)?.ok()?;
+    Ok(image)
+}
+
 /// The folder with `disk.raw` of the next version, after an upgrade to the next release. Built like [`debian_image`].
 pub fn upgraded_image() -> Result<PathBuf> {
     let (tests, image) = (Path::new(env!("CARGO_MANIFEST_DIR")), debian_image()?);

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 
 use crate::master::text;
-use crate::{CacheSettings, Lab, Output, run_bounded, wait_for};
+use crate::{CacheSettings, Lab, Lan, Output, SERVER, run_bounded, wait_for};
 pub use client::{FileHandle, Nfs, NfsReader};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -44,20 +44,40 @@ pub struct Ganesha {
 impl Ganesha {
     /// Before anything is mounted in the lab. `settings` are lines for its configuration.
     pub fn start(lab: &Lab, settings: &str) -> Result<Ganesha> {
-        share_mounts(lab)?;
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let network = FIRST + 4 * (std::process::id().wrapping_mul(4).wrapping_add(count) % NETWORKS);
         let (here, there) = (Ipv4Addr::from(network + 1), Ipv4Addr::from(network + 2));
         let link = format!("i{}-{count}", std::process::id());
+        Ganesha::start_at(lab, settings, link, (here, there, 30), |link| {
+            ip(&["address", "add", &format!("{here}/30"), "dev", link])
+        })
+    }
+
+    /// The same as a machine of a lab's network.
+    pub fn start_in(lab: &Lab, settings: &str, _: &Lan) -> Result<Ganesha> {
+        let there = Ipv4Addr::from(u32::from(SERVER) + 1);
+        Ganesha::start_at(lab, settings, "nfs-lan".to_owned(), (SERVER, there, 24), |link| {
+            ip(&["link", "set", link, "master", "lan"])
+        })
+    }
+
+    fn start_at(
+        lab: &Lab,
+        settings: &str,
+        link: String,
+        (here, there, prefix): (Ipv4Addr, Ipv4Addr, u8),
+        join: impl FnOnce(&str) -> Result<()>,
+    ) -> Result<Ganesha> {
+        share_mounts(lab)?;
         let rpcbind = rpcbind(lab)?;
         let pid = rpcbind.id();
         let (log, lab) = (PathBuf::new(), lab.clone());
         let mut ganesha = Ganesha { rpcbind, server: None, link, here, there, log, lab };
-        let (link, prefix) = (&ganesha.link, |address: Ipv4Addr| format!("{address}/30"));
+        let link = &ganesha.link;
         ip(&["link", "add", link, "type", "veth", "peer", "name", "nfs", "netns", &pid.to_string()])?;
-        ip(&["address", "add", &prefix(here), "dev", link])?;
+        join(link)?;
         ip(&["link", "set", link, "up"])?;
-        ganesha.inside("ip", &["address", "add", &prefix(there), "dev", "nfs"])?.ok()?;
+        ganesha.inside("ip", &["address", "add", &format!("{there}/{prefix}"), "dev", "nfs"])?.ok()?;
         ganesha.inside("ip", &["link", "set", "nfs", "up"])?.ok()?;
         ganesha.inside("ip", &["link", "set", "lo", "up"])?.ok()?;
         ganesha.set(settings)?;

@@ -60,6 +60,16 @@ impl Lan {
     }
 }
 
+impl Lan {
+    /// A network card for a virtual machine, plugged into the `number`th socket: its interface, and its address.
+    pub fn card(&self, number: u8) -> Result<(String, String)> {
+        let (interface, mac) = (format!("tap{number}"), format!("52:54:00:00:00:{number:02x}"));
+        ip(&format!("tuntap add {interface} mode tap"))?;
+        ip(&format!("link set {interface} master lan up"))?;
+        Ok((interface, mac))
+    }
+}
+
 impl LanMachine {
     /// GETs a path as this machine.
     pub fn get(&self, server: SocketAddr, path: &str) -> Result<Answer> {

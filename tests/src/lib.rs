@@ -36,7 +36,7 @@ pub use boot::{BootTarget, boot_script, listens};
 pub use cache::{CacheServer, CacheSettings, Residency, wait_for};
 pub use content::{MIB, block_of, fill, pattern, solid, write_sparse};
 pub use daemon::Daemon;
-pub use debian::{BOOT_DEADLINE, BootRead, debian_image, recorded_boot, touched_blocks, upgraded_image};
+pub use debian::{BOOT_DEADLINE, BootRead, debian_image, netboot_image, recorded_boot, touched_blocks, upgraded_image};
 pub use ganesha::{FileHandle, Ganesha, Nfs, NfsReader};
 pub use http::{Answer, get, get_with};
 pub use kernel::{Handle, read_mapped};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::{Daemon, Lab, icbd};
+use crate::{Daemon, Lab, Output, icbd};
 
 /// A running master with its repository in the lab.
 #[derive(Debug)]
@@ -50,6 +50,11 @@ impl Master {
         let mut all = vec!["image", "publish", image, text(path), "--socket", text(&self.socket)];
         all.extend(args);
         Ok(icbd(all)?.ok()?.trim().to_owned())
+    }
+
+    /// Runs a command that talks to this daemon.
+    pub fn command(&self, args: &[&str]) -> Result<Output> {
+        icbd([args, &["--socket", self.socket()]].concat())
     }
 
     pub fn repo(&self) -> &Path {

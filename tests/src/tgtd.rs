@@ -33,6 +33,11 @@ impl Tgtd {
         start().or_else(|_| start())
     }
 
+    /// At an address of this network namespace.
+    pub fn start_on(lab: &Lab, address: Ipv4Addr) -> Result<Tgtd> {
+        Tgtd::start_at(lab, (address, 3260).into(), lab.unique("tgtd.sock"))
+    }
+
     /// One that was killed, anew: without any targets.
     pub fn start_again(&mut self, lab: &Lab) -> Result<()> {
         self.kill()?;

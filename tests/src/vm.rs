@@ -73,6 +73,15 @@ impl Vm {
         Vm::spawn(lab, command)
     }
 
+    /// Boots by BIOS from the network card of a tap interface: QEMU's has iPXE in it.
+    pub fn boot_network(lab: &Lab, interface: &str, mac: &str, memory_mb: u32) -> Result<Vm> {
+        let mut command = Command::new("qemu-system-x86_64");
+        command.args(MACHINE).args(["-machine", "graphics=off", "-m", &memory_mb.to_string(), "-boot", "n"]);
+        command.args(["-netdev", &format!("tap,id=card,ifname={interface},script=no,downscript=no")]);
+        command.args(["-device", &format!("virtio-net-pci,netdev=card,mac={mac}")]);
+        Vm::spawn(lab, command)
+    }
+
     /// Runs `command`, which starts a machine with its serial line as standard output.
     pub(crate) fn spawn(lab: &Lab, mut command: Command) -> Result<Vm> {
         let errors = lab.unique("qemu.err");

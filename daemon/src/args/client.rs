@@ -31,6 +31,17 @@ pub(crate) enum ClientCommand {
         /// Its name, MAC or UUID
         client: Claims,
     },
+    /// Show when workstations booted what, and how far those came that did not get to the end
+    Boots {
+        /// Only this one: its name, MAC or UUID
+        client: Option<Claims>,
+    },
+    /// Wake a workstation that is switched off, by Wake-on-LAN
+    Wake {
+        /// Its name, MAC or UUID
+        #[arg(required = true)]
+        clients: Vec<Claims>,
+    },
     /// Say what a workstation would get at its next boot, and why
     Explain {
         /// Its name, MAC or UUID

@@ -7,10 +7,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use http::Method;
 use icbd_export::{Faults, text_of_sheet};
+use icbd_image::ClientName;
 
 use crate::args::ClientCommand;
 use crate::clients::{
-    ClientReport, ClientSpec, ClientsReport, ExplainReport, ImportReport, ImportSpec, SHEET_BYTES_MAX, faults_of,
+    BootEntry, BootsSpec, ClientReport, ClientSpec, ClientsReport, ExplainReport, ImportReport, ImportSpec,
+    SHEET_BYTES_MAX, WakeSpec, boots_words, faults_of,
 };
 use crate::control::Client;
 use crate::failure::{Exit, Failure};
@@ -45,6 +47,18 @@ pub(crate) async fn run(settings: &Settings, command: ClientCommand) -> Result<(
             let report: ClientReport =
                 client.call(Method::POST, "/v1/clients/show", &ClientSpec { client: name }).await?;
             settings.talk().result(&report, ClientReport::words)
+        }
+        ClientCommand::Boots { client: whose } => {
+            let boots: Vec<BootEntry> =
+                client.call(Method::POST, "/v1/clients/boots", &BootsSpec { client: whose }).await?;
+            settings.talk().result(&boots, |boots| boots_words(boots))
+        }
+        ClientCommand::Wake { clients } => {
+            let woken: Vec<ClientName> = client.call(Method::POST, "/v1/clients/wake", &WakeSpec { clients }).await?;
+            let words = |woken: &Vec<ClientName>| {
+                woken.iter().map(|name| format!("{name} was told to wake")).collect::<Vec<_>>().join("\n")
+            };
+            settings.talk().result(&woken, words)
         }
         ClientCommand::Explain { client: name } => {
             let spec = ClientSpec { client: name };

@@ -5,7 +5,7 @@ use http::Method;
 use icbd_image::{ImageName, ImageRef};
 
 use super::tunnel::Tunnel;
-use super::{edits, follow, interrupted, moves, publish};
+use super::{boot_package, edits, follow, interrupted, moves, publish};
 use crate::args::ImageCommand;
 use crate::control::Client;
 use crate::evictions::{PinReport, PinSpec};
@@ -27,6 +27,7 @@ pub(crate) async fn run(settings: &Settings, command: ImageCommand) -> Result<()
         ImageCommand::Edit(args) => edits::edit(settings, args).await,
         ImageCommand::Save(args) => edits::save(settings, args).await,
         ImageCommand::Discard(args) => edits::discard(settings, args).await,
+        ImageCommand::BootPackage(args) => boot_package::run(settings, args).await,
         ImageCommand::Prune(args) => edits::prune(settings, args).await,
         ImageCommand::Deploy(args) => moves::deploy(settings, args).await,
         ImageCommand::Rollback(args) => moves::roll_back(settings, args).await,

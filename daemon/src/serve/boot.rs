@@ -22,6 +22,7 @@ use serde::Deserialize;
 
 use super::answer;
 use super::peers::Place;
+use crate::clients::Stage;
 use crate::failure::Failure;
 
 /// Who asks, as iPXE can say it.
@@ -44,6 +45,9 @@ pub(crate) trait Booting: Send + Sync + 'static {
     /// What whoever asks does to boot an image.
     fn script(&self, image: ImageName, asking: Asking, from: IpAddr) -> BoxFuture<'static, Result<String, Failure>>;
 
+    /// Whoever asks has come so far.
+    fn beacon(&self, stage: Stage, from: IpAddr);
+
     /// Where the file is that firmware loads.
     fn loader(&self, name: &str) -> Option<PathBuf>;
 }
@@ -58,6 +62,7 @@ pub(crate) fn boot_router(booting: Arc<dyn Booting>) -> Router {
     // Whoever only wants to know has nothing done.
     Router::new()
         .route("/boot", get(menu).head(refused).fallback(refused))
+        .route("/boot/beacon", get(beacon).head(refused).fallback(refused))
         .route("/boot/{image}", get(script).head(refused).fallback(refused))
         .route("/netboot/{file}", get(loader).fallback(|| async { answer::not_allowed("GET, HEAD") }))
         .with_state(booting)
@@ -75,6 +80,22 @@ async fn script(State(booting): Shared, Path(image): Path<String>, asked: Asked,
     match image.parse::<ImageName>() {
         Ok(image) => answered(booting.script(image, asking, place.address()).await),
         Err(error) => answer::text(StatusCode::NOT_FOUND, &error.to_string()),
+    }
+}
+
+/// How far a workstation has come, as it says itself; the rest of what it says is for those who look at logs.
+#[derive(Debug, Deserialize)]
+struct Beacon {
+    stage: Stage,
+}
+
+async fn beacon(State(booting): Shared, said: Result<Query<Beacon>, QueryRejection>, place: From) -> Response {
+    match said {
+        Ok(Query(Beacon { stage })) => {
+            booting.beacon(stage, place.address());
+            answer::text(StatusCode::OK, "noted")
+        }
+        Err(_) => answer::text(StatusCode::BAD_REQUEST, "say ?stage=kernel, root, up or failed"),
     }
 }
 

@@ -31,7 +31,8 @@ pub(crate) async fn listen(addresses: &[SocketAddr], allow: &Allow) -> anyhow::R
         listeners.push((listener, address));
     }
     if allow.is_local() && listeners.iter().any(|(_, address)| !address.ip().is_loopback()) {
-        tracing::warn!("no other node may connect: name the networks that may with --allow or `allow`");
+        // A cache may serve workstations alone, to which something is exported.
+        tracing::info!("no other node may connect: name the networks that may with --allow or `allow`");
     }
     Ok(listeners)
 }

@@ -37,11 +37,11 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("master", &["repo", "listen", "allow", "tls_cert", "tls_key", "keep_packed"]),
     ("sign", &["key"]),
     ("retain", &["last", "younger_than"]),
-    ("log", &["level"]),
+    ("log", &["level", "boots_keep"]),
 ];
 
 /// What the documentation of icbd names and this version cannot do yet: silence would be a broken promise.
-const LATER: &[(&str, &[&str])] = &[("source", &["limit"]), ("log", &["audit_keep", "boots_keep"])];
+const LATER: &[(&str, &[&str])] = &[("source", &["limit"]), ("log", &["audit_keep"])];
 
 /// One thing that is wrong with a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]

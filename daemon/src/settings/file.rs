@@ -240,6 +240,8 @@ pub(crate) struct Retain {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Log {
     pub level: Option<LogLevel>,
+    /// So long what is known of boots.
+    pub boots_keep: Option<Span>,
 }
 
 /// The default of `mount.offline_wait`: long enough for a master's restart, short enough for a person to wait.
@@ -254,6 +256,8 @@ const OUTSIDE: BitRate = BitRate::from_mbit(20);
 const RETAIN_LAST: usize = 4;
 const RETAIN_YOUNGER_THAN: Duration = Duration::from_secs(30 * 86_400);
 const LISTEN_PORT: u16 = 7070;
+/// The default of `log.boots_keep`: a term of lessons.
+const BOOTS_KEEP: Duration = Duration::from_secs(90 * 86_400);
 /// The default of `netboot.menu_timeout`: time to read a menu.
 const MENU_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -286,6 +290,7 @@ impl File {
         self.retain.last.get_or_insert(RETAIN_LAST);
         self.retain.younger_than.get_or_insert(Span(RETAIN_YOUNGER_THAN));
         self.log.level.get_or_insert(LogLevel::Info);
+        self.log.boots_keep.get_or_insert(Span(BOOTS_KEEP));
         self
     }
 }

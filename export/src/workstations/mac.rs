@@ -1,6 +1,8 @@
 //! Addresses of network cards.
 
 use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,18 @@ pub enum MacError {
 const SHOWN_CHARS_MAX: usize = 40;
 /// In the first byte: the address is one of a group, everybody's included.
 const GROUP: u8 = 1;
+
+impl Mac {
+    /// Tells the machine with this network card to switch on (Wake-on-LAN), by broadcast to networks.
+    pub fn wake(self, broadcasts: &[Ipv4Addr]) -> io::Result<()> {
+        /// Discarded by everybody who hears it.
+        const DISCARD: u16 = 9;
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.set_broadcast(true)?;
+        let packet = [&[0xff; 6][..], &self.0.repeat(16)].concat();
+        broadcasts.iter().try_for_each(|broadcast| socket.send_to(&packet, (*broadcast, DISCARD)).map(drop))
+    }
+}
 
 impl FromStr for Mac {
     type Err = MacError;

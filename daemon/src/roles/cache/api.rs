@@ -16,7 +16,7 @@ use super::prefetch::{self, Verb};
 use super::state::CacheServer;
 use super::{clients, clones, evict, exports, local, netboot, replicate, seal};
 use crate::audit;
-use crate::clients::{ClientSpec, ImportSpec, SHEET_BYTES_MAX};
+use crate::clients::{BootsSpec, ClientSpec, ImportSpec, SHEET_BYTES_MAX, WakeSpec};
 use crate::clones::CloneSpec;
 use crate::control::events::{self, Teller};
 use crate::control::{Event, Peer, fail};
@@ -76,6 +76,8 @@ pub(super) fn router(server: Arc<CacheServer>, tasks: TaskTracker) -> Router {
         .route("/v1/clients", get(list_clients).post(import_clients).layer(DefaultBodyLimit::max(SHEET_BODY_BYTES_MAX)))
         .route("/v1/clients/show", post(show_client))
         .route("/v1/clients/explain", post(explain_client))
+        .route("/v1/clients/boots", post(list_boots))
+        .route("/v1/clients/wake", post(wake_clients))
         .route("/v1/netboot", get(show_netboot).post(change_netboot))
         .route("/v1/replicate", post(start_replicate))
         .route("/v1/move", any(not_here))
@@ -168,6 +170,14 @@ async fn show_client(State(api): State<Api>, Json(spec): Json<ClientSpec>) -> Re
 
 async fn explain_client(State(api): State<Api>, Json(spec): Json<ClientSpec>) -> Response {
     on_daemon(&api, clients::explain(api.server.clone(), spec)).await
+}
+
+async fn list_boots(State(api): State<Api>, Json(spec): Json<BootsSpec>) -> Response {
+    on_daemon(&api, clients::boots(api.server.clone(), spec)).await
+}
+
+async fn wake_clients(State(api): State<Api>, Json(spec): Json<WakeSpec>) -> Response {
+    on_daemon(&api, clients::wake(api.server.clone(), spec)).await
 }
 
 async fn show_netboot(State(api): State<Api>) -> Response {

@@ -3,6 +3,7 @@
 //! This is the only place where a clone is reset by itself: never at a login, and never while somebody is logged in. Who
 //! asks twice, or for somebody who runs, gets the clone as it is.
 
+mod journal;
 mod menu;
 mod scripts;
 mod ways;
@@ -17,7 +18,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use icbd_cache::{CloneDisk, CloneName};
-use icbd_export::{Claims, Declaration, Loader, OfferName, Protocol};
+use icbd_export::{Claims, Declaration, Heard, Loader, OfferName, Protocol};
+use icbd_fetch::Source;
 use icbd_image::{ClientName, ImageName, VersionRecord};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -27,10 +29,12 @@ use super::clones::reset::{self, Asks};
 use super::exports;
 use super::state::CacheServer;
 use crate::audit::Change;
+use crate::clients::Stage;
 use crate::control::Peer;
 use crate::failure::{Exit, Failure};
 use crate::roles::every::Every;
 use crate::serve::{Asking, Booting};
+pub(super) use journal::{Journal, Known};
 use ways::{Choice, Way};
 pub(super) use ways::{PACKAGE, is_for_somebody};
 
@@ -67,10 +71,32 @@ impl Booting for Answers {
         answer(self.0.clone(), image, asking, from).boxed()
     }
 
+    fn beacon(&self, stage: Stage, from: IpAddr) {
+        reached(&self.0, from, stage, Known::default());
+    }
+
     fn loader(&self, name: &str) -> Option<PathBuf> {
         let is_known = Loader::ALL.iter().any(|loader| loader.file() == name);
         is_known.then(|| self.0.netboot.loaders().join(name))
     }
+}
+
+/// How far a workstation has come, if a line of dnsmasq's says so.
+pub(super) fn heard(server: &CacheServer, line: &str) {
+    let (from, stage, known) = match Heard::of(line) {
+        Some(Heard::Address { mac, address }) => {
+            (address, Stage::Address, Known { mac: Some(mac), ..Known::default() })
+        }
+        Some(Heard::Loader { address, .. }) => (address, Stage::Loader, Known::default()),
+        None => return,
+    };
+    reached(server, from.into(), stage, known);
+}
+
+/// Somebody has come so far.
+pub(super) fn reached(server: &CacheServer, from: IpAddr, stage: Stage, known: Known) {
+    let fetched_bytes = server.masters.iter().map(|master| master.received_bytes()).sum();
+    server.journal.reach(from.to_canonical(), stage, known, fetched_bytes);
 }
 
 pub(super) fn booting(server: &Arc<CacheServer>) -> Arc<dyn Booting> {
@@ -100,6 +126,8 @@ async fn script(
 ) -> Result<String, Failure> {
     let Choice { record, declaration, way } = ways::choose(server, image, from).await?;
     let version = record.statement.statement().version();
+    let client = who::named(server, claims);
+    let known = Known { mac: claims.mac, client, version: Some(version.clone()) };
     let name = if declaration.clone {
         let client = who::client(server, image, claims, from)?;
         let turn = server.boots.of(&client);
@@ -110,13 +138,15 @@ async fn script(
     } else {
         OfferName { version, client: None }
     };
-    match way {
-        Way::Disk => scripts::sanboot(server, &name, from),
-        Way::KernelAndDisk => scripts::kernel(server, &record, scripts::disk(server, &name, from)?, from).await,
+    let script = match way {
+        Way::Disk => scripts::sanboot(server, &name, from)?,
+        Way::KernelAndDisk => scripts::kernel(server, &record, scripts::disk(server, &name, from)?, from).await?,
         Way::KernelAndFolder => {
-            scripts::kernel(server, &record, scripts::folder(server, &name.version, from)?, from).await
+            scripts::kernel(server, &record, scripts::folder(server, &name.version, from)?, from).await?
         }
-    }
+    };
+    reached(server, from, Stage::Script, known);
+    Ok(script)
 }
 
 /// That nobody is to get an image by a protocol.
@@ -265,7 +295,11 @@ async fn drop_one(server: &Arc<CacheServer>, name: &CloneName) {
 /// Has what workstations wrote over versions that they boot no more go, again and again until `stop`.
 pub(super) async fn sweep(server: Arc<CacheServer>, stop: CancellationToken) {
     let mut every = Every::new(SWEEP_INTERVAL, stop);
-    while every.turn_or(server.boots.begun.notified(), drop_older(&server)).await.is_some() {}
+    let turn = async || {
+        server.journal.sweep();
+        drop_older(&server).await;
+    };
+    while every.turn_or(server.boots.begun.notified(), turn()).await.is_some() {}
 }
 
 async fn drop_older(server: &Arc<CacheServer>) {

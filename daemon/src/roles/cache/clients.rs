@@ -14,8 +14,8 @@ use icbd_image::{ClientName, Timestamp};
 use super::state::CacheServer;
 use crate::audit::Change;
 use crate::clients::{
-    ClientClone, ClientReport, ClientSpec, ClientsReport, ImportReport, ImportSpec, LeftReport, RunReport, counts,
-    faults_of,
+    BootEntry, BootsSpec, ClientClone, ClientReport, ClientSpec, ClientsReport, ImportReport, ImportSpec, LeftReport,
+    RunReport, WakeSpec, counts, faults_of,
 };
 use crate::control::Peer;
 use crate::failure::{Exit, Failure};
@@ -112,6 +112,44 @@ fn named(listed: Option<&[Workstation]>, claims: &Claims) -> Result<ClientName, 
 /// That there is no list on which somebody could be.
 fn unknown(who: &impl std::fmt::Display) -> String {
     format!("nothing is known of {who}: no list of workstations is imported; `icbd client import FILE.csv` does")
+}
+
+/// When they booted what, the newest first.
+pub(super) async fn boots(server: Arc<CacheServer>, spec: BootsSpec) -> anyhow::Result<Vec<BootEntry>> {
+    let mut boots = server.journal.all();
+    if let Some(claims) = spec.client {
+        let name = match claims.mac {
+            Some(_) => None,
+            None => Some(named(listed(&server)?.as_deref(), &claims)?),
+        };
+        boots.retain(|boot| {
+            claims.mac.is_some_and(|mac| boot.mac == Some(mac)) || name.is_some() && boot.client == name
+        });
+    }
+    Ok(boots)
+}
+
+/// Tells workstations to switch on; whether they heard it nobody says.
+pub(super) async fn wake(server: Arc<CacheServer>, spec: WakeSpec) -> anyhow::Result<Vec<ClientName>> {
+    let listed = listed(&server)?.unwrap_or_default();
+    let mut all = Vec::new();
+    for claims in &spec.clients {
+        let name = named(Some(&listed), claims)?;
+        let of_name = listed.iter().find(|workstation| workstation.name == name);
+        let workstation = of_name.ok_or_else(|| absent(Some(&listed), &name))?;
+        if workstation.macs.is_empty() {
+            let message = format!("no MAC of {name} is on the list of workstations, so nothing can be sent to it");
+            return Err(Failure::new(Exit::Refused, message).into());
+        }
+        all.push(workstation.clone());
+    }
+    let networks = server.netboot.broadcasts();
+    let names = all.iter().map(|workstation| workstation.name.clone()).collect();
+    let sent = tokio::task::spawn_blocking(move || {
+        all.iter().flat_map(|workstation| &workstation.macs).try_for_each(|mac| mac.wake(&networks))
+    });
+    sent.await?.map_err(|error| Failure::new(Exit::Failed, format!("nobody could be woken: {error}")))?;
+    Ok(names)
 }
 
 /// A workstation that is on the list or has clones.

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::boot::{self, Boots};
+use super::boot::{self, Boots, Journal};
 use super::clones::ClonesMount;
 use super::exports::Exports;
 use super::handover::{self, Keeping, Kept};
@@ -150,6 +150,7 @@ async fn open(
         clones,
         workstations: Workstations::open(&settings.store),
         boots: Boots::default(),
+        journal: Journal::open(&settings.store, settings.boots_keep),
         netboot: Netboot::new(&settings.netboot, &settings.loaders, &settings.store),
         started: Instant::now(),
     })

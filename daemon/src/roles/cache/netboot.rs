@@ -3,7 +3,7 @@
 mod commands;
 mod process;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::boot;
 use super::state::CacheServer;
 use crate::failure::{Exit, Failure};
 use crate::netboot::{NetbootReport, NetbootState};
@@ -85,6 +86,17 @@ impl Netboot {
     /// Networks whose workstations ask for their script.
     pub(super) fn clients(&self) -> Vec<IpNet> {
         self.seen.borrow().networks.iter().map(|network| network.subnet.into()).collect()
+    }
+
+    /// Where those are heard who have no address: all networks on which workstations boot, or all that this machine is on.
+    pub(super) fn broadcasts(&self) -> Vec<Ipv4Addr> {
+        let of_boot = self.seen.borrow().networks.iter().map(|network| network.subnet.broadcast()).collect::<Vec<_>>();
+        if !of_boot.is_empty() {
+            return of_boot;
+        }
+        let all = interfaces().unwrap_or_default();
+        let addresses = all.iter().flat_map(|interface| &interface.addresses);
+        addresses.filter(|address| !address.addr().is_loopback()).map(|address| address.broadcast()).collect()
     }
 
     /// The networks as they are named, each with its address now.
@@ -194,7 +206,7 @@ pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
                 pause = if is_down { (pause * 2).min(PAUSE_MAX) } else { pause };
             }
             said = process::next(&mut running) => match said {
-                Said::Line => {}
+                Said::Line(line) => boot::heard(&server, &line),
                 Said::Serving => { failed = None; pause = PAUSE_MIN; }
                 Said::Ended(why) => {
                     tracing::warn!(why, "the dnsmasq of network boot ended; it is started again");

@@ -13,7 +13,7 @@ use icbd_fs::Mounted;
 use icbd_image::{BLOCK_BYTES, ImageRef, Serial, Timestamp, Trust, VersionId, VersionRecord};
 use icbd_wire::{NodeReport, Offer, Readiness, ReadyReport};
 
-use super::boot::Boots;
+use super::boot::{Boots, Journal};
 use super::clients;
 use super::clones::{self, ClonesMount};
 use super::exports::Exports;
@@ -53,6 +53,7 @@ pub(super) struct CacheServer {
     pub(super) clones: ClonesMount,
     pub(super) workstations: Workstations,
     pub(super) boots: Boots,
+    pub(super) journal: Journal,
     pub(super) netboot: Netboot,
     pub(super) config: RunningConfig<CacheArgs>,
     pub(super) audit: Audit,

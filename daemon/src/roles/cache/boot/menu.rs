@@ -7,14 +7,17 @@ use std::sync::Arc;
 use icbd_export::Claims;
 use icbd_image::ImageName;
 
-use super::{ways, who};
+use super::{Known, reached, scripts, ways, who};
+use crate::clients::Stage;
 use crate::failure::Failure;
 use crate::readiness;
 use crate::roles::cache::state::CacheServer;
 use crate::serve::Asking;
 
-/// One that is not told apart yet says who it is, and gets its menu.
-const INTRODUCE: &str = "#!ipxe\nchain --replace boot?mac=${netX/mac}&uuid=${uuid} || shell\n";
+/// One that is not told apart yet says who it is, and gets its menu. What has colons in it iPXE takes for whole URLs.
+fn introduce(http: &str) -> String {
+    format!("#!ipxe\nchain --replace {http}/boot?mac=${{netX/mac}}&uuid=${{uuid}} || shell\n")
+}
 
 /// What may be chosen.
 struct Item {
@@ -27,18 +30,27 @@ struct Item {
 /// The iPXE script with which a workstation begins.
 pub(super) async fn menu(server: Arc<CacheServer>, asking: Asking, from: IpAddr) -> Result<String, Failure> {
     let claims = who::claims(&asking)?;
+    let http = scripts::http(&server, from)?;
     if claims.is_empty() {
-        return Ok(INTRODUCE.to_owned());
+        return Ok(introduce(&http));
     }
     let mut items = Vec::new();
     for image in server.images() {
         items.extend(item(&server, image.name, from).await);
     }
     let settings = server.netboot.settings();
-    let title = who::named(&server, &claims).map_or_else(|| from.to_string(), |name| name.to_string());
+    let client = who::named(&server, &claims);
+    let title = client.as_ref().map_or_else(|| from.to_string(), ToString::to_string);
+    reached(&server, from, Stage::Menu, Known { mac: claims.mac, client, version: None });
     let default = settings.default.filter(|default| items.iter().any(|item| item.can_boot && item.image == *default));
     let default = default.map_or("local".to_owned(), |image| image.to_string());
-    Ok(text(&items, &title, &default, settings.menu_timeout.as_millis(), &question(&claims)))
+    Ok(text(
+        &items,
+        &title,
+        &default,
+        settings.menu_timeout.as_millis(),
+        &format!("{http}/boot/${{image}}?{}", question(&claims)),
+    ))
 }
 
 /// An image that is deployed and exported to whoever asks.
@@ -67,7 +79,7 @@ fn question(claims: &Claims) -> String {
     name.into_iter().chain(mac).chain(uuid).collect::<Vec<_>>().join("&")
 }
 
-fn text(items: &[Item], title: &str, default: &str, timeout_ms: u128, question: &str) -> String {
+fn text(items: &[Item], title: &str, default: &str, timeout_ms: u128, script: &str) -> String {
     let mut text = format!("#!ipxe\n:menu\nmenu Machine images for {title}\n");
     let mut line = |line: std::fmt::Arguments<'_>| {
         let _ = text.write_fmt(line);
@@ -89,7 +101,7 @@ fn text(items: &[Item], title: &str, default: &str, timeout_ms: u128, question: 
     line(format_args!("choose {timeout}--default {default} image || goto local"));
     line(format_args!("iseq ${{image}} local && goto local ||"));
     line(format_args!("iseq ${{image}} shell && goto shell ||"));
-    line(format_args!("chain --replace boot/${{image}}?{question} || goto failed"));
+    line(format_args!("chain --replace {script} || goto failed"));
     line(format_args!(":failed"));
     line(format_args!("echo ${{image}} could not be booted: see `icbd client explain` on the cache server"));
     line(format_args!("prompt --timeout 15000 Press any key for the menu ||"));
@@ -119,13 +131,13 @@ mod tests {
     #[test]
     fn what_cannot_be_booted_cannot_be_chosen() {
         let items = [item("lab", "lab@3, boot set", true), item("win", "win cannot be booted: ${no}\nkernel", false)];
-        let text = text(&items, "pc-1", "lab", 5000, "mac=52:54:00:00:00:01");
+        let text = text(&items, "pc-1", "lab", 5000, "http://10.1.2.1/boot/${image}?mac=52:54:00:00:00:01");
         for line in [
             "menu Machine images for pc-1",
             "item lab lab@3, boot set",
             "item --gap win cannot be booted: {no}kernel",
             "choose --timeout 5000 --default lab image || goto local",
-            "chain --replace boot/${image}?mac=52:54:00:00:00:01 || goto failed",
+            "chain --replace http://10.1.2.1/boot/${image}?mac=52:54:00:00:00:01 || goto failed",
         ] {
             assert!(text.lines().any(|known| known == line), "{line} in\n{text}");
         }

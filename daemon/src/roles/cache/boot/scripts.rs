@@ -61,8 +61,8 @@ pub(super) async fn kernel(
     let more = cmdline(server, record).await?;
     let path = |file: &str| format!("{http}/files/{image}/{number}/{file}");
     Ok(format!(
-        "#!ipxe\nkernel {} initrd=initrd.img boot=icbd {root} icbd.server={http} icbd.version={version} \
-         BOOTIF=01-${{netX/mac:hexhyp}}{more}\ninitrd --name initrd.img {}\nboot\n",
+        "#!ipxe\nkernel {} initrd=initrd.img boot=icbd{more} {root} icbd.server={http} \
+         icbd.version={version} BOOTIF=01-${{netX/mac:hexhyp}}\ninitrd --name initrd.img {}\nboot\n",
         path(KERNEL),
         path(INITRD)
     ))

@@ -13,7 +13,9 @@ use icbd_export::{
 use icbd_image::{ImageName, VersionId, VersionRecord};
 
 use super::{Exports, clones};
+use crate::clients::Stage;
 use crate::failure::{Exit, Failure};
+use crate::roles::cache::boot::{self, Known};
 use crate::roles::cache::state::CacheServer;
 use crate::settings::IscsiServer;
 
@@ -175,6 +177,17 @@ struct Served {
     kept: Vec<Offered>,
 }
 
+/// Who is logged in has come so far with its boot.
+fn note_boots(server: &CacheServer) {
+    let offered = server.exports.seen().offered.clone();
+    for offered in &offered {
+        let known = Known { version: Some(offered.version().clone()), ..Known::default() };
+        for address in offered.sessions.iter().flat_map(|session| &session.addresses) {
+            boot::reached(server, *address, Stage::Disk, known.clone());
+        }
+    }
+}
+
 pub(super) async fn look(server: &Arc<CacheServer>) {
     // Where nothing is mounted there is nothing to be opened.
     let Some(is_adopted) = server.is_adopted() else { return };
@@ -204,6 +217,7 @@ pub(super) async fn look(server: &Arc<CacheServer>) {
         Err(panicked) => tracing::error!(error = %panicked, "exports could not be looked at"),
         Ok(Ok(Served { outcome, kept })) => {
             log(&outcome);
+            note_boots(server);
             let mut add = |version: &VersionId, what: String| {
                 troubles.entry(version.image.clone()).or_default().push(format!("{version}: {what}"));
             };

@@ -26,7 +26,7 @@ pub(super) struct Running {
 #[derive(Debug)]
 pub(super) enum Said {
     Serving,
-    Line,
+    Line(String),
     Ended(String),
 }
 
@@ -62,8 +62,8 @@ impl Running {
             }
             Ok(Some(line)) => {
                 tracing::debug!(line, "dnsmasq");
-                self.last = line;
-                Said::Line
+                self.last.clone_from(&line);
+                Said::Line(line)
             }
             Ok(None) | Err(_) => {
                 let how = self.child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
