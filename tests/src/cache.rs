@@ -103,6 +103,11 @@ impl CacheServer {
         Ok(std::fs::write(&self.config, with_little_reserve(config))?)
     }
 
+    /// Its configuration file.
+    pub fn config(&self) -> Result<&str> {
+        self.config.to_str().context("a path of text")
+    }
+
     /// The arguments it was started with.
     pub fn args(&self) -> &[String] {
         &self.args

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
-use std::process::Command;
+use std::process::{Child, Command};
 
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -15,6 +15,14 @@ use crate::{Answer, get};
 /// Where the cache server is.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
 pub const LAN: &str = "10.88.0.0/24";
+
+/// Has an interface of this thread's namespace have its address, or none.
+pub fn set_address(interface: &str, address: Option<Ipv4Addr>) -> Result<()> {
+    match address {
+        Some(address) => ip(&format!("address add {address}/24 dev {interface}")),
+        None => ip(&format!("address flush dev {interface}")),
+    }
+}
 
 /// The side of the server: the namespace of the thread that made it and of all that this starts from then on.
 #[derive(Debug)]
@@ -74,6 +82,11 @@ impl LanMachine {
     /// GETs a path as this machine.
     pub fn get(&self, server: SocketAddr, path: &str) -> Result<Answer> {
         self.inside(|| get(server, path))
+    }
+
+    /// Starts a program as on this machine.
+    pub fn spawn(&self, mut command: Command) -> Result<Child> {
+        self.inside(move || command.spawn().context("starting a program"))
     }
 
     fn inside<T: Send>(&self, what: impl FnOnce() -> Result<T> + Send) -> Result<T> {

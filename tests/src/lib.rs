@@ -41,7 +41,7 @@ pub use ganesha::{FileHandle, Ganesha, Nfs, NfsReader};
 pub use http::{Answer, get, get_with};
 pub use kernel::{Handle, read_mapped};
 pub use lab::Lab;
-pub use lan::{LAN, Lan, LanMachine, SERVER};
+pub use lan::{LAN, Lan, LanMachine, SERVER, set_address};
 pub use master::Master;
 pub use metrics::Metrics;
 pub use nfs_machine::{NfsServer, is_in_nfs_machine, run_in_nfs_machine};

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use icbd_tests::{
-    BOOT_DEADLINE, CacheServer, CacheSettings, Ganesha, Lab, Lan, Master, SERVER, Tgtd, Vm, netboot_image, wait_for,
+    BOOT_DEADLINE, CacheServer, CacheSettings, Ganesha, Lab, Lan, LanMachine, Master, SERVER, Tgtd, Vm, netboot_image,
+    set_address, wait_for,
 };
 use serde_json::Value;
 
@@ -111,6 +112,112 @@ fn a_workstation_boots_by_the_network_from_a_folder() -> Result<()> {
     let (card, mac) = site.lan.card(17)?;
     let mut vm = Vm::boot_network(&site.lab, &card, &mac, 768)?;
     vm.wait_for("login:", BOOT_DEADLINE)?;
-    let _ = Duration::ZERO;
     Ok(())
+}
+
+/// A DHCP server of somebody else's, ended with its scenario.
+struct Rival(Child);
+
+impl Rival {
+    fn start(lab: &Lab, machine: &LanMachine) -> Result<Rival> {
+        let log = lab.path("rival.log");
+        let mut command = Command::new("dnsmasq");
+        command.args([
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--port=0",
+            "--interface=card",
+            "--bind-interfaces",
+        ]);
+        command.args(["--no-ping", "--log-facility=-", "--dhcp-range=10.88.0.200,10.88.0.220"]);
+        command.arg(format!("--dhcp-leasefile={}", lab.path("rival.leases").display()));
+        command.arg(format!("--pid-file={}", lab.path("rival.pid").display()));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log)?);
+        let rival = Rival(machine.spawn(command)?);
+        wait_for("a DHCP server", || {
+            Ok(fs::read_to_string(&log)?.contains("sockets bound exclusively").then_some(()))
+        })?;
+        Ok(rival)
+    }
+}
+
+impl Drop for Rival {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Processes of dnsmasq that were told by a lab's cache server.
+fn dnsmasqs(lab: &Lab) -> Result<Vec<i32>> {
+    let config = lab.path("cache.sock.netboot/dnsmasq.conf");
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let told = fs::read(path.join("cmdline")).unwrap_or_default();
+        let is_one = String::from_utf8_lossy(&told).contains(&format!("--conf-file={}", config.display()));
+        if let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse().ok()).filter(|_| is_one) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
+
+/// Network boot that cannot begin is refused with the reason, and nothing is half begun; what is ended leaves nothing.
+#[test]
+fn network_boot_begins_whole_or_not_at_all() -> Result<()> {
+    let lan = Lan::new()?;
+    let lab = Lab::new()?;
+    let config = |networks: &str| format!("{SERVE}{networks}");
+    let settings = CacheSettings { config: config(""), ..CacheSettings::default() };
+    let mut cache = CacheServer::start_with(&lab, &["http://127.0.0.1:1"], &settings)?;
+    let folder = lab.path("cache.sock.netboot");
+    let full = |pool: &str| format!("[[network]]\ninterface = \"lan\"\ndhcp = \"full\"\npool = \"{pool}\"\n");
+    for (networks, says) in [
+        (String::new(), "[[network]]"),
+        ("[[network]]\ninterface = \"eth9\"\n".to_owned(), "there is no interface eth9"),
+        ("[[network]]\ninterface = \"lan\"\ndhcp = \"full\"\n".to_owned(), "name them with `pool`"),
+        (full("10.89.0.5-10.89.0.9"), "does not lie in 10.88.0.0/24"),
+        (full("10.88.0.1-10.88.0.9"), "this server's own"),
+    ] {
+        cache.set_config(&config(&networks))?;
+        cache.command(&["config", "reload"])?.ok()?;
+        cache.command(&["netboot", "enable"])?.failed_with(REFUSED)?.says(&[says])?;
+        ensure!(!folder.exists() && dnsmasqs(&lab)?.is_empty(), "something was begun");
+    }
+    cache.set_config(&config("[[network]]\ninterfac = \"lan\"\n"))?;
+    cache.command(&["config", "reload"])?.failed_with(2)?.says(&[":4: unknown key", "did you mean \"interface\"?"])?;
+    // Two of them would give the same workstation two addresses.
+    cache.set_config(&config(FULL))?;
+    cache.command(&["config", "reload"])?.ok()?;
+    let rival = Rival::start(&lab, &lan.machine(5)?)?;
+    cache.command(&["netboot", "enable"])?.failed_with(REFUSED)?.says(&["10.88.0.5 gives addresses on lan already"])?;
+    drop(rival);
+    cache.command(&["netboot", "enable"])?.prints(&["network boot is on", "http://10.88.0.1:7071/boot"])?;
+    // What ends by itself, or with the daemon, is there again, and once.
+    let is_on = || cache.command(&["netboot", "show"])?.ok().map(|shown| shown.starts_with("network boot is on\n"));
+    let kill = |pid: i32| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    let one = || -> Result<i32> {
+        wait_for("one dnsmasq", || {
+            Ok(dnsmasqs(&lab)?.first().copied().filter(|_| dnsmasqs(&lab).is_ok_and(|all| all.len() == 1)))
+        })
+    };
+    cache.daemon.allow_log("the dnsmasq of network boot ended");
+    cache.daemon.allow_log("network boot is not as it should be");
+    let first = one()?;
+    kill(first)?;
+    wait_for("that it serves again", || Ok((is_on()? && one()? != first).then_some(())))?;
+    set_address("lan", None)?;
+    let says = |words: &str| Ok(cache.command(&["check"])?.stdout.contains(words).then_some(()));
+    wait_for("that it is told", || says("lan has no IPv4 address"))?;
+    set_address("lan", Some(SERVER))?;
+    wait_for("that it serves again", || Ok(is_on()?.then_some(())))?;
+    let before = one()?;
+    cache.kill_worker()?;
+    let is_on = || cache.command(&["netboot", "show"])?.ok().map(|shown| shown.starts_with("network boot is on\n"));
+    wait_for("that it serves again", || Ok((is_on()? && one()? != before).then_some(())))?;
+    cache.command(&["netboot", "disable"])?.prints(&["network boot is off"])?;
+    ensure!(!folder.exists() && dnsmasqs(&lab)?.is_empty(), "something is left");
+    let snippet = cache.command(&["netboot", "snippet", "--for", "kea", "--config", cache.config()?])?;
+    snippet.prints(&["http://10.88.0.1:7071/boot", "undionly.kpxe"]).map(drop)
 }
