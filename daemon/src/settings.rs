@@ -290,6 +290,12 @@ impl Settings {
         })
     }
 
+    /// Who boots by the network, and where the cache server's HTTP is, whatever else is configured.
+    pub(crate) fn netboot(&self) -> (NetbootSettings, Vec<SocketAddr>) {
+        let file = self.file.clone().with_defaults();
+        (netboot(&file.network, &file.netboot), file.serve.listen.unwrap_or_default())
+    }
+
     fn expect_role(&self, role: Role) -> Result<(), Failure> {
         match (self.file.role, &self.config) {
             (Some(other), Some(path)) if other != role => {

@@ -82,6 +82,22 @@ impl Vm {
         Vm::spawn(lab, command)
     }
 
+    /// The same by UEFI, whose own drivers load what they are told by TFTP.
+    pub fn boot_network_by_uefi(lab: &Lab, interface: &str, mac: &str) -> Result<Vm> {
+        const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+        let settings = lab.unique("uefi");
+        std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &settings)
+            .context("copying OVMF; install the package ovmf")?;
+        let mut command = Command::new("qemu-system-x86_64");
+        command.args(MACHINE).args(["-machine", "graphics=off"]);
+        command.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={FIRMWARE}")]);
+        command.args(["-drive", &format!("if=pflash,format=raw,file={}", disk_argument(&settings))]);
+        command.args(["-netdev", &format!("tap,id=card,ifname={interface},script=no,downscript=no")]);
+        // Without the iPXE of its ROM, which would need nothing loaded.
+        command.args(["-device", &format!("virtio-net-pci,netdev=card,mac={mac},romfile=,bootindex=1")]);
+        Vm::spawn(lab, command)
+    }
+
     /// Runs `command`, which starts a machine with its serial line as standard output.
     pub(crate) fn spawn(lab: &Lab, mut command: Command) -> Result<Vm> {
         let errors = lab.unique("qemu.err");

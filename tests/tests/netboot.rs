@@ -115,6 +115,22 @@ fn a_workstation_boots_by_the_network_from_a_folder() -> Result<()> {
     Ok(())
 }
 
+/// Firmware that has no iPXE of its own loads it from the cache server, and comes to the same menu: UEFI by TFTP.
+#[test]
+fn firmware_loads_what_it_lacks() -> Result<()> {
+    let site = Site::new(Of::Disk)?;
+    // Who serves it by TFTP is nobody.
+    fs::set_permissions(site.lab.path(""), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let (card, mac) = site.lan.card(18)?;
+    site.export(&["--iscsi"])?;
+    site.enable()?;
+    let mut vm = Vm::boot_network_by_uefi(&site.lab, &card, &mac)?;
+    vm.wait_for("Machine images for", BOOT_DEADLINE)?;
+    let boots = site.cache.command(&["client", "boots", &mac])?.ok()?;
+    ensure!(boots.contains("loader"), "{boots}");
+    Ok(())
+}
+
 /// A DHCP server of somebody else's, ended with its scenario.
 struct Rival(Child);
 
@@ -171,6 +187,8 @@ fn network_boot_begins_whole_or_not_at_all() -> Result<()> {
     let config = |networks: &str| format!("{SERVE}{networks}");
     let settings = CacheSettings { config: config(""), ..CacheSettings::default() };
     let mut cache = CacheServer::start_with(&lab, &["http://127.0.0.1:1"], &settings)?;
+    // All of it goes without the master.
+    cache.daemon.allow_log("source is offline");
     let folder = lab.path("cache.sock.netboot");
     let full = |pool: &str| format!("[[network]]\ninterface = \"lan\"\ndhcp = \"full\"\npool = \"{pool}\"\n");
     for (networks, says) in [

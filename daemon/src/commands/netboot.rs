@@ -4,7 +4,7 @@ use anyhow::Result;
 use http::Method;
 use icbd_export::{BootNetwork, Dialect, interfaces, snippet};
 
-use crate::args::{CacheArgs, NetbootCommand};
+use crate::args::NetbootCommand;
 use crate::control::Client;
 use crate::failure::{Exit, Failure};
 use crate::netboot::{NetbootReport, NetbootSpec, NetbootState};
@@ -37,10 +37,10 @@ pub(crate) async fn run(settings: &Settings, command: NetbootCommand) -> Result<
 
 /// Of the configuration alone: no daemon has to run.
 fn print(settings: &Settings, dialect: Dialect, of: Option<&str>) -> Result<()> {
-    let cache = settings.cache(&CacheArgs::default())?;
+    let (netboot, listen) = settings.netboot();
     let refused = |error: String| Failure::new(Exit::Refused, error);
     let interfaces = interfaces().map_err(|error| refused(format!("cannot list network interfaces: {error}")))?;
-    let networks = BootNetwork::all(&cache.netboot.networks, &interfaces, &cache.listen);
+    let networks = BootNetwork::all(&netboot.networks, &interfaces, &listen);
     let mut networks = networks.map_err(|error| refused(error.to_string()))?;
     networks.retain(|network| of.is_none_or(|of| network.interface == of));
     if networks.is_empty() {

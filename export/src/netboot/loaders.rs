@@ -1,6 +1,7 @@
 //! What firmware loads: iPXE, in the form that each kind of firmware takes, out of Debian's package.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// A kind of firmware, and what it is given.
@@ -72,14 +73,19 @@ impl Loaders {
         paths.find(|path| !path.exists()).map_or(Ok(()), |path| Err(LoadersError::Absent { path }))
     }
 
-    /// Has all be in a folder: a server that is confined to one sees nothing else.
+    /// Has all be in a folder, which is in another that is for nothing else: a server that is confined to it sees nothing else.
     pub fn put(&self, folder: &Path) -> Result<(), LoadersError> {
         self.check()?;
         let failed = |doing, path: &Path| {
             let path = path.to_owned();
             move |source| LoadersError::Io { doing, path, source }
         };
+        // Whatever the daemon's umask is: who serves them is nobody.
         std::fs::create_dir_all(folder).map_err(failed("make", folder))?;
+        for folder in folder.ancestors().take(2) {
+            let everybody = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(folder, everybody).map_err(failed("open", folder))?;
+        }
         for loader in Loader::ALL {
             let (from, to) = (self.from.join(loader.file()), folder.join(loader.file()));
             let unfinished = to.with_added_extension("new");
