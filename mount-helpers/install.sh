@@ -18,11 +18,13 @@ put() { # put MODE FILE PLACE
 
 put 755 "$bin/icbd" "$to/bin/icbd"
 put 755 "$bin/mount-icbd" "$dest/usr/sbin/mount.icbd"
+# What the kernel calls it: mount(8) asks by that name for a mount that is there.
+ln -sf mount.icbd "$dest/usr/sbin/mount.fuse.icbd"
 
 for role in master cache; do
     sed "s|/usr/bin/icbd|$prefix/bin/icbd|; s|/usr/share|$prefix/share|" "$here/icbd-$role.service" >"$generated/unit"
     put 644 "$generated/unit" "$to/lib/systemd/system/icbd-$role.service"
-    put 644 "$here/icbd-$role.toml" "$to/share/doc/icbd/examples/icbd-$role.toml"
+    put 644 "$here/icbd-$role.toml" "$to/share/icbd/icbd-$role.toml"
 done
 put 644 "$here/icbd.sysusers" "$to/lib/sysusers.d/icbd.conf"
 put 644 "$here/icbd.tmpfiles" "$to/lib/tmpfiles.d/icbd.conf"

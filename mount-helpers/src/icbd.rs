@@ -22,7 +22,7 @@ const LAST_WORDS_BYTES: u64 = 4096;
 /// What says to a daemon who waits for it: each is set anew or belongs to somebody else.
 const FOREIGN: &[&str] = &["WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "RUST_LOG"];
 
-/// Where the program is: beside this one, where it was built or installed, else wherever `PATH` says.
+/// Where the program is: beside this one, where it was built or installed, else where all programs are. mount(8) passes no `PATH` on.
 pub(crate) fn program() -> PathBuf {
     let this = std::env::current_exe().unwrap_or_default();
     let beside = this.ancestors().skip(1).take(2).flat_map(|folder| [folder.join("icbd"), folder.join("bin/icbd")]);
@@ -40,7 +40,10 @@ pub(crate) fn look(program: &Path, plan: &Plan) -> Result<Option<Running>, Failu
     let output = command.stdin(Stdio::null()).output().map_err(cannot_run(program))?;
     match output.status.code() {
         Some(0) => serde_json::from_slice(&output.stdout).map(Some).map_err(|error| {
-            Failure::new(Exit::System, format!("cannot understand `icbd status`: {error}; is {} another release?", program.display()))
+            Failure::new(
+                Exit::System,
+                format!("cannot understand `icbd status`: {error}; is {} another release?", program.display()),
+            )
         }),
         Some(UNREACHABLE) => Ok(None),
         _ => Err(Failure::new(Exit::Mount, words(&output.stderr))),
@@ -118,7 +121,10 @@ impl Log {
         }
         let path = plan.options.log.clone().unwrap_or_else(|| LOG.into());
         let failed = |error| {
-            Failure::new(Exit::Mount, format!("cannot write the log {}: {error}; name another with -o log=FILE", path.display()))
+            Failure::new(
+                Exit::Mount,
+                format!("cannot write the log {}: {error}; name another with -o log=FILE", path.display()),
+            )
         };
         let mut file = File::options().read(true).append(true).create(true).mode(0o640).open(&path).map_err(failed)?;
         let from = file.seek(SeekFrom::End(0)).map_err(failed)?;
@@ -148,17 +154,21 @@ fn words(said: &[u8]) -> String {
 
 fn cannot_run(program: &Path) -> impl FnOnce(std::io::Error) -> Failure {
     let message = format!("cannot run {}", program.display());
-    move |error| Failure::new(Exit::System, format!("{message}: {error}; install icbd, or put it where PATH says"))
+    move |error| Failure::new(Exit::System, format!("{message}: {error}; install icbd, to /usr/bin or /usr/local/bin"))
 }
 
-/// Whoever closes the terminal on which this runs is not to end the daemon.
+/// Whoever closes the terminal on which this runs is not to end the daemon, which hears all signals, whatever this program does.
 ///
-/// JUSTIFICATION for unsafe: `Command` has no safe way to begin a session.
+/// JUSTIFICATION for unsafe: `Command` has no safe way to begin a session, and none to let signals through.
 #[allow(unsafe_code)]
 fn apart(command: &mut Command) {
-    // SAFETY: setsid(2) may be called between fork and exec: it allocates nothing and takes no lock.
+    let settle = || {
+        nix::sys::signal::SigSet::all().thread_unblock()?;
+        Ok(nix::unistd::setsid().map(drop)?)
+    };
+    // SAFETY: sigprocmask(2) and setsid(2) may be called between fork and exec: they allocate nothing and take no lock.
     unsafe {
-        command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into));
+        command.pre_exec(settle);
     }
 }
 

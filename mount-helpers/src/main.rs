@@ -87,9 +87,8 @@ fn run(args: Args) -> Result<(), Failure> {
     let usage = |error: String| Failure::new(Exit::Usage, error);
     let options = Options::parse(&args.options.join(","), unknown).map_err(|error| usage(error.to_string()))?;
     let masters = plan::masters(&args.spec).map_err(usage)?;
-    let mount = mounts::canonical(&args.dir).map_err(|error| {
-        Failure::new(Exit::Mount, format!("cannot mount on {}: {error}", args.dir.display()))
-    })?;
+    let mount = mounts::canonical(&args.dir)
+        .map_err(|error| Failure::new(Exit::Mount, format!("cannot mount on {}: {error}", args.dir.display())))?;
     let plan = Plan { masters, mount, options };
     let say = |text: String| {
         if args.verbose {
@@ -149,7 +148,10 @@ mod tests {
     fn the_line_of_mount_is_understood() {
         command().debug_assert();
         let args = parse(&["img:7070", "/icbd", "-o", "rw,store=/s"]);
-        assert_eq!((&*args.spec, args.dir, &args.options[..]), ("img:7070", "/icbd".into(), &["rw,store=/s".to_owned()][..]));
+        assert_eq!(
+            (&*args.spec, args.dir, &args.options[..]),
+            ("img:7070", "/icbd".into(), &["rw,store=/s".to_owned()][..])
+        );
         let args = parse(&["img", "/icbd", "-sfnv", "-o", "ro", "-t", "icbd"]);
         assert!(args.sloppy && args.fake && args.no_mtab && args.verbose && args.kind.is_some());
         let fails = |words: &[&str]| Args::try_parse_from([&["mount.icbd"], words].concat()).is_err();

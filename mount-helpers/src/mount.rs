@@ -1,14 +1,16 @@
 //! One mount, from the question to the answer: attach to the daemon that runs, or start the only one.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -28,13 +30,18 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 pub(crate) fn mount(plan: &Plan, program: &Path, say: &dyn Fn(String)) -> Result<(), Failure> {
     // Before anything is started: whoever ends this program does not leave half a mount.
     let mut waiting = Waiting::begin(plan)?;
+    // Of several at once one starts the daemon, and the others find it.
+    let _alone = waiting.for_turn(plan)?;
     if let Some(running) = icbd::look(program, plan)? {
         return waiting.attach(plan, &running, say);
     }
     if icbd::has_unit(plan) {
         say(format!("starting {UNIT}, which is enabled"));
         icbd::start_unit()?;
-        waiting.for_table(plan, &format!("see `systemctl status {UNIT}`, and write _netdev into the line of /etc/fstab"))?;
+        waiting.for_table(
+            plan,
+            &format!("see `systemctl status {UNIT}`, and write _netdev into the line of /etc/fstab"),
+        )?;
         let running = icbd::look(program, plan)?;
         let running = running.ok_or_else(|| Failure::new(Exit::Mount, format!("{UNIT} has ended; see its log")))?;
         return waiting.attach(plan, &running, say);
@@ -44,14 +51,10 @@ pub(crate) fn mount(plan: &Plan, program: &Path, say: &dyn Fn(String)) -> Result
     let mut started = Started::new(program, plan, &notify.path)?;
     match waiting.for_start(&mut started, &notify) {
         Ok(None) => Ok(()),
-        Ok(Some(status)) => match icbd::look(program, plan)? {
-            // Somebody else was quicker.
-            Some(running) => waiting.attach(plan, &running, say),
-            None => {
-                let said = started.last_words();
-                Err(Failure::new(Exit::Mount, format!("icbd ended with {status}: {said}")))
-            }
-        },
+        Ok(Some(status)) => {
+            let said = started.last_words();
+            Err(Failure::new(Exit::Mount, format!("icbd ended with {status}: {said}")))
+        }
         Err(failure) => {
             waiting.end(&mut started);
             let said = started.last_words();
@@ -87,6 +90,32 @@ impl Waiting {
         let table = MountTable::open().map_err(Failure::system("read /proc/self/mountinfo"))?;
         let timeout = plan.options.timeout();
         Ok(Waiting { signals, table, until: Instant::now() + timeout, timeout })
+    }
+
+    /// Until nobody else is at mounting with the same control socket; nobody is until the lock is let go of.
+    fn for_turn(&mut self, plan: &Plan) -> Result<Flock<File>, Failure> {
+        let mut path = plan.options.socket().as_os_str().to_owned();
+        path.push(".mount-lock");
+        let failed = |error: io::Error| {
+            let message = format!("cannot lock {}: {error}; name another place with -o socket=PATH", path.display());
+            Failure::new(Exit::Mount, message)
+        };
+        fs::create_dir_all(folder_of(plan)).map_err(failed)?;
+        let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+        let (tell, told) = UnixDatagram::pair().map_err(failed)?;
+        // Nothing tells when a lock is free but waiting for it; a thread that still does ends with this program.
+        let waiter = std::thread::spawn(move || {
+            let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| io::Error::from(error));
+            // Heard, or nobody waits any more.
+            let _ = tell.send(b"locked");
+            lock
+        });
+        while !waiter.is_finished() {
+            if !self.wait(Some(&told))? {
+                return Err(self.late("another mount with the same control socket did not end"));
+            }
+        }
+        waiter.join().map_err(|_| failed(io::Error::other("the thread that waited for it panicked")))?.map_err(failed)
     }
 
     /// A daemon runs: it is the right one, and its mount comes.
@@ -171,6 +200,11 @@ impl Waiting {
     }
 }
 
+/// Where the control socket is.
+fn folder_of(plan: &Plan) -> &Path {
+    plan.options.socket().parent().unwrap_or(Path::new("/"))
+}
+
 /// Where the daemon that is started says that it is ready.
 #[derive(Debug)]
 struct Notify {
@@ -180,14 +214,12 @@ struct Notify {
 
 impl Notify {
     fn bind(plan: &Plan) -> Result<Notify, Failure> {
-        let control = plan.options.socket();
-        let folder = control.parent().unwrap_or(Path::new("/"));
-        let path = folder.join(format!("mount.{}", std::process::id()));
+        let path = folder_of(plan).join(format!("mount.{}", std::process::id()));
         let failed = |error: io::Error| {
-            let message = format!("cannot listen at {}: {error}; name another place with -o socket=PATH", path.display());
+            let message =
+                format!("cannot listen at {}: {error}; name another place with -o socket=PATH", path.display());
             Failure::new(Exit::Mount, message)
         };
-        fs::create_dir_all(folder).map_err(failed)?;
         // One of that name is of a process that is gone: this one has its number now.
         let _ = fs::remove_file(&path);
         let socket = UnixDatagram::bind(&path).map_err(failed)?;

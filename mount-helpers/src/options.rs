@@ -19,20 +19,59 @@ const SOCKET: &str = "/run/icbd/cache.sock";
 pub(crate) const VALUED: &[(&str, &str, &str)] = &[
     ("store", "DIR", "where blocks are kept; without it as the configuration says, or /var/lib/icbd"),
     ("config", "FILE", "the configuration; without it /etc/icbd/icbd.toml, if there is one"),
-    ("socket", "PATH", "the daemon's control socket; without it /run/icbd/cache.sock. A second mount needs another one"),
+    (
+        "socket",
+        "PATH",
+        "the daemon's control socket; without it /run/icbd/cache.sock. A second mount needs another one",
+    ),
     ("codec", "CODEC", "how blocks travel; without it as the measured speed suggests"),
     ("listen", "ADDRESS:PORT", "serve there, too, read-only; may be repeated"),
     ("allow", "CIDR", "let this network connect there; may be repeated"),
-    ("log", "FILE", "where a daemon that is started writes its log; without it /var/log/icbd-cache.log, or the journal"),
+    (
+        "log",
+        "FILE",
+        "where a daemon that is started writes its log; without it /var/log/icbd-cache.log, or the journal",
+    ),
     ("timeout", "SECONDS", "how long the mount may take to be there; without it 60"),
 ];
 const NO_PASSTHROUGH: &str = "nopassthrough";
 
 /// What mount(8), systemd and fstab mean for themselves, or what every icbd mount is anyway.
 const INERT: &[&str] = &[
-    "defaults", "ro", "rw", "auto", "noauto", "user", "nouser", "users", "nousers", "owner", "noowner", "group", "nogroup",
-    "fail", "nofail", "_netdev", "nosuid", "nodev", "exec", "suid", "dev", "async", "atime", "noatime", "relatime",
-    "norelatime", "diratime", "nodiratime", "nostrictatime", "nolazytime", "noiversion", "loud", "silent", "nomand",
+    "defaults",
+    "ro",
+    "rw",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "nousers",
+    "owner",
+    "noowner",
+    "group",
+    "nogroup",
+    "fail",
+    "nofail",
+    "_netdev",
+    "nosuid",
+    "nodev",
+    "exec",
+    "suid",
+    "dev",
+    "async",
+    "atime",
+    "noatime",
+    "relatime",
+    "norelatime",
+    "diratime",
+    "nodiratime",
+    "nostrictatime",
+    "nolazytime",
+    "noiversion",
+    "loud",
+    "silent",
+    "nomand",
 ];
 /// Pairs of which a line may name one.
 const OPPOSITES: &[(&str, &str)] = &[
@@ -47,13 +86,20 @@ const OPPOSITES: &[(&str, &str)] = &[
     ("diratime", "nodiratime"),
     ("loud", "silent"),
 ];
+const REMOUNT: &str = "remount";
 /// What cannot be had, and why.
 const REFUSED: &[(&str, &str)] = &[
-    ("remount", "a mount of icbd is read-only for good and has nothing to change; change the daemon's configuration and run `icbd config reload`"),
+    (
+        REMOUNT,
+        "a mount of icbd is read-only for good and has nothing to change; change the daemon's configuration and run `icbd config reload`",
+    ),
     ("bind", "it names a folder, not a master; leave the type away"),
     ("rbind", "it names a folder, not a master; leave the type away"),
     ("move", "it names a folder, not a master; leave the type away"),
-    ("noexec", "programs of an image can be run from it; mount(8) cannot change that, but `mount -o bind,noexec` on top of it can"),
+    (
+        "noexec",
+        "programs of an image can be run from it; mount(8) cannot change that, but `mount -o bind,noexec` on top of it can",
+    ),
     ("nosymfollow", "links of an image are followed; `mount -o bind,nosymfollow` on top of it can change that"),
     ("sync", "nothing is written to the mount"),
     ("dirsync", "nothing is written to the mount"),
@@ -64,6 +110,9 @@ const REFUSED: &[(&str, &str)] = &[
     ("loop", "it names a file, not a master"),
     ("allow_other", "everybody may read the mount anyway; file modes hold"),
 ];
+
+/// With these, mount(8) passes `noexec` on that nobody wrote.
+const IMPLY_NOEXEC: &[&str] = &["user", "users", "owner", "group"];
 
 /// What the options come to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -110,7 +159,13 @@ impl Options {
     pub(crate) fn parse(text: &str, unknown: Unknown) -> Result<Options, OptionsError> {
         let mut options = Options::default();
         let mut seen: Vec<&str> = Vec::new();
-        for option in split(text)? {
+        let parts = split(text)?;
+        // Beside it stands what the kernel says of the mount, which nobody wrote.
+        let change = REFUSED.iter().find(|(known, _)| *known == REMOUNT && parts.contains(known));
+        if let Some((name, why)) = change {
+            return Err(OptionsError::Refused { name, why });
+        }
+        for &option in &parts {
             let (name, value) = match option.split_once('=') {
                 Some((name, value)) => (name, Some(unquoted(value))),
                 None => (option, None),
@@ -122,7 +177,10 @@ impl Options {
                 let value = value.filter(|value| !value.is_empty());
                 options.set(name, value.ok_or(OptionsError::Valueless { name, what })?)?;
             } else if let Some((name, why)) = REFUSED.iter().find(|(known, _)| *known == name) {
-                return Err(OptionsError::Refused { name, why });
+                let is_implied = *name == "noexec" && parts.iter().any(|other| IMPLY_NOEXEC.contains(other));
+                if !is_implied {
+                    return Err(OptionsError::Refused { name, why });
+                }
             } else if name == NO_PASSTHROUGH || INERT.contains(&name) {
                 // `user=alice` is what mount(8) makes of `user`.
                 if let Some(value) = value.filter(|_| name != "user") {
@@ -219,10 +277,9 @@ fn once<T: PartialEq>(
     shown: impl Fn(&T) -> String,
 ) -> Result<(), OptionsError> {
     match option {
-        Some(earlier) if *earlier != value => Err(OptionsError::Contradiction(
-            format!("{name}={}", shown(earlier)),
-            format!("{name}={}", shown(&value)),
-        )),
+        Some(earlier) if *earlier != value => {
+            Err(OptionsError::Contradiction(format!("{name}={}", shown(earlier)), format!("{name}={}", shown(&value))))
+        }
         _ => {
             *option = Some(value);
             Ok(())

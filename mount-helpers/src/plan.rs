@@ -73,8 +73,8 @@ fn master(spec: &str) -> Result<String, String> {
     let refuse = |why: &str| {
         Err(format!("{spec:?} names no master: {why}; write HOST:PORT, or a URL such as https://HOST:PORT"))
     };
-    let url = spec.trim_end_matches('/');
-    let (scheme, place) = url.split_once("://").unwrap_or(("", url));
+    let (scheme, place) = spec.split_once("://").unwrap_or(("", spec));
+    let place = place.strip_suffix('/').filter(|_| !scheme.is_empty()).unwrap_or(place);
     match (scheme, place) {
         ("" | "http" | "https", "") => return refuse("it is empty"),
         ("" | "http" | "https", _) => {}
@@ -89,10 +89,12 @@ fn master(spec: &str) -> Result<String, String> {
         return refuse("an IPv6 address stands in brackets");
     }
     match after.split_once(':') {
-        Some((_, port)) if !port.parse::<u16>().is_ok_and(|port| port > 0) => refuse("its port is none from 1 to 65535"),
+        Some((_, port)) if !port.parse::<u16>().is_ok_and(|port| port > 0) => {
+            refuse("its port is none from 1 to 65535")
+        }
         Some(_) if scheme.is_empty() => Ok(format!("http://{place}")),
         None if scheme.is_empty() => Ok(format!("http://{place}:{PORT}")),
-        _ => Ok(url.to_owned()),
+        _ => Ok(format!("{scheme}://{place}")),
     }
 }
 
@@ -181,6 +183,7 @@ mod tests {
         refuse("[::1", "brackets");
         refuse("alice@img", "'@'");
         refuse("/dev/sda", "contains '/'");
+        refuse("img/", "contains '/'");
     }
 
     #[test]
@@ -194,7 +197,9 @@ mod tests {
         assert_eq!(words("rw,_netdev"), format!("{always} /run/icbd/cache.sock"));
         assert_eq!(
             words("store=/s,socket=/c,config=/f,codec=lz4,listen=[::1]:1,allow=10.0.0.0/8,nopassthrough,log=/l"),
-            format!("{always} /c --store /s --config /f --codec lz4 --listen [::1]:1 --allow 10.0.0.0/8 --no-passthrough")
+            format!(
+                "{always} /c --store /s --config /f --codec lz4 --listen [::1]:1 --allow 10.0.0.0/8 --no-passthrough"
+            )
         );
     }
 
@@ -208,7 +213,10 @@ mod tests {
             assert!(says.iter().all(|word| message.contains(word)), "{message}");
         };
         check(&running("/other", "http://img:7070", "/var/lib/icbd"), &["mounts /other", "socket=PATH,store=DIR"]);
-        check(&running("/icbd", "http://c:1", "/var/lib/icbd"), &["from http://c:1, http://b:1, not from http://img:7070"]);
+        check(
+            &running("/icbd", "http://c:1", "/var/lib/icbd"),
+            &["from http://c:1, http://b:1, not from http://img:7070"],
+        );
         check(&running("/icbd", "http://img:7070", "/srv/s"), &["in /srv/s, not in /var/lib/icbd"]);
         check(&serde_json::from_str(r#"{"role": "master", "pid": 1}"#).unwrap(), &["a master answers"]);
     }

@@ -56,7 +56,7 @@ first_boot() {
     sed -i s/pth/path/ /etc/icbd/icbd.toml
     # The disk of this machine is small.
     echo 'min_free = "1MiB"' >>/etc/icbd/icbd.toml
-    sed 's/^listen.*/listen = ["127.0.0.1:7070"]/' /usr/share/doc/icbd/examples/icbd-master.toml >/etc/icbd/master.toml
+    sed 's/^listen.*/listen = ["127.0.0.1:7070"]/' /usr/share/icbd/icbd-master.toml >/etc/icbd/master.toml
     mkdir -p /etc/systemd/system/icbd-master.service.d
     cat >/etc/systemd/system/icbd-master.service.d/config.conf <<DROP
 [Unit]

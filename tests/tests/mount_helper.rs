@@ -7,7 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use icbd_tests::{Lab, MIB, Master, Output, compare_trees, fill, icbd, mount_icbd_path, run_bounded, wait_for};
+use icbd_tests::{
+    Lab, MIB, Master, Output, compare_trees, fill, icbd, icbd_path, mount_icbd_path, run_bounded, wait_for,
+};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -68,7 +70,7 @@ impl Site {
     }
 
     fn shows_the_version(&self) -> Result<()> {
-        compare_trees(&self.tree, &self.mount.join("lab/1"))
+        compare_trees(&self.tree, &self.mount.join("lab/1")).map(drop)
     }
 
     /// Nothing is mounted, nobody answers, nobody runs, and nobody left a socket.
@@ -129,7 +131,9 @@ fn a_mount_starts_the_only_daemon_and_ends_it() -> Result<()> {
     ensure!(site.daemon()? == daemon, "another daemon was started");
     ensure!(processes(site.lab.dir())?.len() == 2, "a keeper and a daemon");
     // What is asked for is not what runs.
-    site.mount(&format!("{socket},store=/elsewhere"))?.failed_with(FAILED)?.says(&["not in /elsewhere", "unmount first"])?;
+    site.mount(&format!("{socket},store=/elsewhere"))?
+        .failed_with(FAILED)?
+        .says(&["not in /elsewhere", "unmount first"])?;
     let mut other = Command::new(mount_icbd_path()?);
     other.arg("127.0.0.1:1").arg(&site.mount).args(["-o", &socket]);
     run_bounded(other, DEADLINE)?.failed_with(FAILED)?.says(&[&site.master.url(), "not from http://127.0.0.1:1"])?;
@@ -208,7 +212,8 @@ fn a_daemon_that_does_not_get_ready_is_ended() -> Result<()> {
     // An icbd that nobody hears of again.
     let programs = site.lab.folder("bin")?;
     fs::copy(mount_icbd_path()?, programs.join("mount-icbd"))?;
-    let script = "#!/bin/sh\n[ \"$1\" = cache ] || exit 6\necho started >&2\nexec tail --follow /dev/null -- \"$0\" cache\n";
+    let script =
+        "#!/bin/sh\n[ \"$1\" = cache ] || exit 6\necho started >&2\nexec tail --follow /dev/null -- \"$0\" cache\n";
     fs::write(programs.join("icbd"), script)?;
     fs::set_permissions(programs.join("icbd"), fs::Permissions::from_mode(0o755))?;
     let command = |options: &str| {
@@ -216,7 +221,11 @@ fn a_daemon_that_does_not_get_ready_is_ended() -> Result<()> {
         command.arg("img").arg(&site.mount).args(["-o", &format!("{},{options}", site.options())]);
         command
     };
-    run_bounded(command("timeout=1"), DEADLINE)?.failed_with(FAILED)?.says(&["within 1 s", "timeout=SECONDS", "started"])?;
+    run_bounded(command("timeout=1"), DEADLINE)?.failed_with(FAILED)?.says(&[
+        "within 1 s",
+        "timeout=SECONDS",
+        "started",
+    ])?;
     site.is_clean()?;
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let mut mount = command("timeout=60");
@@ -224,7 +233,12 @@ fn a_daemon_that_does_not_get_ready_is_ended() -> Result<()> {
         wait_for("it was started", || Ok((!processes(&programs)?.is_empty()).then_some(())))?;
         kill(Pid::from_raw(mount.id().cast_signed()), signal)?;
         let output = mount.wait_with_output()?;
-        ensure!(output.status.code() == Some(INTERRUPTED), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.code() == Some(INTERRUPTED),
+            "{}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
         site.is_clean()?;
     }
     Ok(())
@@ -242,22 +256,23 @@ fn mount_and_fstab_know_the_type() -> Result<()> {
         "set -eu; work={lab}; mkdir $work/upper $work/layer; mount -t tmpfs tmpfs $work/layer; mkdir $work/layer/up $work/layer/work
         mount -t overlay overlay -o lowerdir=/usr/sbin,upperdir=$work/layer/up,workdir=$work/layer/work /usr/sbin
         cp {helper} /usr/sbin/mount.icbd
-        export PATH={programs}:$PATH
+        ln -s mount.icbd /usr/sbin/mount.fuse.icbd
+        ln -s {program} /usr/sbin/icbd
         mount -t icbd {master} {dir} -o {options}
         cmp {tree}/disk {dir}/lab/current/disk
-        ! mount -o remount,ro {dir} 2>$work/said
-        grep -q 'read-only for good' $work/said
+        ! mount -o remount,rw {dir} 2>$work/said
+        grep 'read-only for good' $work/said >/dev/null || {{ cat $work/said >&2; exit 9; }}
         mount --fstab {fstab} -a
         umount {dir}
         while [ -S $work/cache.sock ]; do sleep 0.05; done
         mount --fstab {fstab} -a
         cmp {tree}/disk {dir}/lab/1/disk
         grep -c ' {dir} ' /proc/self/mountinfo
-        umount --fstab {fstab} {dir}
+        umount {dir}
         while [ -S $work/cache.sock ]; do sleep 0.05; done",
         lab = site.lab.dir().display(),
         helper = mount_icbd_path()?.display(),
-        programs = mount_icbd_path()?.parent().context("it lies in a folder")?.display(),
+        program = icbd_path()?.display(),
         options = site.options(),
         tree = site.tree.display(),
         fstab = fstab.display(),

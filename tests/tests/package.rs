@@ -30,7 +30,7 @@ fn the_package_is_reproducible() -> Result<()> {
         " ./usr/lib/sysusers.d/icbd.conf\n",
         " ./usr/lib/tmpfiles.d/icbd.conf\n",
         " ./usr/share/bash-completion/completions/icbd\n",
-        " ./usr/share/doc/icbd/examples/icbd-cache.toml\n",
+        " ./usr/share/icbd/icbd-cache.toml\n",
         " ./usr/share/man/man1/icbd-image-publish.1.gz\n",
         " ./usr/share/man/man8/mount.icbd.8.gz\n",
     ])?;
@@ -45,7 +45,9 @@ fn a_bare_server_lives_with_the_package() -> Result<()> {
     let machine = bare_machine()?;
     let disk = steps(&lab)?;
     let mut vm = Vm::boot_server(&lab, &machine, "root=/dev/vda rw", &disk)?;
-    let ended = vm.wait_for("boot 1 ends with code 0", RUN_DEADLINE).and_then(|_| vm.wait_for("boot 2 ends with code", RUN_DEADLINE));
+    let ended = vm
+        .wait_for("boot 1 ends with code 0", RUN_DEADLINE)
+        .and_then(|_| vm.wait_for("boot 2 ends with code", RUN_DEADLINE));
     println!("{}", vm.said());
     println!("the machine took {:.1} s", ended?.as_secs_f64());
     ensure!(vm.said().contains("boot 2 ends with code 0"), "a step went wrong: see above");

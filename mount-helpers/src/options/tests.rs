@@ -35,7 +35,10 @@ fn what_is_not_known_is_named_with_near_words() {
     check("stor=/a", "no option \"stor\"; did you mean \"store\"?");
     check("_netdv", "did you mean \"_netdev\"?");
     check("ro,frobnicate=1", "no option \"frobnicate\"; `mount.icbd --help`");
-    assert_eq!(Options::parse("frobnicate=1,store=/a", Unknown::Ignore).unwrap().store.as_deref(), Some(Path::new("/a")));
+    assert_eq!(
+        Options::parse("frobnicate=1,store=/a", Unknown::Ignore).unwrap().store.as_deref(),
+        Some(Path::new("/a"))
+    );
 }
 
 #[test]
@@ -49,7 +52,9 @@ fn contradictions_name_both() {
 #[test]
 fn what_cannot_be_had_says_why() {
     check("remount,ro", "read-only for good");
+    check("rw,nosuid,relatime,user_id=0,default_permissions,allow_other,remount", "read-only for good");
     check("noexec", "bind,noexec");
+    assert_eq!(parse("rw,noexec,nosuid,nodev,user").unwrap(), Options::default(), "what mount(8) makes of `user`");
     check("sync", "nothing is written");
     check("store", "store=DIR");
     check("store=", "store=DIR");
@@ -104,7 +109,7 @@ fn plain(address: SocketAddr) -> SocketAddr {
 proptest! {
     /// What is printed is read as the same, with whatever mount(8) and systemd put beside it.
     #[test]
-    fn what_is_printed_is_read_as_the_same(options in options(), others in "(rw|ro|_netdev,noauto|x-systemd.automount|)") {
+    fn what_is_printed_is_read_as_the_same(options in options(), others in "(rw|ro|_netdev,noauto|x-systemd[.]automount|)") {
         prop_assert_eq!(&parse(&options.to_string()).unwrap(), &options);
         prop_assert_eq!(&parse(&format!("{others},{options}")).unwrap(), &options);
         prop_assert_eq!(&parse(&format!("{options},{others}")).unwrap(), &options);
