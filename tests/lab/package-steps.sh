@@ -71,7 +71,7 @@ DROP
     systemctl enable --quiet --now icbd-master icbd-cache || wrong "the units do not start"
     mkdir /root/lab
     dd if=/dev/urandom of=/root/lab/disk bs=1M count=24 status=none
-    is "$(icbd image publish lab /root/lab --deploy --socket /run/icbd/master.sock)" lab@1 "what was published"
+    is "$(icbd image publish lab /root/lab --deploy --quiet --socket /run/icbd/master.sock)" lab@1 "what was published"
     eventually test -e /icbd/lab/1/disk
     cmp /root/lab/disk /icbd/lab/1/disk || wrong "the mount shows something else"
     systemd-analyze --no-pager security icbd-cache icbd-master | tail -n 3
