@@ -3,7 +3,8 @@
 #
 #   OUT_DIR/{disk.raw,vmlinuz,initrd.img}   Debian 13 on an ext4 that is the whole disk, and what QEMU starts it with
 #
-# Once it is up, it mounts a second disk at /mnt and does what `run` on it says, with the number of the boot: 1, 2 …
+# Once it is up, it mounts a second disk at /mnt and does what `run` on it says, with the number of the boot: 1, and after a boot
+# anew 2; then, or once something went wrong, it is switched off.
 #
 # Needs root and a Debian mirror (MIRROR, default the usual one). Does nothing when OUT_DIR holds what this very script made.
 set -euo pipefail
@@ -36,7 +37,7 @@ StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/ttyS0
 UNIT
-# Not wanted by what it waits for.
+# By a timer, because nothing wants a unit that waits for all others.
 cat >"$root/etc/systemd/system/lab.timer" <<'UNIT'
 [Timer]
 OnBootSec=1s
@@ -55,7 +56,7 @@ mount -o ro /dev/vdb /mnt && /mnt/run $boot
 code=$?
 sync
 echo "boot $boot ends with code $code"
-[ $code = 0 ] && [ "$boot" = 1 ] && systemctl reboot || systemctl poweroff
+if [ "$code $boot" = "0 1" ]; then systemctl reboot; else systemctl poweroff; fi
 LAB
 chmod 0755 "$root/usr/local/sbin/lab"
 
