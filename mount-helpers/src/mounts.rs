@@ -35,9 +35,8 @@ impl AsFd for MountTable {
 
 /// The last line for a place is what shows there.
 fn is_icbd(table: &[u8], path: &Path) -> bool {
-    let lines = table.split(|byte| *byte == b'\n').map(|line| line.split(|byte| *byte == b' ').collect::<Vec<_>>());
-    let there =
-        lines.filter(|fields| fields.get(4).is_some_and(|at| unescape(at) == path.as_os_str().as_bytes())).last();
+    let mut lines = table.split(|byte| *byte == b'\n').map(|line| line.split(|byte| *byte == b' ').collect::<Vec<_>>());
+    let there = lines.rfind(|fields| fields.get(4).is_some_and(|at| unescape(at) == path.as_os_str().as_bytes()));
     let Some(fields) = there else { return false };
     let kind = fields.iter().skip_while(|field| **field != b"-").nth(1);
     kind.is_some_and(|kind| *kind == KIND.as_bytes())

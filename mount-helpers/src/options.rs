@@ -219,11 +219,15 @@ impl Options {
 
     fn set(&mut self, name: &'static str, value: &str) -> Result<(), OptionsError> {
         let wrong = |why| OptionsError::Value { name, value: value.to_owned(), why };
+        let path = |option: &mut Option<PathBuf>| {
+            let value = absolute(value).ok_or(wrong(ABSOLUTE))?;
+            once(name, option, value, |path| path.display().to_string())
+        };
         match name {
-            "store" => once(name, &mut self.store, absolute(value).ok_or(wrong(ABSOLUTE))?, shown),
-            "config" => once(name, &mut self.config, absolute(value).ok_or(wrong(ABSOLUTE))?, shown),
-            "socket" => once(name, &mut self.socket, absolute(value).ok_or(wrong(ABSOLUTE))?, shown),
-            "log" => once(name, &mut self.log, absolute(value).ok_or(wrong(ABSOLUTE))?, shown),
+            "store" => path(&mut self.store),
+            "config" => path(&mut self.config),
+            "socket" => path(&mut self.socket),
+            "log" => path(&mut self.log),
             "codec" => once(name, &mut self.codec, value.to_owned(), Clone::clone),
             "timeout" => {
                 let seconds = value.parse().ok().filter(|seconds| (1..=TIMEOUT_SECONDS_MAX).contains(seconds));
@@ -263,10 +267,6 @@ const ABSOLUTE: &str = "write a path from the root; a mount is made from any fol
 
 fn absolute(value: &str) -> Option<PathBuf> {
     Some(PathBuf::from(value)).filter(|path| path.is_absolute())
-}
-
-fn shown(path: &PathBuf) -> String {
-    path.display().to_string()
 }
 
 /// Takes `value` for an option that may be said once; twice the same is once.
