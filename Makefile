@@ -8,15 +8,25 @@ RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 LAB_IMAGE := target/lab/image
 LAB_MACHINE := target/lab/nfs
 LAB_NETBOOT := target/lab/netboot
+LAB_SERVER := target/lab/bare
+# Where `make install` puts what is found by PATH, and below what.
+PREFIX ?= /usr/local
+DESTDIR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench bench-short bench-record gate format lint packages rivals image machine clean
+.PHONY: help build install deb demo test bench bench-short bench-record gate format lint packages rivals image machine clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-build: packages ## the program, target/release/icbd
-	$(CARGO) build --release --locked -p icbd-daemon
+build: packages ## the programs, target/release/icbd and target/release/mount-icbd
+	$(CARGO) build --release --locked -p icbd-daemon -p icbd-mount-helpers
+
+install: ## puts what was built, with units and manual pages, below PREFIX (/usr/local)
+	mount-helpers/install.sh $(RELEASE) $(PREFIX) $(DESTDIR)
+
+deb: build ## the Debian package, target/icbd_VERSION_ARCH.deb
+	@mount-helpers/debian/build.sh $(RELEASE) target
 
 demo: packages image ## boots a real Debian image from a cache's mount, cold and warm, and says how it went
 	$(CARGO) build --locked -p icbd-daemon -p icbd-tests
@@ -24,7 +34,7 @@ demo: packages image ## boots a real Debian image from a cache's mount, cold and
 
 # The program is built with the same selection of packages as its tests, so that dependencies are built once.
 test: packages image machine ## every test
-	$(CARGO) build --locked --workspace --bin icbd
+	$(CARGO) build --locked --workspace --bin icbd --bin mount-icbd
 	@CARGO=$(CARGO) tests/lab/run.sh
 
 gate: format lint test ## what CI runs
@@ -57,8 +67,9 @@ image: packages ## builds the Debian images that tests and demo boot, unless the
 	@tests/lab/build-image.sh $(LAB_IMAGE)
 	@tests/lab/build-netboot-image.sh $(LAB_NETBOOT)
 
-machine: packages ## builds the machine whose kernel has an NFS server, unless it is there
+machine: packages ## builds the machines that have an NFS server and nothing yet, unless they are there
 	@tests/lab/build-nfs-machine.sh $(LAB_MACHINE)
+	@tests/lab/build-bare-machine.sh $(LAB_SERVER)
 
 clean: ## removes what was built
 	$(CARGO) clean

@@ -116,6 +116,12 @@ pub(crate) enum Command {
         #[arg(long, value_name = "TIME", value_parser = moves::since)]
         since: Option<icbd_image::Timestamp>,
     },
+    /// Write the manual pages (man/) and the completions of shells (completions/) into a folder: how packages get them
+    #[command(hide = true)]
+    Generate {
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
     /// Write a tar file for those who help; works while something hangs
     SupportBundle {
         /// The file to write [default: icbd-support-TIME.tar here]

@@ -9,6 +9,7 @@ pub(crate) mod clone;
 pub(crate) mod config;
 mod edits;
 pub(crate) mod export;
+pub(crate) mod generate;
 pub(crate) mod image;
 pub(crate) mod key;
 pub(crate) mod log;

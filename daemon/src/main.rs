@@ -115,6 +115,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Config(command) => commands::config::run(&settings, command)?,
         Command::Store(command) => commands::store::run(&settings, command)?,
         Command::Bench(command) => commands::bench::run(&settings, command)?,
+        Command::Generate { folder } => commands::generate::run(&folder)?,
         Command::Log { since } => block_on(commands::log::run(&settings, since))?,
         Command::SupportBundle { output } => commands::bundle::run(&settings, output)?,
     }

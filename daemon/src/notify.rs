@@ -1,5 +1,7 @@
 //! What systemd is told: readiness, stopping, and that the daemon's own loop still turns.
 
+use std::io::ErrorKind;
+
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -68,8 +70,10 @@ impl Signals {
 }
 
 fn tell(states: &[NotifyState<'_>]) {
-    // Without systemd nobody listens, and that is fine.
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "cannot tell systemd how it goes");
+    // Without systemd nobody listens, and that is fine; `mount.icbd` listens until the daemon is ready.
+    match sd_notify::notify(states) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {}
+        Err(error) => tracing::warn!(%error, "cannot tell systemd how it goes"),
+        Ok(()) => {}
     }
 }

@@ -8,6 +8,8 @@ set -euo pipefail
 packages=(
     # building (SQLite, zstd and BLAKE3 bring C code)
     ca-certificates curl gcc libc6-dev make
+    # the package of what was built
+    binutils dpkg gzip
     # the mount and the local file systems that a store may live on
     fuse3 e2fsprogs btrfs-progs xfsprogs util-linux mount attr acl libcap2-bin
     # the Debian images

@@ -30,6 +30,7 @@ mod proxy;
 
 mod debian;
 mod nfs_machine;
+mod package;
 mod vm;
 
 pub use boot::{BootTarget, boot_script, listens};
@@ -45,7 +46,8 @@ pub use lan::{LAN, Lan, LanMachine, SERVER, set_address};
 pub use master::Master;
 pub use metrics::Metrics;
 pub use nfs_machine::{NfsServer, is_in_nfs_machine, run_in_nfs_machine};
-pub use program::{Output, icbd, icbd_path, run_bounded};
+pub use package::{bare_machine, build_package};
+pub use program::{Output, icbd, icbd_path, mount_icbd_path, run_bounded};
 pub use proxy::{Fault, Proxy};
 pub use random::Random;
 pub use ssh::Ssh;

@@ -65,6 +65,13 @@ pub fn icbd_path() -> Result<PathBuf> {
     }
 }
 
+/// What mount(8) runs for the type icbd, built beside the binary under test.
+pub fn mount_icbd_path() -> Result<PathBuf> {
+    let path = icbd_path()?.with_file_name("mount-icbd");
+    ensure!(path.is_file(), "no {}: build it with `cargo build -p icbd-mount-helpers`", path.display());
+    Ok(path)
+}
+
 /// Runs `icbd` with `args` to its end.
 pub fn icbd<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Result<Output> {
     let mut command = Command::new(icbd_path()?);

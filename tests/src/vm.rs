@@ -64,12 +64,14 @@ impl Vm {
 
     /// Starts the kernel of a folder, with its initrd, from its disk and a second one. What the machine writes is thrown away.
     pub fn boot_kernel(lab: &Lab, folder: &Path, settings: &str, second: &Path) -> Result<Vm> {
-        let mut command = Command::new("qemu-system-x86_64");
-        // The later size of memory is meant. One processor: with two, a kernel of this age dies now and then of how QEMU emulates them.
-        command.args(arguments(&disk_argument(&folder.join("disk.raw")))).args(["-m", "768"]);
-        command.arg("-kernel").arg(folder.join("vmlinuz")).arg("-initrd").arg(folder.join("initrd.img"));
-        command.args(["-append", &format!("console=ttyS0 quiet panic=-1 {settings}")]);
-        command.args(["-drive", &format!("file={},format=raw,if=virtio,readonly=on", disk_argument(second))]);
+        Vm::spawn(lab, kernel(folder, settings, second))
+    }
+
+    /// The same with a machine that may start anew, and finds then what it wrote before.
+    pub fn boot_server(lab: &Lab, folder: &Path, settings: &str, second: &Path) -> Result<Vm> {
+        let mut command = kernel(folder, settings, second);
+        // The later word is meant.
+        command.args(["-action", "reboot=reset"]);
         Vm::spawn(lab, command)
     }
 
@@ -153,6 +155,17 @@ impl Drop for Vm {
 pub(crate) fn arguments(disk: &str) -> Vec<String> {
     let drive = format!("file={disk},format=raw,if=virtio,snapshot=on");
     MACHINE.iter().map(|arg| arg.to_string()).chain(["-drive".to_owned(), drive]).collect()
+}
+
+/// A machine that starts the kernel of a folder.
+fn kernel(folder: &Path, settings: &str, second: &Path) -> Command {
+    let mut command = Command::new("qemu-system-x86_64");
+    // The later size of memory is meant. One processor: with two, a kernel of this age dies now and then of how QEMU emulates them.
+    command.args(arguments(&disk_argument(&folder.join("disk.raw")))).args(["-m", "768"]);
+    command.arg("-kernel").arg(folder.join("vmlinuz")).arg("-initrd").arg(folder.join("initrd.img"));
+    command.args(["-append", &format!("console=ttyS0 quiet panic=-1 {settings}")]);
+    command.args(["-drive", &format!("file={},format=raw,if=virtio,readonly=on", disk_argument(second))]);
+    command
 }
 
 /// The path of a disk as QEMU wants it.

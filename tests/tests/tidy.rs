@@ -22,6 +22,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // What measures anybody's disk knows nothing of ours.
     ("storm", &[]),
     ("daemon", &["image", "wire", "snapshot", "master", "fetch", "cache", "fs", "export", "storm"]),
+    // It knows icbd as a program only.
+    ("mount-helpers", &[]),
     // What a scenario compares with must not be made by what it tests.
     ("tests", &[]),
 ];
