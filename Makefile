@@ -6,7 +6,7 @@ CARGO ?= cargo
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 LAB_IMAGE := target/lab/image
-LAB_MACHINE := target/lab/nfs
+LAB_MACHINE := target/lab/kernel
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test bench bench-short bench-record gate format lint packages rivals image machine clean
@@ -55,8 +55,8 @@ rivals: ## installs those, and what icbd is compared with
 image: packages ## builds the Debian images that tests and demo boot, unless they are there
 	@tests/lab/build-image.sh $(LAB_IMAGE)
 
-machine: packages ## builds the machine whose kernel has an NFS server, unless it is there
-	@tests/lab/build-nfs-machine.sh $(LAB_MACHINE)
+machine: packages ## builds the machine whose kernel has servers of NFS and iSCSI, unless it is there
+	@tests/lab/build-kernel-machine.sh $(LAB_MACHINE)
 
 clean: ## removes what was built
 	$(CARGO) clean

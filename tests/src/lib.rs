@@ -29,7 +29,7 @@ mod metrics;
 mod proxy;
 
 mod debian;
-mod nfs_machine;
+mod kernel_machine;
 mod vm;
 
 pub use boot::{BootTarget, boot_script, listens};
@@ -44,7 +44,7 @@ pub use lab::Lab;
 pub use lan::{LAN, Lan, LanMachine, SERVER};
 pub use master::Master;
 pub use metrics::Metrics;
-pub use nfs_machine::{NfsServer, is_in_nfs_machine, run_in_nfs_machine};
+pub use kernel_machine::{NfsServer, is_in_kernel_machine, run_in_kernel_machine};
 pub use program::{Output, icbd, icbd_path, run_bounded};
 pub use proxy::{Fault, Proxy};
 pub use random::Random;

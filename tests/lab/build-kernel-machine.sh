@@ -1,6 +1,6 @@
 #!/bin/bash
-# build-nfs-machine.sh OUT_DIR: makes a machine that has the kernel's NFS server and client, for tests of what few kernels
-# of test machines have.
+# build-kernel-machine.sh OUT_DIR: makes a machine whose kernel has servers of NFS and iSCSI, and clients of both, for tests of what
+# few kernels of test machines have.
 #
 #   OUT_DIR/{disk.raw,vmlinuz,initrd.img}   Debian 13 on an ext4 that is the whole disk, and what QEMU starts it with
 #
@@ -11,7 +11,7 @@
 set -euo pipefail
 
 script=$(readlink -f "$0")
-out=$(readlink -m "${1:?usage: build-nfs-machine.sh OUT_DIR}")
+out=$(readlink -m "${1:?usage: build-kernel-machine.sh OUT_DIR}")
 lab=$(dirname "$script")
 stamp=$(cat "$script" "$lab/once.sh" | sha256sum | cut -d' ' -f1)
 args=("$out")
@@ -19,10 +19,10 @@ source "$lab/once.sh"
 
 root=$work/root
 
-echo "building the machine with the kernel's NFS server (a minute or two); log in $log"
+echo "building the machine with the kernel's servers (a minute or two); log in $log"
 # Nothing is started in it: a folder that is not the running system has no running services.
 mmdebstrap --mode=root --variant=minbase --quiet \
-    --include=linux-image-cloud-amd64,initramfs-tools,zstd,kmod,iproute2,nfs-kernel-server,nfs-common,rpcbind,fuse3 \
+    --include=linux-image-cloud-amd64,initramfs-tools,zstd,kmod,iproute2,nfs-kernel-server,nfs-common,rpcbind,fuse3,open-iscsi,libiscsi-bin \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' \
     --essential-hook='mkdir -p "$1/etc/initramfs-tools/conf.d"' \
