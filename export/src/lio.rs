@@ -195,9 +195,7 @@ impl Lio {
     fn seen(&self, name: OfferName) -> Result<Offered, ServerError> {
         let (disk, is_read_only) = (self.disk(&name), self.backing(&name, Path::new("")).is_read_only_now());
         let is_whole = match &disk {
-            Some(disk) => {
-                self.strangers(&name)?.is_empty() && self.to_offer(&name, disk)?.iter().all(Step::is_done)
-            }
+            Some(disk) => self.strangers(&name)?.is_empty() && self.to_offer(&name, disk)?.iter().all(Step::is_done),
             None => false,
         };
         let clients = match (is_whole, &name.client) {

@@ -40,11 +40,11 @@ pub use debian::{BOOT_DEADLINE, BootRead, debian_image, recorded_boot, touched_b
 pub use ganesha::{FileHandle, Ganesha, Nfs, NfsReader};
 pub use http::{Answer, get, get_with};
 pub use kernel::{Handle, read_mapped};
+pub use kernel_machine::{NfsServer, is_in_kernel_machine, run_in_kernel_machine};
 pub use lab::Lab;
 pub use lan::{LAN, Lan, LanMachine, SERVER};
 pub use master::Master;
 pub use metrics::Metrics;
-pub use kernel_machine::{NfsServer, is_in_kernel_machine, run_in_kernel_machine};
 pub use program::{Output, icbd, icbd_path, run_bounded};
 pub use proxy::{Fault, Proxy};
 pub use random::Random;

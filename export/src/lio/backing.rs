@@ -97,7 +97,12 @@ impl Backing {
     /// Has the loop device end as soon as nobody has it open.
     pub(super) fn detach(&self) -> Result<(), ServerError> {
         let device = self.node()?;
-        run(PROGRAM, PACKAGE, &["--detach".as_ref(), device.as_os_str()], &format!("to give back the disk {}", self.disk.display()))
+        run(
+            PROGRAM,
+            PACKAGE,
+            &["--detach".as_ref(), device.as_os_str()],
+            &format!("to give back the disk {}", self.disk.display()),
+        )
     }
 
     fn device(&self) -> Option<String> {

@@ -75,10 +75,8 @@ mod tests {
                     TSIH: 3  SessionType: Normal\nSession State: TARG_SESS_STATE_LOGGED_IN\n\
                     ----------------------[iSCSI Connections]-------------------------\n\
                     CID: 0  Connection State: TARG_CONN_STATE_LOGGED_IN\n   Address 10.1.2.17 TCP  StatSN: 0x1b2f6ec1\n";
-        let session = Session {
-            initiator: "iqn.2026-01.net.icbd:pc-17".into(),
-            addresses: vec!["10.1.2.17".parse().unwrap()],
-        };
+        let session =
+            Session { initiator: "iqn.2026-01.net.icbd:pc-17".into(), addresses: vec!["10.1.2.17".parse().unwrap()] };
         assert_eq!(session_in(info), Some(session));
         assert_eq!(session_in("No active iSCSI Session for Initiator Endpoint: iqn.2026-01.net.icbd:pc-17\n"), None);
         assert_eq!(names_in("iqn.x:a\n\0iqn.x:b\n\0"), ["iqn.x:a", "iqn.x:b"]);

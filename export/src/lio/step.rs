@@ -16,7 +16,10 @@ const ANSWER_MAX: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     Folder(PathBuf),
-    Link { at: PathBuf, to: PathBuf },
+    Link {
+        at: PathBuf,
+        to: PathBuf,
+    },
     Attribute(PathBuf, Vec<u8>),
     /// Chooses a loop device for a backstore.
     Choose(Backing),

@@ -49,9 +49,9 @@ impl Initiator {
         ))?;
         let node = format!("iscsiadm -m node -T {target} -p {PORTAL} -I {face}");
         script(&format!("{node} -o new && {node} --login"))?;
-        let disk = Disk { path: PathBuf::new(), target: target.to_owned() };
-        let path = wait_for("the disk", || Ok(disk_of(target)?.filter(|path| is_device(path))))?;
-        Ok(Disk { path, ..disk })
+        let mut disk = Disk { path: PathBuf::new(), target: target.to_owned() };
+        disk.path = wait_for("the disk", || Ok(disk_of(target)?.filter(|path| is_device(path))))?;
+        Ok(disk)
     }
 }
 

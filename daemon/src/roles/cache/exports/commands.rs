@@ -206,11 +206,7 @@ async fn act_on_add(server: &Arc<CacheServer>, spec: &ExportSpec) -> anyhow::Res
 }
 
 /// What a workstation that boots now would be offered, whoever it is.
-async fn first_offer(
-    server: &CacheServer,
-    first: &VersionRecord,
-    declaration: &Declaration,
-) -> Result<Offer, Failure> {
+async fn first_offer(server: &CacheServer, first: &VersionRecord, declaration: &Declaration) -> Result<Offer, Failure> {
     let (version, path) = (first.statement.statement().version(), disk(server, first, declaration).await?);
     let disk = server.mount.join(version.image.as_str()).join(version.number.to_string()).join(path);
     let client = declaration.clone.then(|| "workstation".parse().ok()).flatten();

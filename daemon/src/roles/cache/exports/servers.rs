@@ -34,10 +34,7 @@ fn all() -> [Box<dyn Server>; 2] {
 
 /// Nobody is logged in to such a server.
 pub(super) fn is_down(error: &ServerError) -> bool {
-    matches!(
-        error,
-        ServerError::NotRunning { .. } | ServerError::NotInstalled { .. } | ServerError::NotLoaded { .. }
-    )
+    matches!(error, ServerError::NotRunning { .. } | ServerError::NotInstalled { .. } | ServerError::NotLoaded { .. })
 }
 
 /// What a server serves of ours, in order.
