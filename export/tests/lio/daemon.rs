@@ -73,7 +73,7 @@ pub(crate) fn the_daemon_has_it_serve(lab: &Lab, initiator: &Initiator, done: im
     // It is what there is.
     cache.set_config(&format!("{CONFIG}iscsi = \"auto\"\n"))?;
     cache.command(&["config", "reload"])?.ok()?;
-    cache.command(&["export", "list"])?.prints(&["LIO"])?;
+    cache.command(&["export", "list"])?.prints(&["icbd:lab.1.pc-7/1"])?;
     ensure!(!is_clear(), "nothing is offered");
     done("servers were switched");
     cache.daemon.stop()?;
