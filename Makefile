@@ -6,7 +6,7 @@ CARGO ?= cargo
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 LAB_IMAGE := target/lab/image
-LAB_MACHINE := target/lab/nfs
+LAB_MACHINE := target/lab/kernel
 LAB_NETBOOT := target/lab/netboot
 LAB_SERVER := target/lab/bare
 # Where `make install` puts what is found by PATH, and below what.
@@ -67,8 +67,8 @@ image: packages ## builds the Debian images that tests and demo boot, unless the
 	@tests/lab/build-image.sh $(LAB_IMAGE)
 	@tests/lab/build-netboot-image.sh $(LAB_NETBOOT)
 
-machine: packages ## builds the machines that have an NFS server and nothing yet, unless they are there
-	@tests/lab/build-nfs-machine.sh $(LAB_MACHINE)
+machine: packages ## builds the machines that have servers in their kernel, and nothing yet, unless they are there
+	@tests/lab/build-kernel-machine.sh $(LAB_MACHINE)
 	@tests/lab/build-bare-machine.sh $(LAB_SERVER)
 
 clean: ## removes what was built

@@ -166,6 +166,8 @@ impl SessionReport {
         let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
         match self.initiator.as_str() {
             "" => addresses.join(", "),
+            // Its server does not say from where.
+            initiator if addresses.is_empty() => plain(initiator),
             initiator => format!("{} ({})", addresses.join(", "), plain(initiator)),
         }
     }
@@ -217,7 +219,10 @@ fn nets(clients: &[IpNet]) -> String {
 impl OfferReport {
     /// Who uses it, as far as its server says.
     fn users(&self) -> String {
-        let address = |session: &SessionReport| session.addresses.first().map_or("-".to_owned(), IpAddr::to_string);
+        let address = |session: &SessionReport| match session.addresses.first() {
+            Some(address) => address.to_string(),
+            None => session.words(),
+        };
         match self {
             OfferReport { sessions, .. } if !sessions.is_empty() => some(sessions.iter().map(address)),
             OfferReport { open_files: open @ 1.., .. } => format!("{} open", counted(*open, "file")),

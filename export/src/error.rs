@@ -11,6 +11,17 @@ pub enum ServerError {
     NotInstalled { program: &'static str, package: &'static str },
     #[error("{server} does not answer ({said}); start it: systemctl start {unit}")]
     NotRunning { server: &'static str, unit: &'static str, said: String },
+    #[error(
+        "{server} is not here, for there is no {}; run: modprobe -a target_core_mod iscsi_target_mod, and where configfs is not \
+         mounted: mount -t configfs configfs /sys/kernel/config",
+        path.display()
+    )]
+    NotLoaded { server: &'static str, path: PathBuf },
+    #[error(
+        "{server} cannot keep {what} to {clients}: it knows workstations by their names only; use --clone, for a disk of each \
+         one's own, --clients 0.0.0.0/0 for everybody, or tgtd, with iscsi = \"tgt\" below [export]"
+    )]
+    Networks { server: &'static str, what: String, clients: String },
     #[error("{server} refused {what}: {said}")]
     Refused { server: &'static str, what: String, said: String },
     #[error("{server} said something that icbd does not understand: {said:?}")]

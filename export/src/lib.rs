@@ -18,6 +18,7 @@ mod files;
 mod ganesha;
 mod kept;
 mod knfsd;
+mod lio;
 mod netboot;
 mod offer;
 mod own_file;
@@ -36,6 +37,7 @@ pub use files::{FileServer, Share};
 pub use ganesha::Ganesha;
 pub use kept::KeptError;
 pub use knfsd::{Knfsd, Raised};
+pub use lio::{Lio, Step};
 pub use netboot::{
     BootNetwork, Dhcp, Dialect, Dnsmasq, Heard, Interface, Loader, Loaders, LoadersError, NetbootEnabled, NetworkError,
     Pool, PoolError, Rival, WantedNetwork, interfaces, rivals, snippet,

@@ -7,8 +7,10 @@ use std::str::FromStr;
 use icbd_image::{ClientName, VersionId};
 use ipnet::IpNet;
 
-/// Where in a target the disk is; 0 is tgtd's controller.
+/// Where in a target the disk is; 0 is tgtd's controller, and LIO can do without.
 pub const LUN: u8 = 1;
+/// Hexadecimal digits by which a disk is known; what SCSI has room for in all places.
+pub(crate) const IDENTITY_DIGITS: usize = 16;
 /// Before the name of the version; `iqn.` and the month of a domain, as RFC 7143 wants it.
 const IQN: &str = "iqn.2026-01.net.icbd:";
 

@@ -15,6 +15,9 @@ pub trait Server: Send + Sync + fmt::Debug {
     /// For people.
     fn name(&self) -> &'static str;
 
+    /// Fails if it could not serve that, to exactly these clients; with a server that does not run whatever else is amiss.
+    fn check(&self, offer: &Offer) -> Result<(), ServerError>;
+
     /// What it serves for icbd, whatever else it serves.
     fn offered(&self) -> Result<Vec<Offered>, ServerError>;
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use icbd_image::Hash;
 use ipnet::IpNet;
 
+use crate::offer::IDENTITY_DIGITS;
 use crate::{LUN, Offer, OfferName, Offered, Server, ServerError, Withdrawal, program};
 use show::Target;
 
@@ -19,8 +20,6 @@ const NAME: &str = "tgtd";
 const PACKAGE: &str = "tgt";
 const UNIT: &str = "tgt.service";
 const PROGRAM: &str = "tgtadm";
-/// Hexadecimal digits by which a disk is known; what SCSI has room for in all places.
-const IDENTITY_DIGITS: usize = 16;
 /// It answers at once, or something keeps it from everything else, too.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// How often, and after how long, a target is ended again whose last commands are not.
@@ -129,6 +128,10 @@ impl Tgt {
 impl Server for Tgt {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn check(&self, _: &Offer) -> Result<(), ServerError> {
+        self.targets().map(drop)
     }
 
     fn offered(&self) -> Result<Vec<Offered>, ServerError> {

@@ -29,7 +29,7 @@ mod metrics;
 mod proxy;
 
 mod debian;
-mod nfs_machine;
+mod kernel_machine;
 mod package;
 mod vm;
 
@@ -41,11 +41,11 @@ pub use debian::{BOOT_DEADLINE, BootRead, debian_image, netboot_image, recorded_
 pub use ganesha::{FileHandle, Ganesha, Nfs, NfsReader};
 pub use http::{Answer, get, get_with};
 pub use kernel::{Handle, read_mapped};
+pub use kernel_machine::{NfsServer, is_in_kernel_machine, run_in_kernel_machine};
 pub use lab::Lab;
 pub use lan::{LAN, Lan, LanMachine, SERVER, set_address};
 pub use master::Master;
 pub use metrics::Metrics;
-pub use nfs_machine::{NfsServer, is_in_nfs_machine, run_in_nfs_machine};
 pub use package::{bare_machine, build_package};
 pub use program::{Output, icbd, icbd_path, mount_icbd_path, run_bounded};
 pub use proxy::{Fault, Proxy};

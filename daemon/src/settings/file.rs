@@ -206,6 +206,8 @@ pub(crate) enum IscsiServer {
     /// What there is.
     Auto,
     Tgt,
+    /// The kernel's.
+    Lio,
     Off,
 }
 

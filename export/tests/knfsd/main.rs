@@ -11,15 +11,15 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use icbd_export::{FileServer, Raised, ServerError, Share};
-use icbd_tests::{NfsServer, is_in_nfs_machine, run_in_nfs_machine, wait_for};
+use icbd_tests::{NfsServer, is_in_kernel_machine, run_in_kernel_machine, wait_for};
 use site::{CLIENT, Mounted, NAMES, PIECE, Site, VERSIONS, drop_caches, knfsd};
 
 /// Clients of the kernel's NFS server read what was published, by versions 3 and 4.2, also when the kernel has forgotten it, while the
 /// cache's daemon is killed, and after another cache server has taken over the address. What others export stays.
 #[test]
 fn clients_of_the_kernels_server_read_whatever_happens() -> Result<()> {
-    if !is_in_nfs_machine() {
-        return run_in_nfs_machine("clients_of_the_kernels_server_read_whatever_happens");
+    if !is_in_kernel_machine() {
+        return run_in_kernel_machine("clients_of_the_kernels_server_read_whatever_happens");
     }
     let started = Instant::now();
     let mut site = Site::new()?;

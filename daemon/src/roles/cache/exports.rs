@@ -9,6 +9,7 @@ mod disks;
 mod http;
 mod nfs;
 mod rounds;
+mod servers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -109,6 +110,8 @@ impl Exports {
 
     pub(super) fn set_iscsi(&self, iscsi: IscsiServer) {
         *self.iscsi.write().unwrap_or_else(PoisonError::into_inner) = iscsi;
+        // What another one serves is to be taken back.
+        self.seen().is_idle = false;
         self.wake();
     }
 

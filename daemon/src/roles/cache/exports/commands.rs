@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use icbd_export::{Declaration, Protocol, bootable};
+use icbd_export::{Declaration, Offer, OfferName, Protocol, bootable};
 use icbd_image::{ImageName, Serial, VersionId, VersionRecord};
 use ipnet::IpNet;
 use tokio::time::{Instant, timeout_at};
@@ -174,9 +174,10 @@ async fn act_on_add(server: &Arc<CacheServer>, spec: &ExportSpec) -> anyhow::Res
         let message = format!("no version of {} is ready; publish or restore one first", spec.image);
         Failure::new(Exit::Refused, message)
     })?;
-    if protocol == Protocol::Iscsi {
-        disk(server, first, &declaration).await?;
-    }
+    let offer = match protocol {
+        Protocol::Iscsi => Some(first_offer(server, first, &declaration).await?),
+        _ => None,
+    };
     check_same_kind(server, first, &declaration).await?;
     check_left_out(server, &declaration).await?;
     let (working, meant) = (server.clone(), declaration.clone());
@@ -187,7 +188,10 @@ async fn act_on_add(server: &Arc<CacheServer>, spec: &ExportSpec) -> anyhow::Res
             all.push(meant);
             working.exports.nfs.check(&super::nfs::shares(&working.cache.view(), &working.mount, &all))
         }
-        Protocol::Iscsi => working.exports.server()?.offered().map(drop),
+        Protocol::Iscsi => {
+            let server = working.exports.server()?;
+            offer.map_or(Ok(()), |offer| server.check(&offer))
+        }
         Protocol::Http => Ok(()),
     });
     answers.await?.map_err(Failure::from)?;
@@ -199,6 +203,14 @@ async fn act_on_add(server: &Arc<CacheServer>, spec: &ExportSpec) -> anyhow::Res
     let exports = server.exports.list(server).await?;
     let export = exports.into_iter().find(|export| (&export.image, export.protocol) == (&spec.image, protocol));
     export.ok_or_else(|| Failure::new(Exit::Refused, "somebody removed it meanwhile").into())
+}
+
+/// What a workstation that boots now would be offered, whoever it is.
+async fn first_offer(server: &CacheServer, first: &VersionRecord, declaration: &Declaration) -> Result<Offer, Failure> {
+    let (version, path) = (first.statement.statement().version(), disk(server, first, declaration).await?);
+    let disk = server.mount.join(version.image.as_str()).join(version.number.to_string()).join(path);
+    let client = declaration.clone.then(|| "workstation".parse().ok()).flatten();
+    Ok(Offer { name: OfferName { version, client }, disk, clients: declaration.clients.clone() })
 }
 
 /// A target never changes its content: another disk is another export.

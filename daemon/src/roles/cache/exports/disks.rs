@@ -7,17 +7,15 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use icbd_export::{
-    Clients, Declaration, Offer, OfferName, Offered, Outcome, Plan, Protocol, Server, ServerError, Tgt, bootable,
-    disk_of,
+    Clients, Declaration, Offer, OfferName, Offered, Outcome, Plan, Protocol, ServerError, bootable, disk_of,
 };
 use icbd_image::{ImageName, VersionId, VersionRecord};
 
-use super::{Exports, clones};
+use super::{Exports, clones, servers};
 use crate::clients::Stage;
 use crate::failure::{Exit, Failure};
 use crate::roles::cache::boot::{self, Known};
 use crate::roles::cache::state::CacheServer;
-use crate::settings::IscsiServer;
 
 /// A workstation whose server was restarted logs in again within this, or has been switched off.
 const COMES_BACK: Duration = Duration::from_secs(120);
@@ -44,7 +42,7 @@ pub(super) struct Seen {
     /// What it opened before this mount was made and has not opened anew; `None` before the first look.
     stale: Option<BTreeSet<OfferName>>,
     /// Nothing is offered, and nothing is to be.
-    is_idle: bool,
+    pub(super) is_idle: bool,
     /// What concerns all of it.
     pub(super) trouble: Option<String>,
     pub(super) troubles: BTreeMap<ImageName, Vec<String>>,
@@ -53,14 +51,6 @@ pub(super) struct Seen {
 impl Exports {
     pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The server that there is.
-    pub(super) fn server(&self) -> Result<Box<dyn Server>, ServerError> {
-        match *self.iscsi.read().unwrap_or_else(PoisonError::into_inner) {
-            IscsiServer::Auto | IscsiServer::Tgt => Ok(Box::new(Tgt::default())),
-            IscsiServer::Off => Err(ServerError::Off { key: "export.iscsi" }),
-        }
     }
 
     /// Has the server serve this, of what lies in `mounts`, and what is in use besides. Each mount with whether it
@@ -72,12 +62,8 @@ impl Exports {
         is_there: impl Fn(&VersionId) -> bool,
     ) -> Result<Served, ServerError> {
         let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
-        let (server, refused) = match self.server() {
-            Ok(server) => (server, None),
-            // What it was told before is taken back.
-            Err(off) => (Box::<Tgt>::default() as Box<dyn Server>, Some(off)),
-        };
-        if serving.0 || refused.is_some() {
+        let picked = self.server();
+        if serving.0 || picked.is_err() {
             wanted.clear();
         }
         let bootable: BTreeSet<OfferName> = wanted.iter().map(|offer| offer.name.clone()).collect();
@@ -86,44 +72,69 @@ impl Exports {
             Some(disk) => mounts.iter().any(|(mount, _)| disk.starts_with(mount)),
             None => bootable.contains(&offered.name),
         };
-        let ours = || {
-            let mut ours: Vec<Offered> = server.offered()?.into_iter().filter(is_ours).collect();
-            ours.sort_by(|one, other| one.name.cmp(&other.name));
-            Ok::<_, ServerError>(ours)
+        let others = servers::others(picked.as_deref().ok(), is_ours)?;
+        let offered = match picked.as_deref().map_or(Ok(Vec::new()), |server| servers::ours(server, is_ours)) {
+            Err(error) => {
+                if servers::is_down(&error) {
+                    // What is not served, nobody uses; what others serve stays.
+                    self.seen().offered = others.into_iter().flat_map(|(_, offered)| offered).collect();
+                }
+                return Err(error);
+            }
+            Ok(offered) => offered,
         };
-        let offered = ours()?;
-        let stale = {
-            let is_new = |disk: &PathBuf| mounts.iter().any(|(mount, adopted)| disk.starts_with(mount) && !adopted);
-            let opened_before = offered.iter().filter(|offered| offered.disk.as_ref().is_none_or(is_new));
-            let names = opened_before.map(|offered| offered.name.clone());
+        let stale = self.stale(|| offered.iter().chain(others.iter().flat_map(|(_, offered)| offered)), mounts);
+        if let (Ok(server), false) = (&picked, others.is_empty()) {
+            // Nobody loses what another one serves for one that could not.
+            wanted.iter().try_for_each(|offer| server.check(offer))?;
+        }
+        let kept_elsewhere = servers::take_back(others, &stale)?;
+        let see = |offered: Vec<Offered>, portals| {
             let mut seen = self.seen();
-            let stale = seen.stale.get_or_insert_with(|| names.collect());
-            stale.retain(|name| offered.iter().any(|offered| offered.name == *name));
-            stale.clone()
+            (seen.server, seen.portals) = (picked.as_deref().ok().map(|server| server.name()), portals);
+            (seen.is_changing, seen.wanted) = (false, bootable.clone());
+            seen.offered = [offered, kept_elsewhere.clone()].concat();
+            seen.answers_since.get_or_insert_with(Instant::now);
         };
-        if !serving.0 && refused.is_none() {
+        let server = match &picked {
+            Ok(server) => &**server,
+            Err(_) => {
+                see(Vec::new(), Vec::new());
+                return picked.map(|_| Served::default());
+            }
+        };
+        if !serving.0 {
             let in_use = self.remember(&offered, &stale, &is_there);
             wanted.extend(in_use.into_iter().filter(|offer| !bootable.contains(&offer.name)));
         }
-        let plan = Plan::new(offered.clone(), &wanted, &stale);
-        let see = |offered: Vec<Offered>, portals| {
-            let mut seen = self.seen();
-            (seen.server, seen.offered, seen.portals) = (Some(server.name()), offered, portals);
-            (seen.is_changing, seen.wanted) = (false, bootable.clone());
-            seen.answers_since.get_or_insert_with(Instant::now);
-        };
+        // What another server has open is written by that alone.
+        wanted.retain(|offer| !kept_elsewhere.iter().any(|kept| kept.name == offer.name));
+        let mut plan = Plan::new(offered.clone(), &wanted, &stale);
+        let kept = [std::mem::take(&mut plan.kept_in_use), kept_elsewhere.clone()].concat();
         if plan.is_empty() {
             see(offered, server.portals()?);
-            return refused.map_or(Ok(Served { outcome: Outcome::default(), kept: plan.kept_in_use }), Err);
+            return Ok(Served { outcome: Outcome::default(), kept });
         }
         self.seen().is_changing = true;
-        let mut plan = plan;
-        let kept = std::mem::take(&mut plan.kept_in_use);
-        let outcome = plan.carry_out(&*server);
-        see(ours()?, server.portals()?);
+        let outcome = plan.carry_out(server);
+        see(servers::ours(server, is_ours)?, server.portals()?);
         // What could not be opened anew is tried again, and nobody else is logged out for that.
         self.seen().stale.iter_mut().for_each(|stale| stale.retain(|name| !outcome.changed.contains(name)));
-        refused.map_or(Ok(Served { outcome, kept }), Err)
+        Ok(Served { outcome, kept })
+    }
+
+    /// What of all that is offered was opened before this mount was made, and is not opened anew yet.
+    fn stale<'a, I: Iterator<Item = &'a Offered>>(
+        &self,
+        offered: impl Fn() -> I,
+        mounts: &[(&Path, bool)],
+    ) -> BTreeSet<OfferName> {
+        let is_new = |disk: &PathBuf| mounts.iter().any(|(mount, adopted)| disk.starts_with(mount) && !adopted);
+        let opened_before = || offered().filter(|offered| offered.disk.as_ref().is_none_or(is_new));
+        let mut seen = self.seen();
+        let stale = seen.stale.get_or_insert_with(|| opened_before().map(|offered| offered.name.clone()).collect());
+        stale.retain(|name| offered().any(|offered| offered.name == *name));
+        stale.clone()
     }
 
     /// Takes back what nobody uses, and offers nothing any more. Blocks.
@@ -229,10 +240,6 @@ pub(super) async fn look(server: &Arc<CacheServer>) {
         Ok(Err(error)) => {
             let mut seen = server.exports.seen();
             (seen.is_changing, seen.answers_since) = (false, None);
-            if matches!(error, ServerError::NotRunning { .. } | ServerError::NotInstalled { .. }) {
-                // What is not served, nobody uses.
-                seen.offered.clear();
-            }
             // Whoever never exports anything needs no server.
             is_idle = declarations.is_empty() && seen.offered.is_empty();
             trouble = (!declarations.is_empty()).then(|| error.to_string());
@@ -252,7 +259,7 @@ pub(super) async fn look(server: &Arc<CacheServer>) {
     (seen.trouble, seen.troubles, seen.is_idle) = (trouble, troubles, is_idle);
 }
 
-fn log(outcome: &Outcome) {
+pub(super) fn log(outcome: &Outcome) {
     let each = |names: &[OfferName], what: &'static str| {
         names.iter().for_each(|name| tracing::info!(%name, "{what}"));
     };

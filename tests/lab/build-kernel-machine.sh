@@ -1,6 +1,6 @@
 #!/bin/bash
-# build-nfs-machine.sh OUT_DIR: makes a machine that has the kernel's NFS server and client, for tests of what few kernels
-# of test machines have.
+# build-kernel-machine.sh OUT_DIR: makes a machine whose kernel has servers of NFS and iSCSI, and clients of both, for tests of what
+# few kernels of test machines have.
 #
 #   OUT_DIR/{disk.raw,vmlinuz,initrd.img}   Debian 13 on an ext4 that is the whole disk, and what QEMU starts it with
 #
@@ -10,15 +10,15 @@
 set -euo pipefail
 
 script=$(readlink -f "$0")
-out=$(readlink -m "${1:?usage: build-nfs-machine.sh OUT_DIR}")
+out=$(readlink -m "${1:?usage: build-kernel-machine.sh OUT_DIR}")
 lab=$(dirname "$script")
 stamp=$(cat "$script" "$lab/once.sh" "$lab/machine.sh" | sha256sum | cut -d' ' -f1)
 args=("$out")
 source "$lab/once.sh"
 source "$lab/machine.sh"
 
-echo "building the machine with the kernel's NFS server (a minute or two); log in $log"
-debian_13 nfs-kernel-server,nfs-common,rpcbind,fuse3
+echo "building the machine with the kernel's servers (a minute or two); log in $log"
+debian_13 nfs-kernel-server,nfs-common,rpcbind,fuse3,open-iscsi,libiscsi-bin
 
 cat >"$root/sbin/lab-init" <<'INIT'
 #!/bin/sh

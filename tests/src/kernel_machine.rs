@@ -1,4 +1,4 @@
-//! A virtual machine whose kernel has an NFS server and a client, for tests that run in it: few kernels of test machines have both.
+//! A virtual machine whose kernel has servers of NFS and iSCSI and clients of both, for tests that run in it: few kernels of test machines have them.
 //!
 //! A test runs twice: outside it starts the machine and has it run the very same test, which then finds itself inside. What the
 //! machine says is the test's output, and its failure is the test's.
@@ -19,19 +19,19 @@ const BUILD_DEADLINE: Duration = Duration::from_secs(900);
 const RUN_DEADLINE: Duration = Duration::from_secs(480);
 const TOOL_DEADLINE: Duration = Duration::from_secs(60);
 /// Says to a test that it is inside.
-const INSIDE: &str = "ICBD_NFS_MACHINE";
+const INSIDE: &str = "ICBD_KERNEL_MACHINE";
 /// What the machine says last.
 const END: &str = "the machine ends";
 const PASSED: &str = "test result: ok. 1 passed";
 /// A space in all paths, for those who have to quote them.
 const TMPDIR: &str = "/var/tmp/a lab";
 
-pub fn is_in_nfs_machine() -> bool {
+pub fn is_in_kernel_machine() -> bool {
     std::env::var_os(INSIDE).is_some()
 }
 
 /// Runs a test of this very executable inside of a machine.
-pub fn run_in_nfs_machine(test: &str) -> Result<()> {
+pub fn run_in_kernel_machine(test: &str) -> Result<()> {
     let lab = Lab::new()?;
     let machine = machine()?;
     let programs = programs(&lab, test)?;
@@ -46,8 +46,8 @@ pub fn run_in_nfs_machine(test: &str) -> Result<()> {
 
 fn machine() -> Result<PathBuf> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let machine = tests.parent().context("the tests lie in a workspace")?.join("target/lab/nfs");
-    let mut build = Command::new(tests.join("lab/build-nfs-machine.sh"));
+    let machine = tests.parent().context("the tests lie in a workspace")?.join("target/lab/kernel");
+    let mut build = Command::new(tests.join("lab/build-kernel-machine.sh"));
     build.arg(&machine);
     run_bounded(build, BUILD_DEADLINE)?.ok()?;
     Ok(machine)
