@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use icbd_cache::{CloneDisk, CloneName};
+use icbd_cache::{CloneDisk, CloneName, Fate};
 use icbd_export::{Claims, Declaration, LUN, OfferName, Protocol};
 use icbd_image::{ClientName, ImageName, VersionRecord};
 use tokio::sync::Notify;
@@ -76,23 +76,27 @@ async fn script(
     from: IpAddr,
 ) -> Result<String, Failure> {
     find_image(&server.images(), image)?;
-    let declarations = server.exports.all()?;
-    let is_meant = |it: &&Declaration| it.image == *image && it.protocol == Protocol::Iscsi;
-    let declaration = declarations.iter().find(is_meant).ok_or_else(|| not_exported(image, Protocol::Iscsi))?;
-    check_is_for(declaration, from)?;
-    let record = deployed(server, image)?;
-    let version = record.statement.statement().version();
+    let declaration = declaration(server, image)?;
+    check_is_for(&declaration, from)?;
     let name = if declaration.clone {
         let client = who::client(server, image, claims, from)?;
         let turn = server.boots.of(&client);
         let _turn = turn.lock().await;
-        let name = CloneName { version, client };
-        begin(server, declaration, &record, &name, from).await?;
+        let record = booted(server, image, Some(&client))?;
+        let name = CloneName { version: record.statement.statement().version(), client };
+        begin(server, &declaration, &record, &name, from).await?;
         exports::offer_name(&name)
     } else {
-        OfferName { version, client: None }
+        OfferName { version: booted(server, image, None)?.statement.statement().version(), client: None }
     };
     sanboot(server, &name, from)
+}
+
+/// How an image is exported as a disk.
+pub(super) fn declaration(server: &CacheServer, image: &ImageName) -> Result<Declaration, Failure> {
+    let is_meant = |it: &Declaration| it.image == *image && it.protocol == Protocol::Iscsi;
+    let mut declarations = server.exports.all()?.into_iter();
+    declarations.find(is_meant).ok_or_else(|| not_exported(image, Protocol::Iscsi))
 }
 
 /// That nobody is to get an image by a protocol.
@@ -113,8 +117,34 @@ pub(super) fn check_is_for(declaration: &Declaration, from: IpAddr) -> Result<()
     Err(Failure::new(Exit::Refused, message))
 }
 
-/// The version that workstations boot.
-pub(super) fn deployed(server: &CacheServer, image: &ImageName) -> Result<VersionRecord, Failure> {
+/// The version that a workstation boots: the one over which it writes what is to become a version, else the deployed one.
+pub(super) fn booted(
+    server: &CacheServer,
+    image: &ImageName,
+    client: Option<&ClientName>,
+) -> Result<VersionRecord, Failure> {
+    let Some(clone) = client.and_then(|client| edited(server, image, client)) else { return deployed(server, image) };
+    let CloneName { version, client } = clone.name();
+    let view = server.cache.view();
+    let record = view.version(version).filter(|record| exports::is_in_service(record)).cloned();
+    record.ok_or_else(|| {
+        let message = format!(
+            "{client} edits {version}, which is not in service any more; restore it with `icbd image restore {version}`, or have \
+             {client} boot the deployed version with `icbd clone keep {client} {version} --no`"
+        );
+        Failure::new(Exit::Refused, message)
+    })
+}
+
+/// A client's clone that is to become a version of an image.
+pub(super) fn edited(server: &CacheServer, image: &ImageName, client: &ClientName) -> Option<Arc<CloneDisk>> {
+    let is_own = |name: &CloneName| (&name.version.image, &name.client) == (image, client);
+    let clones = server.cache.clones().all();
+    clones.into_iter().rev().find(|clone| clone.fate() == Fate::Edited && is_own(clone.name()))
+}
+
+/// The version that is deployed.
+fn deployed(server: &CacheServer, image: &ImageName) -> Result<VersionRecord, Failure> {
     let view = server.cache.view();
     let record = view.image(image).and_then(|image| image.version(image.deployed?)).cloned();
     record.ok_or_else(|| {
@@ -167,7 +197,7 @@ async fn begin(
     }
 }
 
-async fn make(
+pub(super) async fn make(
     server: &Arc<CacheServer>,
     declaration: &Declaration,
     record: &VersionRecord,
