@@ -42,7 +42,7 @@ pub(super) struct Boots {
 }
 
 impl Boots {
-    fn of(&self, client: &ClientName) -> Arc<tokio::sync::Mutex<()>> {
+    pub(super) fn of(&self, client: &ClientName) -> Arc<tokio::sync::Mutex<()>> {
         let mut all = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, turn| Arc::strong_count(turn) > 1);
         all.entry(client.clone()).or_default().clone()
