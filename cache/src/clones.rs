@@ -7,6 +7,7 @@ mod disk;
 mod layer;
 mod record;
 mod room;
+mod written;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,10 +25,11 @@ use crate::disk::{Barrier, Disk};
 use crate::{CacheError, File, layout};
 pub use disk::CloneDisk;
 use layer::LayerPlace;
-pub use record::CloneName;
 use record::Record;
+pub use record::{CloneName, Fate};
 pub use room::Refused;
 use room::Room;
+pub use written::{Written, WrittenPart};
 
 /// The kernel's numbers 0 and 1 are taken: by nothing, and by the directory that clones are in.
 const NUMBERS_TAKEN: u64 = 2;
@@ -53,8 +55,7 @@ pub struct Clones {
 #[derive(Debug, Clone)]
 pub struct CloneStatus {
     pub name: CloneName,
-    /// Never reset.
-    pub is_kept: bool,
+    pub fate: Fate,
     /// Bytes of the disk that what was written takes.
     pub written_bytes: u64,
     /// When it was made or reset.
@@ -203,6 +204,7 @@ impl Clones {
             size: file.size(),
             session: fresh_number()?,
             kept: false,
+            edited: false,
             made: seconds(SystemTime::now()),
         };
         let disk = Arc::new(self.disk(name.clone(), record));
@@ -263,14 +265,14 @@ impl Clones {
         Ok(())
     }
 
-    /// Has it never be reset, or as any other.
-    pub async fn keep(&self, name: &CloneName, kept: bool) -> Result<(), CacheError> {
+    /// Says what is to become of it.
+    pub async fn set_fate(&self, name: &CloneName, fate: Fate) -> Result<(), CacheError> {
         let _turn = self.turn().await?;
         let disk = self.get(name).ok_or_else(|| CacheError::UnknownClone(name.to_string()))?;
         let (core, of) = (self.core.clone(), disk.clone());
-        let write = move || Record { kept, ..of.record() }.write(&*core.disk, &of.name().folder());
+        let write = move || of.record().with_fate(fate).write(&*core.disk, &of.name().folder());
         self.core.blocking(write).await?.map_err(CacheError::disk("note in the clone", name.folder()))?;
-        disk.set_kept(kept);
+        disk.set_fate(fate);
         Ok(())
     }
 
@@ -315,7 +317,7 @@ impl Clones {
         let all = self.all();
         let status = |disk: &Arc<CloneDisk>| CloneStatus {
             name: disk.name().clone(),
-            is_kept: disk.is_kept(),
+            fate: disk.fate(),
             written_bytes: disk.allocated().unwrap_or(0),
             made: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(disk.made()),
         };

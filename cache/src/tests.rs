@@ -19,4 +19,5 @@ mod seal;
 mod seam;
 mod thin;
 mod trust;
+mod written;
 mod zeros;

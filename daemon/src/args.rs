@@ -22,7 +22,7 @@ use ipnet::IpNet;
 pub(crate) use boot_package::BootPackageArgs;
 pub(crate) use client::ClientCommand;
 pub(crate) use clone::{CloneArgs, CloneCommand};
-pub(crate) use edits::{EditArgs, NodeCommand, PruneArgs, SaveArgs};
+pub(crate) use edits::{DiscardArgs, EditArgs, NodeCommand, PruneArgs, SaveArgs};
 pub(crate) use export::ExportCommand;
 pub(crate) use moves::{DeployArgs, MadeArgs, RollbackArgs};
 pub(crate) use netboot::NetbootCommand;
@@ -178,12 +178,18 @@ pub(crate) struct CacheArgs {
 pub(crate) enum ImageCommand {
     /// Publish a directory or a file as the next version of an image (on a master)
     Publish(PublishArgs),
-    /// Make a writable working copy of the newest version in service, and print where it is (on a master)
+    /// Make a writable working copy of the newest version in service, and print where it is (on a master); or have a
+    /// workstation change it (on a cache)
+    ///
+    /// With --client nothing is copied: the workstation's own disk is kept, and booted by it whatever is deployed, until
+    /// `icbd image save --client` on the master has made a version of it and `icbd clone remove` lets it go.
     Edit(EditArgs),
-    /// Make the working copy the next version, ready; it costs what was changed (on a master)
+    /// Make the working copy, or what a workstation wrote, the next version, ready; it costs what was changed (on a master)
+    ///
+    /// With --client what the workstation wrote is fetched from the cache server, and nothing else. It has to be shut down.
     Save(SaveArgs),
     /// Throw the working copy away (on a master)
-    Discard(EditArgs),
+    Discard(DiscardArgs),
     /// Make the next version of a Linux image, ready, with what workstations need to boot it by the network (on a master)
     ///
     /// A kernel and an initramfs that finds its root on the cache server are put into the version, in its folder icbd: of

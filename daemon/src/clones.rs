@@ -47,6 +47,9 @@ pub(crate) struct CloneReport {
     pub written_bytes: u64,
     /// Never reset.
     pub kept: bool,
+    /// It is to become a version, and is what its workstation boots until then.
+    #[serde(default)]
+    pub edited: bool,
     /// When it was made or reset.
     pub since: Timestamp,
     pub sessions: Vec<SessionReport>,
@@ -74,7 +77,11 @@ impl ClonesReport {
             let rows = self.clones.iter().map(|clone| {
                 let sessions: Vec<String> = clone.sessions.iter().map(SessionReport::words).collect();
                 let session = if sessions.is_empty() { "-".to_owned() } else { sessions.join(", ") };
-                let kept = if clone.kept { "kept" } else { "reset at boot" };
+                let kept = match (clone.edited, clone.kept) {
+                    (true, _) => "edited",
+                    (false, true) => "kept",
+                    (false, false) => "reset at boot",
+                };
                 let (version, client) = (clone.version.to_string(), clone.client.to_string());
                 vec![version, client, bytes(clone.written_bytes), time(clone.since), kept.to_owned(), session]
             });

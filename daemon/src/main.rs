@@ -16,6 +16,7 @@ mod evictions;
 mod exports;
 mod failure;
 mod images;
+mod improvements;
 mod logging;
 mod metrics;
 mod moves;

@@ -104,12 +104,17 @@ impl fmt::Display for Compress {
     }
 }
 
+/// The host and port of a URL.
+pub(crate) fn authority(url: &str) -> Result<String, Failure> {
+    let source = HttpSource::new(url, TimeOuts::default());
+    let source = source.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    Ok(source.authority())
+}
+
 impl ReplicateSpec {
     /// The other master's host and port.
     pub(crate) fn target(&self) -> Result<String, Failure> {
-        let source = HttpSource::new(&self.from, TimeOuts::default());
-        let source = source.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
-        Ok(source.authority())
+        authority(&self.from)
     }
 
     /// What cannot be, whatever is there.

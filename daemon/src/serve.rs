@@ -24,6 +24,7 @@ mod stored;
 mod streams;
 mod tcp;
 mod tls;
+mod written;
 
 pub(crate) use allow::Allow;
 pub(crate) use boot::{Asking, Booting, boot_router};
@@ -37,3 +38,4 @@ pub(crate) use reports::{Reports, Told};
 pub(crate) use routes::router;
 pub(crate) use tcp::{listen, serve};
 pub(crate) use tls::{Certificate, Tls};
+pub(crate) use written::written_router;

@@ -10,18 +10,19 @@ mod version_stream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryFutureExt, TryStreamExt, stream};
 use http::StatusCode;
 use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, ETAG, IF_NONE_MATCH};
-use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, Listing, PAGE_BLOCKS, Profile, Root, Run};
+use icbd_image::{BLOCK_BYTES, ClientName, FileIndex, Hash, Head, ImageName, Listing, PAGE_BLOCKS, Profile, Root, Run};
 use icbd_wire::{
     Base, Codec, FrameDecoder, FrameError, HEADER_BYTES, LISTING_BYTES_MAX, NODE_HEADER, NodeReport, OFFER_HEADER,
     Offer, READY_HEADER, ReadyReport, Resource, StreamBase, coding, listing, priority,
 };
-use reqwest::{Client, RequestBuilder, Url, redirect};
+use reqwest::{Client, RequestBuilder, Response, Url, redirect};
 
 use crate::error::SourceError;
 use crate::settings::TimeOuts;
@@ -32,6 +33,9 @@ pub use version_stream::VersionStream;
 
 /// Idle connections that are kept: as many as there are requests in flight by default.
 const CONNECTIONS_IDLE_MAX: usize = 16;
+
+/// A cache server waits so long, and a little less, until a clone is not in use any more.
+const LET_GO_MAX: Duration = Duration::from_secs(60);
 
 /// A source at a URL such as `http://img.example:7070`.
 #[derive(Debug)]
@@ -251,6 +255,21 @@ impl HttpSource {
         Ok(VersionStream::new(answer, codec.unwrap_or(Codec::None)))
     }
 
+    /// What a workstation wrote over a version of an image. Why there is nothing is said by [`SourceError::Refused`].
+    pub async fn written(
+        &self,
+        image: ImageName,
+        client: ClientName,
+        codec: Codec,
+    ) -> Result<VersionStream, SourceError> {
+        let request = self.clients().usual.get(self.url(&Resource::Written { image, client, codec }));
+        // Whoever serves the disk is asked to let go of it first.
+        let response = self.respond(request, self.time_outs.first_byte.max(LET_GO_MAX)).await?;
+        let received_bytes = self.received_bytes.clone();
+        let answer = Answer::accept_or_say(response, OCTETS, self.time_outs.stall, received_bytes).await?;
+        Ok(VersionStream::new(answer, codec))
+    }
+
     /// The blocks of a run, against the base; `None` if that cannot be.
     async fn matched(&self, run: Run, file_bytes: u64) -> Option<Result<BlockStream, SourceError>> {
         let base = self.old_version.get().filter(|_| self.has_base())?;
@@ -270,12 +289,15 @@ impl HttpSource {
     }
 
     async fn send(&self, request: RequestBuilder, content_type: &'static str) -> Result<Answer, SourceError> {
-        let first_byte = self.time_outs.first_byte;
-        let response = match tokio::time::timeout(first_byte, request.send()).await {
-            Ok(response) => response.map_err(|error| answer::refused(error, &self.time_outs))?,
-            Err(_) => return Err(SourceError::Timeout { what: "it answered nothing", after: first_byte }),
-        };
+        let response = self.respond(request, self.time_outs.first_byte).await?;
         Answer::accept(response, content_type, self.time_outs.stall, self.received_bytes.clone()).await
+    }
+
+    async fn respond(&self, request: RequestBuilder, first_byte: Duration) -> Result<Response, SourceError> {
+        match tokio::time::timeout(first_byte, request.send()).await {
+            Ok(response) => response.map_err(|error| answer::refused(error, &self.time_outs)),
+            Err(_) => Err(SourceError::Timeout { what: "it answered nothing", after: first_byte }),
+        }
     }
 }
 

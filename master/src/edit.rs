@@ -5,12 +5,12 @@
 //! any moment leaves all of it or none.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use icbd_image::{Editing, ImageName, Move, Refusal, SecretKey, VersionId};
-use icbd_snapshot::{SnapshotError, Trees};
+use icbd_snapshot::{SnapshotError, Trees, Writable};
 
 use crate::catalog::Catalogue;
 use crate::layout::Layout;
@@ -112,16 +112,21 @@ impl Repository {
         let number = life.editing().and_then(|editing| editing.of);
         match number.map(|number| VersionId { image: image.clone(), number }) {
             None => drop(self.trees.create(&at)?),
-            Some(version) => match self.trees.sealed(&trees::version(&version)) {
-                Ok(tree) => drop(self.trees.clone_tree(&tree, &at)?),
-                // From before there were trees, or one that somebody made writable.
-                Err(SnapshotError::NotATree { .. } | SnapshotError::NotSealed(_)) => {
-                    drop(self.trees.import(&self.layout.version(&version), &at)?);
-                }
-                Err(error) => return Err(error.into()),
-            },
+            Some(version) => drop(self.clone_version(&version, &at)?),
         }
         self.working_copy(image)?.ok_or_else(|| MasterError::NoImage(image.clone()))
+    }
+
+    /// Makes a tree that may be written to, and begins as a version is.
+    pub(crate) fn clone_version(&self, version: &VersionId, at: &Path) -> Result<Writable, MasterError> {
+        match self.trees.sealed(&trees::version(version)) {
+            Ok(tree) => Ok(self.trees.clone_tree(&tree, at)?),
+            // From before there were trees, or one that somebody made writable.
+            Err(SnapshotError::NotATree { .. } | SnapshotError::NotSealed(_)) => {
+                Ok(self.trees.import(&self.layout.version(version), at)?)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The working copy of an image, if somebody edits it.

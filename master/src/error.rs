@@ -121,6 +121,20 @@ pub enum MasterError {
         "what was received of {0} is not what was announced; run the same command again, which compares each block with its hash"
     )]
     NotAsSent(VersionId),
+    #[error(
+        "{version} (root {}) is not here, so nothing that was written over it can be saved here: it is of another master, or was \
+         removed; save it on the master that it came from", root.short()
+    )]
+    NotHere { version: VersionId, root: Root },
+    #[error(
+        "{newest} is newer than {version}, over which this was written: nothing of it would be in the new version; make the change \
+         again over {newest}, or insist with --force"
+    )]
+    NotNewest { version: VersionId, newest: VersionId },
+    #[error("{version} has no disk {path} of the size of the one that was written to")]
+    OtherDisk { version: VersionId, path: String },
+    #[error("what another workstation wrote is being saved as a version of {0} just now; try again when that is done")]
+    ImprovedTwice(ImageName),
     #[error("no version here has root {0}")]
     UnknownRoot(Root),
     #[error("version {} has no file {file}", root.short())]
@@ -164,6 +178,7 @@ impl MasterError {
             MasterError::Locked { .. }
             | MasterError::Changed(_)
             | MasterError::ReceivedTwice(_)
+            | MasterError::ImprovedTwice(_)
             | MasterError::CopyBeingMade(_)
             | MasterError::NotAsSent(_)
             | MasterError::Full(_)
@@ -200,6 +215,9 @@ impl MasterError {
             | MasterError::OtherVersion(_)
             | MasterError::ImpossibleSerials(_)
             | MasterError::RemovedHere(_)
+            | MasterError::NotHere { .. }
+            | MasterError::NotNewest { .. }
+            | MasterError::OtherDisk { .. }
             | MasterError::Unsound { .. }
             | MasterError::NotAsStreamed(_)
             | MasterError::NoStreams(_)

@@ -25,6 +25,8 @@ const EDITING: &str = "editing";
 const MAKING: &str = "making";
 /// Where versions are received.
 pub(crate) const RECEIVING: &str = "receiving";
+/// Where what workstations wrote is put over a version.
+pub(crate) const IMPROVING: &str = "improving";
 /// Room that is kept for making room.
 const SPARE: &str = "spare";
 /// Runs that are packed already: made when there are any.
@@ -153,12 +155,12 @@ impl Layout {
 
     fn check_names(&self) -> Result<(), MasterError> {
         let entries = std::fs::read_dir(&self.root).map_err(MasterError::io("list", &self.root))?;
-        let ours =
-            [LOCK, VERSIONS, MANIFESTS, PUBLISHING, PROFILES, EDITING, MAKING, RECEIVING, PACKED, SPARE, "lost+found"];
+        let trees = [VERSIONS, PUBLISHING, EDITING, MAKING, RECEIVING, IMPROVING];
+        let ours = [LOCK, MANIFESTS, PROFILES, PACKED, SPARE, "lost+found"];
         for entry in entries {
             let name = entry.map_err(MasterError::io("list", &self.root))?.file_name();
             let name = name.to_string_lossy();
-            if !name.starts_with(CATALOGUE) && !ours.contains(&&*name) {
+            if !name.starts_with(CATALOGUE) && !ours.contains(&&*name) && !trees.contains(&&*name) {
                 return Err(MasterError::NotEmpty(self.root.clone()));
             }
         }

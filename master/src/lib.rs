@@ -14,6 +14,7 @@
 mod catalog;
 mod edit;
 mod error;
+mod improve;
 mod layout;
 mod manifests;
 mod mend;
@@ -35,6 +36,7 @@ mod verify;
 pub use catalog::Plan;
 pub use edit::{SaveRequest, WorkingCopy};
 pub use error::MasterError;
+pub use improve::{ImproveRequest, Improving, Left, LeftHow};
 pub use moves::Advance;
 pub use prune::{Fate, Pruning, Retention, Verdict};
 pub use publish::{Phase, Progress, PublishRequest, Published, Skipped, SkippedKind};

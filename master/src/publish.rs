@@ -34,8 +34,8 @@ use before::Before;
 use came::AsItCame;
 use parent::Parent;
 pub(crate) use piece::{PIECE_BYTES, segments, touched_blocks};
-pub(crate) use staging::Intent;
 use staging::Staging;
+pub(crate) use staging::{Intent, full_or};
 pub(crate) use store::threads;
 pub(crate) use turn::Turns;
 use walk::Source;
@@ -153,6 +153,8 @@ pub(crate) enum From {
     Outside,
     /// The image's working copy, which ends with the version's beginning.
     WorkingCopy(Writable),
+    /// A version's clone with something written over it.
+    Improved(Writable),
     /// A tree that was received, what was said of it where it was published, and what need not be hashed.
     Received(Writable, Box<Given>, Box<Known>),
     /// The same of one that is to be the version's as it is.
@@ -164,7 +166,7 @@ impl From {
     fn given(&self) -> Option<&Given> {
         match self {
             From::Received(_, given, _) | From::Streamed(_, given) => Some(given),
-            From::Outside | From::WorkingCopy(_) => None,
+            From::Outside | From::WorkingCopy(_) | From::Improved(_) => None,
         }
     }
 }
@@ -229,10 +231,14 @@ impl Repository {
         let request = new.request;
         let source = match &new.from {
             From::Outside => Source::open(&self.layout, &request.path)?,
-            From::WorkingCopy(copy) | From::Received(copy, ..) if self.trees.kind() == Kind::Btrfs => {
+            From::WorkingCopy(copy) | From::Improved(copy) | From::Received(copy, ..)
+                if self.trees.kind() == Kind::Btrfs =>
+            {
                 Source::within(&self.layout, &staging.freeze(&self.trees, copy)?)?.known_as(copy.path())
             }
-            From::WorkingCopy(copy) | From::Received(copy, ..) => Source::within(&self.layout, copy.path())?,
+            From::WorkingCopy(copy) | From::Improved(copy) | From::Received(copy, ..) => {
+                Source::within(&self.layout, copy.path())?
+            }
             From::Streamed(received, _) => Source::within(&self.layout, received.tree.path())?,
         };
         let before = match &new.from {

@@ -17,6 +17,7 @@ use icbd_snapshot::Trees;
 use crate::MasterError;
 use crate::catalog::Catalogue;
 use crate::edit::{self, Making};
+use crate::improve;
 use crate::layout::{Layout, Lock};
 use crate::manifests;
 use crate::packed::PackedRuns;
@@ -66,6 +67,8 @@ pub struct Repository {
     /// Versions that are being received.
     pub(crate) receiving: Mutex<BTreeSet<VersionId>>,
     pub(crate) making: Making,
+    /// Images of which a workstation's clone is being made a version.
+    pub(crate) improving: Mutex<BTreeSet<ImageName>>,
     _lock: Lock,
 }
 
@@ -108,6 +111,7 @@ impl Repository {
         edit::recover(&layout, &trees, &mut catalogue)?;
         recover::clean(&layout, &trees, &snapshot)?;
         receive::clean(&layout, &trees, &snapshot.listing)?;
+        improve::clean(&layout, &trees)?;
         spare::keep(&layout.spare());
         if manifests::look(&layout, &snapshot, &mut catalogue)? {
             snapshot = Snapshot::new(catalogue.listing()?, 0);
@@ -125,6 +129,7 @@ impl Repository {
             learning: Learning::default(),
             receiving: Mutex::default(),
             making: Making::default(),
+            improving: Mutex::default(),
             _lock: lock,
         })
     }

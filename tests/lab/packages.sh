@@ -16,6 +16,8 @@ packages=(
     mmdebstrap fdisk extlinux syslinux-common zstd
     # the machines that boot from them; nbdkit counts what a boot reads
     qemu-system-x86 qemu-utils qemu-block-extra seabios nbdkit
+    # an NTFS to look into
+    ntfs-3g
     # an iSCSI target, and clients that try it
     tgt libiscsi-bin
     # an NFS server, with the network of its own that tests give it, and clients that try it

@@ -18,6 +18,7 @@ mod ready;
 mod similar;
 mod stream;
 mod url;
+mod written;
 
 pub use answer::{encode_matched_run, encode_run, raw_frames};
 pub use check::Check;
@@ -32,3 +33,6 @@ pub use ready::{READY_HEADER, Readiness, ReadinessError, ReadyReport, ReadyRepor
 pub use similar::{BlockPlace, Similar, SimilarBuilder};
 pub use stream::{STREAM_FRAME_BYTES, StreamDecoder, StreamEncoder, StreamError};
 pub use url::{RUN_BLOCKS_MAX, Resource, StreamBase, UrlError};
+pub use written::{
+    WRITTEN_PIECE_BYTES, WRITTEN_RUN_BYTES_MAX, WrittenError, WrittenFrame, WrittenHead, WrittenReader, WrittenRun,
+};

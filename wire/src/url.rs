@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use icbd_image::{FileIndex, ImageName, NameError, Root, Run, VersionId, VersionNumber};
+use icbd_image::{ClientName, ClientNameError, FileIndex, ImageName, NameError, Root, Run, VersionId, VersionNumber};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
 use crate::{Codec, CodecError};
@@ -53,6 +53,8 @@ pub enum Resource {
     Stream { root: Root, base: Option<StreamBase>, codec: Option<Codec> },
     /// What is known of boots of a version: `/v1/profiles/{root}`. The only one with a root that changes.
     Profile(Root),
+    /// What a workstation wrote over a version of an image: `/v1/clones/{image}/{client}.{codec}`. It changes.
+    Written { image: ImageName, client: ClientName, codec: Codec },
     /// A file's bytes for those who know no icbd: `/files/{image}/{n}/{path}`, `current` for no number.
     File { image: ImageName, version: Option<VersionNumber>, path: Vec<u8> },
 }
@@ -74,6 +76,8 @@ pub enum UrlError {
     Long(usize),
     #[error(transparent)]
     Name(#[from] NameError),
+    #[error(transparent)]
+    Client(#[from] ClientNameError),
     #[error(transparent)]
     Codec(#[from] CodecError),
     #[error("{0:?} is not a root; a root is 64 lower-case hexadecimal digits")]
@@ -130,6 +134,10 @@ impl Resource {
                 let (first, count) = parse_range(range)?;
                 Ok(Resource::Matched { run: Run { root, file, first, count }, base })
             }
+            ["clones", image, name] => {
+                let (client, codec) = name.split_once('.').ok_or_else(|| UrlError::Unknown(shown(path)))?;
+                Ok(Resource::Written { image: image.parse()?, client: client.parse()?, codec: codec.parse()? })
+            }
             ["streams", name] => {
                 let (root, codec) = name.split_once('.').ok_or_else(|| UrlError::Unknown(shown(path)))?;
                 Ok(Resource::Stream { root: parse_root(root)?, base: None, codec: parse_stream(codec)? })
@@ -168,6 +176,7 @@ impl fmt::Display for Resource {
                     None => write!(f, ".{STORED}"),
                 }
             }
+            Resource::Written { image, client, codec } => write!(f, "/v1/clones/{image}/{client}.{codec}"),
             Resource::File { image, version, path } => {
                 match version {
                     Some(number) => write!(f, "/files/{image}/{number}/")?,

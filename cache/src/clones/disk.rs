@@ -10,13 +10,13 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::{Bytes, BytesMut};
 use icbd_image::Serial;
 
 use super::layer::{Layer, LayerPlace, PIECE_BYTES, pieces_of};
-use super::record::{CloneName, Record};
+use super::record::{CloneName, Fate, Record};
 use super::room::Room;
 use crate::core::Core;
 use crate::disk::{Wait, is_full};
@@ -34,7 +34,7 @@ pub struct CloneDisk {
     name: CloneName,
     record: Record,
     place: LayerPlace,
-    kept: AtomicBool,
+    fate: Mutex<Fate>,
     /// Those who have it open; changed under the lock of all clones.
     pub(super) users: AtomicU64,
     /// It is being reset or removed: nobody begins to use it.
@@ -45,8 +45,8 @@ pub struct CloneDisk {
 
 /// What is open while it is used.
 #[derive(Debug)]
-struct Opened {
-    layer: Layer,
+pub(super) struct Opened {
+    pub(super) layer: Layer,
     base: Arc<File>,
 }
 
@@ -68,7 +68,7 @@ impl CloneDisk {
             core,
             room,
             name,
-            kept: AtomicBool::new(record.kept),
+            fate: Mutex::new(record.fate()),
             record,
             place,
             users: AtomicU64::new(0),
@@ -102,19 +102,23 @@ impl CloneDisk {
     }
 
     pub(super) fn record(&self) -> Record {
-        Record { kept: self.is_kept(), ..self.record.clone() }
+        self.record.clone().with_fate(self.fate())
     }
 
     pub(super) fn place(&self) -> &LayerPlace {
         &self.place
     }
 
-    pub fn is_kept(&self) -> bool {
-        self.kept.load(Ordering::Acquire)
+    pub fn fate(&self) -> Fate {
+        *self.fate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set_kept(&self, kept: bool) {
-        self.kept.store(kept, Ordering::Release);
+    pub fn is_kept(&self) -> bool {
+        self.fate() != Fate::Reset
+    }
+
+    pub(super) fn set_fate(&self, fate: Fate) {
+        *self.fate.lock().unwrap_or_else(PoisonError::into_inner) = fate;
     }
 
     pub fn is_open(&self) -> bool {
@@ -332,7 +336,7 @@ impl CloneDisk {
         self.opened.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn opened(self: &Arc<Self>) -> Result<Arc<Opened>, CacheError> {
+    pub(super) async fn opened(self: &Arc<Self>) -> Result<Arc<Opened>, CacheError> {
         if let Some(opened) = self.opened_now() {
             return Ok(opened);
         }
@@ -358,7 +362,7 @@ impl CloneDisk {
         start..offset.saturating_add(len as u64).min(self.size())
     }
 
-    fn failed(&self, doing: &'static str) -> impl FnOnce(io::Error) -> CacheError {
+    pub(super) fn failed(&self, doing: &'static str) -> impl FnOnce(io::Error) -> CacheError {
         CacheError::disk(doing, self.place.path.clone())
     }
 }

@@ -8,7 +8,7 @@
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use icbd_image::Root;
@@ -53,6 +53,8 @@ pub(super) struct Layer {
     setting: Mutex<()>,
     flushing: Mutex<()>,
     place: LayerPlace,
+    /// Counts what was written or cleared since it was opened.
+    changes: AtomicU64,
     /// A sync failed: what was written since the one before may be lost, whatever a later one says.
     is_suspect: AtomicBool,
 }
@@ -103,6 +105,7 @@ impl LayerPlace {
             unsynced,
             setting: Mutex::default(),
             flushing: Mutex::default(),
+            changes: AtomicU64::new(0),
             is_suspect: AtomicBool::new(self.disk.open(&self.beside(SUSPECT), Missing::Fail).is_ok()),
             place: self.clone(),
         })
@@ -164,6 +167,34 @@ impl Layer {
         self.written.all(pieces)
     }
 
+    /// How often something was written or cleared since it was opened.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// The pieces that were written, those from `from` on that lie side by side first; at most `count_max` of them.
+    pub(super) fn next_written(&self, from: u64, count_max: u64) -> Option<Range<u64>> {
+        let all = self.place.pieces();
+        let word = |piece: u64| self.written.word((piece / 64) as usize) >> (piece % 64);
+        let mut first = from;
+        while first < all && word(first) & 1 == 0 {
+            // What is left of this word has no bit, or so many zeros before it.
+            first += u64::from(word(first).trailing_zeros()).min(64 - first % 64);
+        }
+        let mut end = first;
+        while end < all.min(first + count_max) && self.has(end) {
+            end += 1;
+        }
+        (first < end).then_some(first..end)
+    }
+
+    /// How many bytes of the disk were written.
+    pub(super) fn written_bytes(&self) -> u64 {
+        let (all, size) = (self.place.pieces(), self.place.size);
+        let cut = if all > 0 && self.has(all - 1) { all * PIECE_BYTES - size } else { 0 };
+        self.written.count(0..all) * PIECE_BYTES - cut
+    }
+
     /// Bytes of the disk that it takes.
     pub(super) fn allocated(&self) -> io::Result<u64> {
         self.data.allocated()
@@ -184,12 +215,14 @@ impl Layer {
 
     /// Writes to pieces that were written already, and to whole ones.
     pub(super) fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.changes.fetch_add(1, Ordering::AcqRel);
         self.data.write(offset, &[bytes])?;
         self.set(pieces_of(&(offset..offset + bytes.len() as u64)))
     }
 
     /// Has whole pieces read as zeros.
     pub(super) fn clear(&self, pieces: Range<u64>) -> io::Result<()> {
+        self.changes.fetch_add(1, Ordering::AcqRel);
         self.data.punch(pieces.start * PIECE_BYTES, (pieces.end - pieces.start) * PIECE_BYTES)?;
         self.set(pieces)
     }

@@ -34,8 +34,22 @@ pub(super) struct Record {
     pub(super) session: u64,
     /// Never reset.
     pub(super) kept: bool,
+    /// It is to become a version, and is what its workstation boots until then.
+    #[serde(default)]
+    pub(super) edited: bool,
     /// Seconds since 1970.
     pub(super) made: u64,
+}
+
+/// What becomes of a clone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is reset when its workstation boots.
+    Reset,
+    /// It is never reset.
+    Kept,
+    /// Nor this one; and whatever is deployed, its workstation boots it: it is to become a version.
+    Edited,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -60,6 +74,18 @@ impl CloneName {
 }
 
 impl Record {
+    pub(super) fn fate(&self) -> Fate {
+        match (self.kept, self.edited) {
+            (_, true) => Fate::Edited,
+            (true, false) => Fate::Kept,
+            (false, false) => Fate::Reset,
+        }
+    }
+
+    pub(super) fn with_fate(self, fate: Fate) -> Record {
+        Record { kept: fate != Fate::Reset, edited: fate == Fate::Edited, ..self }
+    }
+
     /// Its name in the folder of the clone.
     pub(super) fn session_name(&self) -> String {
         format!("{:016x}", self.session)

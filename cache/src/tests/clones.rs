@@ -7,7 +7,7 @@ use icbd_image::VersionRecord;
 
 use super::rig::{BLOCK, Rig, content};
 use crate::disk::memory::MemoryDisk;
-use crate::{CacheError, CloneDisk, CloneName, CloneUse, ReadNow};
+use crate::{CacheError, CloneDisk, CloneName, CloneUse, Fate, ReadNow};
 
 const SECTOR: usize = 512;
 const DISK: &str = "disk.raw";
@@ -275,7 +275,7 @@ async fn what_was_meddled_with_is_told() {
         disk.flush().await.unwrap();
     }
     let kept = name(&version, "pc-2");
-    rig.cache.clones().keep(&kept, true).await.unwrap();
+    rig.cache.clones().set_fate(&kept, Fate::Kept).await.unwrap();
     let record = name(&version, "pc-1");
     let path = format!("clones/lab/1/{}/clone.json", record.client);
     rig.disk.cut(path.as_ref(), 10);

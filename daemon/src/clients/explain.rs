@@ -28,8 +28,11 @@ pub(crate) struct BootReport {
     pub protocol: Protocol,
     /// From where it has to ask.
     pub networks: Vec<IpNet>,
-    /// The deployed one.
+    /// The deployed one, or the one that it edits.
     pub version: Option<VersionId>,
+    /// Whether it boots that because it is to make the next version of it.
+    #[serde(default)]
+    pub edited: bool,
     /// Where the disk is, or will be once the workstation boots.
     pub url: Option<String>,
     /// Of an export with clones; absent where it would get none.
@@ -90,7 +93,8 @@ impl BootReport {
             (None, None) => lines.push(format!("{image}: nothing, because no version of it is deployed")),
             (None, Some(version)) => {
                 let url = url.as_ref().map_or_else(String::new, |url| format!(" from {url}"));
-                lines.push(format!("{image}: {version}, the deployed version, by {protocol}{url}"));
+                let why = if self.edited { "which it edits" } else { "the deployed version" };
+                lines.push(format!("{image}: {version}, {why}, by {protocol}{url}"));
                 lines.push(match (&self.clone, protocol) {
                     (Some(clone), _) => format!("  {}", clone.words(version, client)),
                     (None, Protocol::Iscsi) => "  read-only, the same disk for all".to_owned(),
@@ -98,7 +102,7 @@ impl BootReport {
                 });
             }
         }
-        let boots = version.as_ref().filter(|_| self.refused.is_none());
+        let boots = version.as_ref().filter(|_| self.refused.is_none() && !self.edited);
         let older = self.older.iter().map(|older| format!("  {}", older.words(boots)));
         lines.extend(older);
         let networks: Vec<String> = self.networks.iter().map(IpNet::to_string).collect();
@@ -159,6 +163,7 @@ mod tests {
             protocol: Protocol::Iscsi,
             networks: vec!["10.1.2.0/24".parse().unwrap()],
             version: "lab@2".parse().ok(),
+            edited: false,
             url: Some("iscsi://10.1.2.1:3260/x/1".to_owned()),
             clone,
             older: Vec::new(),

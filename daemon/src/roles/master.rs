@@ -4,6 +4,7 @@ mod api;
 mod edits;
 mod fetching;
 mod hear;
+mod improve;
 mod learn;
 mod look;
 mod mend;
@@ -156,6 +157,9 @@ fn exit_of(error: &MasterError) -> Exit {
         | MasterError::ImpossibleSerials(_)
         | MasterError::RemovedHere(_)
         | MasterError::ReceivedTwice(_)
+        | MasterError::ImprovedTwice(_)
+        | MasterError::NotHere { .. }
+        | MasterError::NotNewest { .. }
         | MasterError::NoStreams(_)
         | MasterError::Refused(_) => Exit::Refused,
         MasterError::Cancelled => Exit::Interrupted,
@@ -164,6 +168,7 @@ fn exit_of(error: &MasterError) -> Exit {
         | MasterError::Unsound { .. }
         | MasterError::NotAsSent(_)
         | MasterError::NotAsStreamed(_)
+        | MasterError::OtherDisk { .. }
         | MasterError::Manifest { .. }
         | MasterError::Head { .. }
         | MasterError::Page { .. }

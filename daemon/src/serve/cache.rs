@@ -71,6 +71,8 @@ async fn answer(cache: &Arc<Cache>, resource: Resource, conditions: &Conditions)
         Resource::Version(_) | Resource::File { .. } => Err(Refusal::NotServed("descriptions of versions")),
         Resource::Matched { .. } => Err(Refusal::NotServed("blocks against other versions")),
         Resource::Stream { .. } => Err(Refusal::NotServed("streams")),
+        // Answered elsewhere, but for what is asked in another way.
+        Resource::Written { .. } => Err(Refusal::NotHere("such a clone")),
     }
 }
 

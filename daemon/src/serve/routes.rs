@@ -105,6 +105,10 @@ async fn answer(shared: &Shared, resource: Resource, conditions: &Conditions) ->
             blocks::answer_matched(shared, run, base, &tag, conditions).await
         }
         Resource::Stream { root, base, codec } => streams::answer(shared, root, base, codec, conditions).await,
+        Resource::Written { .. } => {
+            let message = "a master has no clones of workstations: ask the cache server that they boot from";
+            Ok(answer::text(StatusCode::NOT_FOUND, message))
+        }
         Resource::Profile(root) => {
             let profile = read(shared, move |repository| repository.profile(root)).await?;
             let (response, bytes) = answer::profile(&profile, conditions);

@@ -32,6 +32,22 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// The same of what may be absent for a reason that is worth telling: that is [`SourceError::Refused`].
+    pub(super) async fn accept_or_say(
+        response: Response,
+        content_type: &'static str,
+        stall: Duration,
+        received_bytes: Arc<AtomicU64>,
+    ) -> Result<Answer, SourceError> {
+        match response.status() {
+            status @ StatusCode::NOT_FOUND => {
+                let answer = Answer { response, stall, received_bytes };
+                Err(SourceError::Refused { status: status.as_u16(), says: answer.says().await })
+            }
+            _ => Answer::accept(response, content_type, stall, received_bytes).await,
+        }
+    }
+
     /// Takes a response that is what was asked for, or "not modified".
     pub(super) async fn accept(
         response: Response,

@@ -159,7 +159,7 @@ impl Staging {
 }
 
 /// A full file system gets its own error, wherever it showed.
-pub(super) fn full_or(error: MasterError, layout: &Layout) -> MasterError {
+pub(crate) fn full_or(error: MasterError, layout: &Layout) -> MasterError {
     match &error {
         MasterError::Tree(error) if matches!(**error, SnapshotError::Full { .. }) => {
             MasterError::Full(layout.root().to_owned())

@@ -33,6 +33,8 @@ fn the_spelling_of_each_resource() {
     let matched = Resource::Matched { run: run(3, 2), base: OTHER.parse().unwrap() };
     check(matched, &format!("/v1/versions/{ROOT}/against/{OTHER}/7/3-4"));
     let base = StreamBase { root: OTHER.parse().unwrap(), lineage: [0x0a; 16] };
+    let (image, client) = ("debian.12".parse().unwrap(), "pc-1".parse().unwrap());
+    check(Resource::Written { image, client, codec: Codec::Zstd }, "/v1/clones/debian.12/pc-1.zstd");
     check(Resource::Stream { root: root(), base: None, codec: None }, &format!("/v1/streams/{ROOT}.stored"));
     check(
         Resource::Stream { root: root(), base: Some(base), codec: Some(Codec::Zstd) },
@@ -69,6 +71,8 @@ fn paths_that_are_refused_and_why() {
     check(&format!("/v1/versions/{ROOT}/against/x/0/0-0"), "\"x\" is not a root");
     check(&format!("/v1/versions/{ROOT}/against/{OTHER}/0/0-1024"), "is not a run");
     check(&format!("/v1/streams/{ROOT}"), "nothing at");
+    check("/v1/clones/lab/PC-1.zstd", "no name of a workstation");
+    check("/v1/clones/lab/pc-1", "nothing at");
     check(&format!("/v1/streams/{ROOT}.gzip"), "\"gzip\" is not a codec");
     for lineage in ["", "0a", &"0A".repeat(16), &format!("+{}", "0".repeat(31))] {
         check(&format!("/v1/streams/{ROOT}/from/{OTHER}/{lineage}.zstd"), "is not the lineage");

@@ -24,6 +24,7 @@ use crate::evictions::{EvictSpec, PinSpec};
 use crate::exports::{ExportSpec, UnexportSpec};
 use crate::failure::{Exit, Failure};
 use crate::images::ImageSummary;
+use crate::improvements::EditCloneSpec;
 use crate::moves::LocalSpec;
 use crate::netboot::NetbootSpec;
 use crate::orders::{OrderBody, Subject, Terms};
@@ -73,6 +74,7 @@ pub(super) fn router(server: Arc<CacheServer>, tasks: TaskTracker) -> Router {
         .route("/v1/exports", get(list_exports).post(add_export))
         .route("/v1/unexport", post(remove_export))
         .route("/v1/clones", get(list_clones).post(change_clone))
+        .route("/v1/clones/edit", post(edit_clone))
         .route("/v1/clients", get(list_clients).post(import_clients).layer(DefaultBodyLimit::max(SHEET_BODY_BYTES_MAX)))
         .route("/v1/clients/show", post(show_client))
         .route("/v1/clients/explain", post(explain_client))
@@ -84,6 +86,7 @@ pub(super) fn router(server: Arc<CacheServer>, tasks: TaskTracker) -> Router {
         .route("/v1/plan", any(not_here))
         .route("/v1/edit", any(not_here))
         .route("/v1/save", any(not_here))
+        .route("/v1/improve", any(not_here))
         .route("/v1/discard", any(not_here))
         .route("/v1/prune", any(not_here))
         .route("/v1/nodes", any(not_here))
@@ -154,6 +157,10 @@ async fn list_clones(State(api): State<Api>) -> Response {
 
 async fn change_clone(State(api): State<Api>, peer: Peer, Json(spec): Json<CloneSpec>) -> Response {
     on_daemon(&api, clones::change(api.server.clone(), peer, spec)).await
+}
+
+async fn edit_clone(State(api): State<Api>, peer: Peer, Json(spec): Json<EditCloneSpec>) -> Response {
+    on_daemon(&api, clones::edit(api.server.clone(), peer, spec)).await
 }
 
 async fn list_clients(State(api): State<Api>) -> Response {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use icbd_cache::{CloneDisk, CloneName};
+use icbd_cache::{CloneDisk, CloneName, Fate};
 use icbd_export::{Claims, Declaration, Heard, Loader, OfferName, Protocol};
 use icbd_fetch::Source;
 use icbd_image::{ClientName, ImageName, VersionRecord};
@@ -52,7 +52,7 @@ pub(super) struct Boots {
 }
 
 impl Boots {
-    fn of(&self, client: &ClientName) -> Arc<tokio::sync::Mutex<()>> {
+    pub(super) fn of(&self, client: &ClientName) -> Arc<tokio::sync::Mutex<()>> {
         let mut all = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, turn| Arc::strong_count(turn) > 1);
         all.entry(client.clone()).or_default().clone()
@@ -124,9 +124,9 @@ async fn script(
     claims: &Claims,
     from: IpAddr,
 ) -> Result<String, Failure> {
-    let Choice { record, declaration, way } = ways::choose(server, image, from).await?;
-    let version = record.statement.statement().version();
     let client = who::named(server, claims);
+    let Choice { record, declaration, way } = ways::choose(server, image, from, client.as_ref()).await?;
+    let version = record.statement.statement().version();
     let known = Known { mac: claims.mac, client, version: Some(version.clone()) };
     let name = if declaration.clone {
         let client = who::client(server, image, claims, from)?;
@@ -149,6 +149,13 @@ async fn script(
     Ok(script)
 }
 
+/// How an image is exported as a disk.
+pub(super) fn declaration(server: &CacheServer, image: &ImageName) -> Result<Declaration, Failure> {
+    let is_meant = |it: &Declaration| it.image == *image && it.protocol == Protocol::Iscsi;
+    let mut declarations = server.exports.all()?.into_iter();
+    declarations.find(is_meant).ok_or_else(|| not_exported(image, Protocol::Iscsi))
+}
+
 /// That nobody is to get an image by a protocol.
 pub(super) fn not_exported(image: &ImageName, protocol: Protocol) -> Failure {
     let message = format!(
@@ -167,8 +174,34 @@ pub(super) fn check_is_for(declaration: &Declaration, from: IpAddr) -> Result<()
     Err(Failure::new(Exit::Refused, message))
 }
 
-/// The version that workstations boot.
-pub(super) fn deployed(server: &CacheServer, image: &ImageName) -> Result<VersionRecord, Failure> {
+/// The version that a workstation boots: the one over which it writes what is to become a version, else the deployed one.
+pub(super) fn booted(
+    server: &CacheServer,
+    image: &ImageName,
+    client: Option<&ClientName>,
+) -> Result<VersionRecord, Failure> {
+    let Some(clone) = client.and_then(|client| edited(server, image, client)) else { return deployed(server, image) };
+    let CloneName { version, client } = clone.name();
+    let view = server.cache.view();
+    let record = view.version(version).filter(|record| exports::is_in_service(record)).cloned();
+    record.ok_or_else(|| {
+        let message = format!(
+            "{client} edits {version}, which is not in service any more; restore it with `icbd image restore {version}`, or have \
+             {client} boot the deployed version with `icbd clone keep {client} {version} --no`"
+        );
+        Failure::new(Exit::Refused, message)
+    })
+}
+
+/// A client's clone that is to become a version of an image.
+pub(super) fn edited(server: &CacheServer, image: &ImageName, client: &ClientName) -> Option<Arc<CloneDisk>> {
+    let is_own = |name: &CloneName| (&name.version.image, &name.client) == (image, client);
+    let clones = server.cache.clones().all();
+    clones.into_iter().rev().find(|clone| clone.fate() == Fate::Edited && is_own(clone.name()))
+}
+
+/// The version that is deployed.
+fn deployed(server: &CacheServer, image: &ImageName) -> Result<VersionRecord, Failure> {
     let view = server.cache.view();
     let record = view.image(image).and_then(|image| image.version(image.deployed?)).cloned();
     record.ok_or_else(|| {
@@ -221,7 +254,7 @@ async fn begin(
     }
 }
 
-async fn make(
+pub(super) async fn make(
     server: &Arc<CacheServer>,
     declaration: &Declaration,
     record: &VersionRecord,

@@ -5,7 +5,7 @@ mod explain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use icbd_cache::CloneStatus;
+use icbd_cache::{CloneStatus, Fate};
 use icbd_export::{
     Claims, Fault, Faults, Mac, Neighbours, Offered, Problem, Protocol, Session, Workstation, read_sheet, who,
 };
@@ -189,11 +189,11 @@ impl Seen {
     async fn of(server: &CacheServer) -> anyhow::Result<Seen> {
         server.exports.settle().await;
         let (offered, mut clones) = (server.exports.offered(), BTreeMap::<ClientName, Vec<ClientClone>>::new());
-        for CloneStatus { name, is_kept, written_bytes, made } in
+        for CloneStatus { name, fate, written_bytes, made } in
             server.cache.clones().list().await.map_err(Failure::from)?
         {
             let since = Timestamp::from(made);
-            let clone = ClientClone { version: name.version, written_bytes, kept: is_kept, since };
+            let clone = ClientClone { version: name.version, written_bytes, kept: fate != Fate::Reset, since };
             clones.entry(name.client).or_default().push(clone);
         }
         // Where that cannot be read, nobody is known by an address.

@@ -1,6 +1,7 @@
 //! The mount of clones: made once there is one, and what goes on in it.
 
 mod commands;
+mod edit;
 pub(super) mod reset;
 
 use std::os::unix::fs::DirBuilderExt;
@@ -14,6 +15,7 @@ use tokio::sync::{Mutex, MutexGuard, Notify};
 
 use super::handover::{self, Kept};
 pub(super) use commands::{change, list, warnings};
+pub(super) use edit::{edit, written};
 
 /// Where clones are mounted, or will be.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::boot::{self, Boots, Journal};
-use super::clones::ClonesMount;
+use super::clones::{self, ClonesMount};
 use super::exports::Exports;
 use super::handover::{self, Keeping, Kept};
 use super::netboot::{self, Netboot};
@@ -59,7 +59,10 @@ pub(super) async fn serve(
     tasks.spawn(refresh::run(server.clone(), asked, stop.clone()));
     for (listener, _) in listeners {
         let told = server.clone();
-        let for_nodes = serve::cache_router(server.cache.clone()).merge(serve::metrics_router(move || told.metrics()));
+        let read = server.clone();
+        let for_nodes = serve::cache_router(server.cache.clone())
+            .merge(serve::metrics_router(move || told.metrics()))
+            .merge(serve::written_router(move |image, client| clones::written(read.clone(), image, client)));
         let router = serve::for_nodes(for_nodes, &server.plane.allow)
             .merge(serve::files_router(server.cache.clone(), exports::readers(&server)))
             .merge(serve::boot_router(boot::booting(&server)));

@@ -25,7 +25,7 @@ use super::state::{CacheServer, Plane};
 use crate::exports::ExportReport;
 use crate::failure::Failure;
 use crate::settings::{IscsiServer, NfsSettings};
-pub(super) use clones::{Use, offer_name};
+pub(super) use clones::{Use, is_in_service, offer_name};
 pub(super) use commands::{add, remove, report};
 pub(super) use disks::disk;
 use disks::{IsOver, Seen};

@@ -12,11 +12,12 @@ use tokio_util::task::TaskTracker;
 
 use super::publish::{self, PublishSpec};
 use super::state::Master;
-use super::{edits, mend, replicate};
+use super::{edits, improve, mend, replicate};
 use crate::control::events::{self, Event};
 use crate::control::{Peer, fail};
 use crate::failure::{Exit, Failure};
 use crate::images::{self, ImageSummary};
+use crate::improvements::ImproveSpec;
 use crate::moves::{MoveSpec, PlanSpec};
 use crate::replicas::ReplicateSpec;
 use crate::report::Report;
@@ -48,11 +49,13 @@ pub(super) fn router(master: Arc<Master>, tasks: TaskTracker) -> Router {
         .route("/v1/unexport", any(not_here))
         .route("/v1/clones", any(not_here))
         .route("/v1/netboot", any(not_here))
+        .route("/v1/clones/{verb}", any(not_here))
         .route("/v1/clients", any(not_here))
         .route("/v1/clients/{verb}", any(not_here))
         .route("/v1/verify", post(start_verify))
         .route("/v1/scrub", post(start_scrub))
         .route("/v1/replicate", post(start_replicate))
+        .route("/v1/improve", post(start_improve))
         .route("/v1/seal", any(not_here))
         .route("/v1/profile/{verb}", any(not_here))
         .route("/v1/prefetch", any(not_here))
@@ -155,6 +158,17 @@ async fn start_replicate(State(api): State<Api>, peer: Peer, Json(spec): Json<Re
     let master = api.master;
     let task = async move {
         let outcome = replicate::replicate(&master, &peer, spec, &teller).await;
+        teller.end(&outcome).await;
+    };
+    api.tasks.spawn_on(task, &api.runtime);
+    response
+}
+
+async fn start_improve(State(api): State<Api>, peer: Peer, Json(spec): Json<ImproveSpec>) -> Response {
+    let (teller, response) = events::answer();
+    let master = api.master;
+    let task = async move {
+        let outcome = improve::improve(&master, &peer, spec, &teller).await;
         teller.end(&outcome).await;
     };
     api.tasks.spawn_on(task, &api.runtime);

@@ -1,19 +1,22 @@
 //! Having all blocks of a version here: those that no version here has come from other nodes.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use icbd_fetch::{FetchError, RunRequest, Sources, Urgency};
+use icbd_fetch::{FetchError, HttpSource, RunRequest, Sources, TimeOuts, Urgency};
 use icbd_image::{BLOCK_BYTES, FileIndex, Hash, Head, Node, PAGE_BLOCKS, Run, block_count};
 use icbd_master::Receiving;
 use tokio::sync::Semaphore;
 
+use super::state::Master;
 use crate::control::{Event, events::Teller};
 use crate::failure::{Exit, Failure};
 use crate::output::Progress;
+use crate::replicas::Via;
 
 /// Blocks asked for at once; longer runs gain nothing on any line.
 const RUN_BLOCKS: u64 = 64;
@@ -57,6 +60,21 @@ pub(super) fn refused(error: FetchError) -> Failure {
         }
         error => Failure::new(Exit::Unreachable, error.to_string()),
     }
+}
+
+/// A node at a URL, or at the end of a way that a command holds open.
+pub(super) fn reach(
+    master: &Master,
+    url: &str,
+    socket: Option<&Path>,
+    via: Option<&Via>,
+) -> Result<HttpSource, Failure> {
+    let (time_outs, authorities) = (TimeOuts::default(), master.believed().authorities);
+    let source = match (socket, via) {
+        (Some(socket), Some(via)) => HttpSource::through(url, time_outs, &authorities, (socket, &via.to_string())),
+        _ => HttpSource::known_by(url, time_outs, &authorities),
+    };
+    source.map_err(|error| Failure::new(Exit::Usage, error.to_string()))
 }
 
 impl<'a> Fetching<'a> {

@@ -5,13 +5,13 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::Context;
-use icbd_fetch::{Habits, HttpSource, Source, Sources, TimeOuts};
+use icbd_fetch::{Habits, HttpSource, Source, Sources};
 use icbd_image::{BLOCK_BYTES, Head, ImageRecord, VersionId, VersionRecord};
 use icbd_master::{Published, Receiving};
 use icbd_wire::Codec;
 use tokio::runtime::Handle;
 
-use super::fetching::{Fetching, refused};
+use super::fetching::{Fetching, reach, refused};
 use super::state::Master;
 use super::streamed;
 use crate::audit::Change;
@@ -59,14 +59,7 @@ struct Announced {
 impl Announced {
     async fn ask(master: &Arc<Master>, spec: &ReplicateSpec) -> anyhow::Result<Announced> {
         let started = Instant::now();
-        let (time_outs, authorities) = (TimeOuts::default(), master.believed().authorities);
-        let source = match (&spec.socket, &spec.via) {
-            (Some(socket), Some(via)) => {
-                HttpSource::through(&spec.from, time_outs, &authorities, (socket, &via.to_string()))
-            }
-            _ => HttpSource::known_by(&spec.from, time_outs, &authorities),
-        };
-        let source = source.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+        let source = reach(master, &spec.from, spec.socket.as_deref(), spec.via.as_ref())?;
         let source = Arc::new(match (spec.stream, spec.compress) {
             (StreamKind::Blocks, Some(Compress::By(codec))) => source.with_codec(codec),
             _ => source,

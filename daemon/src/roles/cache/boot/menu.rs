@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use icbd_export::Claims;
-use icbd_image::ImageName;
+use icbd_image::{ClientName, ImageName};
 
 use super::{Known, reached, scripts, ways, who};
 use crate::clients::Stage;
@@ -34,12 +34,12 @@ pub(super) async fn menu(server: Arc<CacheServer>, asking: Asking, from: IpAddr)
     if claims.is_empty() {
         return Ok(introduce(&http));
     }
-    let mut items = Vec::new();
-    for image in server.images() {
-        items.extend(item(&server, image.name, from).await);
-    }
     let settings = server.netboot.settings();
     let client = who::named(&server, &claims);
+    let mut items = Vec::new();
+    for image in server.images() {
+        items.extend(item(&server, image.name, from, client.as_ref()).await);
+    }
     let title = client.as_ref().map_or_else(|| from.to_string(), ToString::to_string);
     reached(&server, from, Stage::Menu, Known { mac: claims.mac, client, version: None });
     let default = settings.default.filter(|default| items.iter().any(|item| item.can_boot && item.image == *default));
@@ -54,11 +54,11 @@ pub(super) async fn menu(server: Arc<CacheServer>, asking: Asking, from: IpAddr)
 }
 
 /// An image that is deployed and exported to whoever asks.
-async fn item(server: &CacheServer, image: ImageName, from: IpAddr) -> Option<Item> {
+async fn item(server: &CacheServer, image: ImageName, from: IpAddr, client: Option<&ClientName>) -> Option<Item> {
     if !ways::is_for_somebody(server, &image, from) {
         return None;
     }
-    let (text, can_boot) = match ways::choose(server, &image, from).await {
+    let (text, can_boot) = match ways::choose(server, &image, from, client).await {
         Ok(choice) => {
             let readiness = server.readiness().get(&choice.record.serial()).copied();
             let version = choice.record.statement.statement().version();

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use icbd_export::{Declaration, Protocol};
-use icbd_image::{Head, ImageName, VersionRecord};
+use icbd_image::{ClientName, Head, ImageName, VersionRecord};
 
-use super::{check_is_for, deployed, not_exported};
+use super::{booted, check_is_for, not_exported};
 use crate::failure::{Exit, Failure};
 use crate::images::find_image;
 use crate::roles::cache::state::CacheServer;
@@ -37,7 +37,12 @@ pub(super) struct Choice {
 }
 
 /// What whoever asks from there boots of an image.
-pub(super) async fn choose(server: &CacheServer, image: &ImageName, from: IpAddr) -> Result<Choice, Failure> {
+pub(super) async fn choose(
+    server: &CacheServer,
+    image: &ImageName,
+    from: IpAddr,
+    client: Option<&ClientName>,
+) -> Result<Choice, Failure> {
     find_image(&server.images(), image)?;
     let declarations = declarations(server, image)?;
     let first = declarations.first().ok_or_else(|| not_exported(image, Protocol::Iscsi))?;
@@ -46,7 +51,7 @@ pub(super) async fn choose(server: &CacheServer, image: &ImageName, from: IpAddr
     if declarations.is_empty() {
         check_is_for(first, from)?;
     }
-    let record = deployed(server, image)?;
+    let record = booted(server, image, client)?;
     let version = server.cache.version_once(record.serial()).await.map_err(Failure::from)?;
     let has_package = has_package(version.head());
     let (declaration, way) = way(&declarations, has_package).ok_or_else(|| {

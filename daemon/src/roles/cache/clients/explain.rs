@@ -52,12 +52,14 @@ async fn of_image(
         protocol: *protocol,
         networks: clients.clone(),
         version: None,
+        edited: false,
         url: None,
         clone: None,
         older: Vec::new(),
         refused: None,
     };
-    let record = match boot::deployed(server, image) {
+    let owner = (*clone && *protocol == Protocol::Iscsi).then_some(&client.name);
+    let record = match boot::booted(server, image, owner) {
         Ok(record) => record,
         Err(failure) => {
             report.older = older(server, client, image, None);
@@ -65,6 +67,7 @@ async fn of_image(
         }
     };
     let name = CloneName { version: record.statement.statement().version(), client: client.name.clone() };
+    report.edited = owner.is_some_and(|client| boot::edited(server, image, client).is_some());
     if *protocol != Protocol::Iscsi {
         let export = exports::report(server, declaration).await;
         let offer = export.offers.into_iter().find(|offer| offer.version == name.version && offer.url != "-");

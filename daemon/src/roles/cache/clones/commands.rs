@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use icbd_cache::{CloneName, CloneStatus};
+use icbd_cache::{CloneName, CloneStatus, Fate};
 use icbd_image::Timestamp;
 
 use super::reset::{self, Asks, sessions_of};
@@ -24,7 +24,8 @@ pub(in super::super) async fn list(server: Arc<CacheServer>) -> anyhow::Result<C
         version: clone.name.version.clone(),
         client: clone.name.client.clone(),
         written_bytes: clone.written_bytes,
-        kept: clone.is_kept,
+        kept: clone.fate != Fate::Reset,
+        edited: clone.fate == Fate::Edited,
         since: Timestamp::from(clone.made),
         sessions: sessions_of(&server, &clone.name),
     };
@@ -82,8 +83,10 @@ pub(in super::super) async fn change(server: Arc<CacheServer>, peer: Peer, spec:
 async fn act(server: &Arc<CacheServer>, spec: &CloneSpec) -> anyhow::Result<()> {
     let name = find(server, spec)?;
     match spec.change {
-        CloneChange::Keep => server.cache.clones().keep(&name, true).await.map_err(Failure::from)?,
-        CloneChange::LetGo => server.cache.clones().keep(&name, false).await.map_err(Failure::from)?,
+        // One that is to become a version is kept already.
+        CloneChange::Keep if server.cache.clones().get(&name).is_some_and(|clone| clone.fate() == Fate::Edited) => {}
+        CloneChange::Keep => server.cache.clones().set_fate(&name, Fate::Kept).await.map_err(Failure::from)?,
+        CloneChange::LetGo => server.cache.clones().set_fate(&name, Fate::Reset).await.map_err(Failure::from)?,
         CloneChange::Reset => reset::reset(server, &name, Asks::Person).await?,
         CloneChange::Remove => reset::remove(server, &name, Asks::Person).await?,
     }

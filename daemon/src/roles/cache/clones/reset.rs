@@ -42,7 +42,11 @@ pub(in super::super) async fn remove(server: &Arc<CacheServer>, name: &CloneName
 }
 
 /// Has nobody use it, as long as what is given back lives.
-async fn free<'a>(server: &'a Arc<CacheServer>, name: &CloneName, asks: Asks) -> Result<impl Drop + use<'a>, Failure> {
+pub(super) async fn free<'a>(
+    server: &'a Arc<CacheServer>,
+    name: &CloneName,
+    asks: Asks,
+) -> Result<impl Drop + use<'a>, Failure> {
     if server.in_use().is_none() {
         let message = "the mounts are not taken over yet, so what is in use is not known; try again";
         return Err(Failure::new(Exit::Refused, message));

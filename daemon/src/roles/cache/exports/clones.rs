@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use icbd_cache::CloneName;
+use icbd_cache::{CloneDisk, CloneName, Fate};
 use icbd_export::{Declaration, Offer, OfferName, Offered, bootable};
-use icbd_image::VersionRecord;
+use icbd_image::{VersionRecord, VersionState};
 
 use super::Exports;
 use crate::roles::cache::state::CacheServer;
@@ -22,13 +22,22 @@ pub(super) fn wanted(server: &CacheServer, declaration: &Declaration) -> Vec<Off
     let versions: BTreeSet<_> = records.map(|record: &VersionRecord| record.statement.statement().version()).collect();
     let held_back = server.exports.held_back.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let clones = server.cache.clones().all();
-    let clones = clones.iter().filter(|clone| versions.contains(&clone.name().version));
+    // Of an older version, too, as long as it is in service: somebody has not finished with it.
+    let is_edited = |clone: &CloneDisk| {
+        clone.fate() == Fate::Edited && view.version(&clone.name().version).is_some_and(is_in_service)
+    };
+    let is_meant = |clone: &CloneDisk| versions.contains(&clone.name().version) || is_edited(clone);
+    let clones = clones.iter().filter(|clone| clone.name().version.image == declaration.image && is_meant(clone));
     let offers = clones.map(|clone| Offer {
         name: offer_name(clone.name()),
         disk: server.clones.file(clone.name()),
         clients: Vec::new(),
     });
     offers.filter(|offer| !held_back.contains(&offer.name)).collect()
+}
+
+pub(in super::super) fn is_in_service(record: &VersionRecord) -> bool {
+    matches!(record.state, VersionState::Ready | VersionState::Deployed)
 }
 
 pub(in super::super) fn offer_name(clone: &CloneName) -> OfferName {
