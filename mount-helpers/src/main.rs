@@ -115,8 +115,7 @@ fn command() -> clap::Command {
         "Options:\n{}  {:width$}  read complete files through the daemon, too\n\n\
          ro, _netdev, nofail, noauto, x-systemd.* and their like mean what they mean everywhere. rw is accepted, as mount(8) \
          passes it on, and the mount is read-only.\n\nWhere the unit icbd-cache is enabled, it is the one that is started; its configuration then has to name the \
-         same master, a line of /etc/fstab needs _netdev, and \
-         for another DIR than /icbd x-systemd.requires=icbd-cache.service. \
+         same master, and a line of /etc/fstab needs _netdev. \
          A line that needs neither unit nor configuration:\n\n  img:7070  /icbd  icbd  store=/var/lib/icbd,_netdev  0 0\n\n\
          Exit codes are those of mount(8): 1 usage, 2 system, 8 interrupted, 32 failed.",
         lines.collect::<String>(),

@@ -107,6 +107,7 @@ read_on() {
 }
 
 second_boot() {
+    ! journalctl --no-pager | grep 'rdering cycle' || wrong "units wait for each other"
     step "after a boot both mounts of /etc/fstab are there"
     for unit in icbd-master icbd-cache icbd.mount second.mount; do
         is "$(systemctl is-active $unit || true)" active $unit

@@ -161,7 +161,8 @@ pub(crate) fn arguments(disk: &str) -> Vec<String> {
 fn kernel(folder: &Path, settings: &str, second: &Path) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
     // The later size of memory is meant. One processor: with two, a kernel of this age dies now and then of how QEMU emulates them.
-    command.args(arguments(&disk_argument(&folder.join("disk.raw")))).args(["-m", "768"]);
+    // And of how QEMU 7.2 emulates cmpxchg16b, which spoils the flags when it is interrupted.
+    command.args(arguments(&disk_argument(&folder.join("disk.raw")))).args(["-m", "768", "-cpu", "max,cx16=off"]);
     command.arg("-kernel").arg(folder.join("vmlinuz")).arg("-initrd").arg(folder.join("initrd.img"));
     command.args(["-append", &format!("console=ttyS0 quiet panic=-1 {settings}")]);
     command.args(["-drive", &format!("file={},format=raw,if=virtio,readonly=on", disk_argument(second))]);

@@ -45,12 +45,12 @@ fn a_bare_server_lives_with_the_package() -> Result<()> {
     let machine = bare_machine()?;
     let disk = steps(&lab)?;
     let mut vm = Vm::boot_server(&lab, &machine, "root=/dev/vda rw", &disk)?;
-    let ended = vm
-        .wait_for("boot 1 ends with code 0", RUN_DEADLINE)
-        .and_then(|_| vm.wait_for("boot 2 ends with code", RUN_DEADLINE));
+    // A step that goes wrong ends the machine without these words.
+    let ended = ["boot 1 ends with code 0", "boot 2 ends with code 0"].map(|words| vm.wait_for(words, RUN_DEADLINE));
     println!("{}", vm.said());
-    println!("the machine took {:.1} s", ended?.as_secs_f64());
-    ensure!(vm.said().contains("boot 2 ends with code 0"), "a step went wrong: see above");
+    for (boot, ended) in ended.into_iter().enumerate() {
+        println!("boot {} was over after {:.1} s", boot + 1, ended?.as_secs_f64());
+    }
     Ok(())
 }
 
