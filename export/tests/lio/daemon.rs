@@ -21,6 +21,8 @@ pub(crate) fn the_daemon_has_it_serve(lab: &Lab, initiator: &Initiator, done: im
     let config = format!("{CONFIG}iscsi = \"lio\"\n");
     let settings = CacheSettings { config: config.clone(), ..CacheSettings::default() };
     let mut cache = CacheServer::start_with(lab, &[&master.url()], &settings)?;
+    // An emulated machine may take that long.
+    cache.daemon.allow_log("source is offline");
     done("the daemon is ready");
     let add = |args: &[&str]| cache.command(&[&["export", "add", "lab", "--iscsi"], args].concat());
     add(&["--clients", "127.0.0.0/8"])?.failed_with(REFUSED)?.says(&["127.0.0.0/8", "by their names", "--clone"])?;
