@@ -11,7 +11,7 @@ use crate::{CacheError, CloneDisk, CloneName, CloneUse, Fate, WrittenPart};
 const DISK: &str = "disk.raw";
 
 async fn open(rig: &Rig, below: &[u8]) -> CloneUse {
-    let version = rig.publish(&[(DISK, below.to_vec())]).await;
+    let version = rig.publish(&[(DISK, Bytes::copy_from_slice(below))]).await;
     let file = rig.file(&version, DISK).await;
     let name = CloneName { version: version.statement.statement().version(), client: "pc-1".parse().unwrap() };
     let disk = rig.cache.clones().prepare(&name, &file, DISK).await.unwrap();
@@ -50,7 +50,10 @@ async fn what_was_written_makes_the_disk_of_the_version() {
             assert!(range.start >= at && range.start < range.end && range.end <= end, "{range:?} after {at}");
             at = range.end;
             let place = &mut made[range.start as usize..range.end as usize];
-            bytes.map_or_else(|| place.fill(0), |bytes| place.copy_from_slice(&bytes));
+            match bytes {
+                Some(bytes) => place.copy_from_slice(&bytes),
+                None => place.fill(0),
+            }
         }
         assert!(made == now, "other bytes with pieces of {bytes_max}");
     }

@@ -33,8 +33,8 @@ fn the_spelling_of_each_resource() {
     let matched = Resource::Matched { run: run(3, 2), base: OTHER.parse().unwrap() };
     check(matched, &format!("/v1/versions/{ROOT}/against/{OTHER}/7/3-4"));
     let base = StreamBase { root: OTHER.parse().unwrap(), lineage: [0x0a; 16] };
-    let (image, client) = ("debian.12".parse().unwrap(), "pc-1".parse().unwrap());
-    check(Resource::Written { image, client, codec: Codec::Zstd }, "/v1/clones/debian.12/pc-1.zstd");
+    let (dotted, client) = ("debian.12".parse().unwrap(), "pc-1".parse().unwrap());
+    check(Resource::Written { image: dotted, client, codec: Codec::Zstd }, "/v1/clones/debian.12/pc-1.zstd");
     check(Resource::Stream { root: root(), base: None, codec: None }, &format!("/v1/streams/{ROOT}.stored"));
     check(
         Resource::Stream { root: root(), base: Some(base), codec: Some(Codec::Zstd) },
