@@ -56,7 +56,7 @@ fn mbr(disk: &File, sector: u64) -> Option<Vec<Entry>> {
 /// An entry itself, or what is in it.
 fn partitions(disk: &File, entry: &Entry) -> Vec<Range<u64>> {
     if !KINDS_EXTENDED.contains(&entry.kind) {
-        return vec![entry.start..entry.start + entry.sectors];
+        return std::iter::once(entry.start..entry.start + entry.sectors).collect();
     }
     // A chain: each link has one partition, and where the next link is.
     let (mut found, mut next) = (Vec::new(), Some(entry.start));
