@@ -40,6 +40,9 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("log", &["level", "boots_keep"]),
 ];
 
+/// Of these there may be several.
+const LISTS: [&str; 2] = ["source", "network"];
+
 /// What the documentation of icbd names and this version cannot do yet: silence would be a broken promise.
 const LATER: &[(&str, &[&str])] = &[("source", &["limit"]), ("log", &["audit_keep"])];
 
@@ -126,6 +129,9 @@ fn unknown_keys(text: &str, section: &str, table: &DeTable<'_>, problems: &mut V
         } else if !keys_of(KNOWN, section).contains(&name) {
             let hint = near::hint(name, keys_of(KNOWN, section).iter().copied());
             problems.push(Problem { line, message: format!("unknown key {name:?}{place}{hint}") });
+        } else if section.is_empty() && LISTS.contains(&name) && matches!(value.get_ref(), DeValue::Table(_)) {
+            let message = format!("write [[{name}]], with two brackets on each side: there may be several");
+            problems.push(Problem { line, message });
         } else if section.is_empty() {
             for table in tables(value) {
                 unknown_keys(text, name, table, problems);
@@ -187,7 +193,10 @@ mod tests {
         let check = |text: &str, says: &[&str]| assert_eq!(problems(text), says, "{text}");
         check("[master]\nlisen = []\n", &["2: unknown key \"lisen\" in [master]; did you mean \"listen\"?"]);
         check("role = \"cache\"\n[windows]\n", &["2: unknown key \"windows\"; did you mean \"window\"?"]);
-        check("[network]\ninterface = \"\"\n", &["1: \"network\" is not supported by this version of icbd; remove it"]);
+        check(
+            "[network]\ninterface = \"\"\n",
+            &["1: write [[network]], with two brackets on each side: there may be several"],
+        );
         check(
             "[window]\nhours = \"19-7\"\n",
             &["2: window.hours: \"19-7\" is not hours of the day such as \"19:00-07:00\", or \"always\""],
