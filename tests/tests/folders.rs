@@ -262,7 +262,7 @@ fn what_is_exported_by_http_is_what_was_published() -> Result<()> {
         run_bounded(curl, TOOL_DEADLINE)
     };
     let refused = curl(&[], "/files/lab/1/vmlinuz")?;
-    ensure!(refused.code != 0 && refused.stdout.contains("is not exported by HTTP"), "{refused:?}");
+    ensure!(refused.code != 0 && refused.stdout.contains("is not exported by http"), "{refused:?}");
     // Who was not named reads nothing, though it may connect.
     add("10.1.2.0/24")?.ok()?;
     let refused = curl(&[], "/files/lab/1/vmlinuz")?;
