@@ -93,7 +93,7 @@ fn a_workstation_boots_by_the_network_from_its_clone() -> Result<()> {
     Ok(())
 }
 
-/// The same from a folder, for which a boot package was made.
+/// A diskless workstation boots from a folder that nobody can write to, with a boot package that was made of it.
 #[test]
 fn a_workstation_boots_by_the_network_from_a_folder() -> Result<()> {
     let site = Site::new(Of::Tree)?;
@@ -115,7 +115,7 @@ fn a_workstation_boots_by_the_network_from_a_folder() -> Result<()> {
     Ok(())
 }
 
-/// Firmware that has no iPXE of its own loads it from the cache server, and comes to the same menu: UEFI by TFTP.
+/// Firmware that has no iPXE of its own loads it from the cache server, and comes to the same menu. UEFI does, by TFTP.
 #[test]
 fn firmware_loads_what_it_lacks() -> Result<()> {
     let site = Site::new(Of::Disk)?;
