@@ -6,9 +6,9 @@ mod process;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use icbd_export::{BootNetwork, Dhcp, Dnsmasq, Loaders, NetbootEnabled, interfaces};
+use icbd_export::{BootNetwork, Dnsmasq, Loaders, NetbootEnabled, interfaces};
 use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -126,8 +126,7 @@ impl Netboot {
                 }
             }
         }
-        let has_work = networks.iter().any(|network| network.dhcp != Dhcp::Off) || !networks.is_empty();
-        let text = has_work.then(|| self.dnsmasq.text(&networks));
+        let text = (!networks.is_empty()).then(|| self.dnsmasq.text(&networks));
         Wanted { networks, text, trouble: troubles.pop() }
     }
 
@@ -172,7 +171,8 @@ impl Netboot {
 pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
     let netboot = &server.netboot;
     netboot.dnsmasq.end_left();
-    let (mut running, mut failed, mut pause): (Option<Running>, Option<String>, _) = (None, None, PAUSE_MIN);
+    let (mut running, mut failed): (Option<Running>, Option<String>) = (None, None);
+    let (mut not_before, mut pause) = (Instant::now(), PAUSE_MIN);
     loop {
         let wanted = netboot.wanted(&server.plane.listen);
         if running.as_ref().is_some_and(|running| Some(&running.text) != wanted.text.as_ref()) {
@@ -182,12 +182,16 @@ pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
             failed = None;
         }
         if running.is_none()
+            && Instant::now() >= not_before
             && let Some(text) = &wanted.text
         {
             let written = netboot.write(text);
             match written.and_then(|()| Running::start(&netboot.dnsmasq, text)) {
                 Ok(started) => running = Some(started),
-                Err(why) => failed = Some(why),
+                Err(why) => {
+                    failed = Some(why);
+                    later(&mut not_before, &mut pause);
+                }
             }
         }
         if wanted.text.is_none() {
@@ -197,21 +201,21 @@ pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
         }
         let is_serving = running.as_ref().is_some_and(|running| running.is_serving);
         see(&server, wanted, is_serving, failed.clone());
-        let is_down = running.is_none() && failed.is_some();
-        let wait = if is_down { pause } else { INTERVAL };
+        let wait = match (&running, &failed) {
+            (None, Some(_)) => not_before.saturating_duration_since(Instant::now()),
+            _ => INTERVAL,
+        };
         tokio::select! {
             () = stop.cancelled() => break,
-            () = netboot.wake.notified() => pause = PAUSE_MIN,
-            () = tokio::time::sleep(wait) => {
-                pause = if is_down { (pause * 2).min(PAUSE_MAX) } else { pause };
-            }
-            said = process::next(&mut running) => match said {
-                Said::Line(line) => boot::heard(&server, &line),
-                Said::Serving => { failed = None; pause = PAUSE_MIN; }
+            () = netboot.wake.notified() => (not_before, pause) = (Instant::now(), PAUSE_MIN),
+            // One that has run for so long is not one that ends at once.
+            () = tokio::time::sleep(wait) => if running.is_some() { pause = PAUSE_MIN },
+            said = process::next(&mut running, |line| boot::heard(&server, line)) => match said {
+                Said::Serving => failed = None,
                 Said::Ended(why) => {
                     tracing::warn!(why, "the dnsmasq of network boot ended; it is started again");
-                    running = None;
-                    failed = Some(why);
+                    (running, failed) = (None, Some(why));
+                    later(&mut not_before, &mut pause);
                 }
             },
         }
@@ -219,6 +223,12 @@ pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
     if let Some(running) = running.take() {
         running.end().await;
     }
+}
+
+/// Has the next start wait, and the one after that longer.
+fn later(not_before: &mut Instant, pause: &mut Duration) {
+    *not_before = Instant::now() + *pause;
+    *pause = (*pause * 2).min(PAUSE_MAX);
 }
 
 /// Tells how it is, and whom that admits.

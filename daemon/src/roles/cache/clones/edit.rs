@@ -109,13 +109,15 @@ pub(in super::super) async fn written(
 
 /// The clone that is meant: the one that is to become a version, or the only one.
 fn to_save(server: &CacheServer, image: &ImageName, client: &ClientName) -> Result<Arc<CloneDisk>, Failure> {
-    let all = server.cache.clones().all();
-    let own: Vec<&Arc<CloneDisk>> = all.iter().filter(|clone| is_of(clone.name(), image, client)).collect();
-    match (own.iter().find(|clone| clone.fate() == Fate::Edited), &own[..]) {
-        (Some(edited), _) => Ok(Arc::clone(edited)),
-        (None, [only]) => Ok(Arc::clone(only)),
-        (None, []) => Err(absent(server, image, client)),
-        (None, several) => {
+    if let Some(edited) = boot::edited(server, image, client) {
+        return Ok(edited);
+    }
+    let mut own = server.cache.clones().all();
+    own.retain(|clone| (&clone.name().version.image, &clone.name().client) == (image, client));
+    match &own[..] {
+        [only] => Ok(only.clone()),
+        [] => Err(absent(server, image, client)),
+        several => {
             let names: Vec<String> = several.iter().map(|clone| clone.name().version.to_string()).collect();
             let message = format!(
                 "{client} has clones of several versions, {}; remove those that are not meant with `icbd clone remove`",
@@ -124,10 +126,6 @@ fn to_save(server: &CacheServer, image: &ImageName, client: &ClientName) -> Resu
             Err(Failure::new(Exit::Refused, message))
         }
     }
-}
-
-fn is_of(name: &CloneName, image: &ImageName, client: &ClientName) -> bool {
-    (&name.version.image, &name.client) == (image, client)
 }
 
 fn absent(server: &CacheServer, image: &ImageName, client: &ClientName) -> Failure {

@@ -26,7 +26,6 @@ pub(super) struct Running {
 #[derive(Debug)]
 pub(super) enum Said {
     Serving,
-    Line(String),
     Ended(String),
 }
 
@@ -54,32 +53,36 @@ impl Running {
         }
     }
 
-    async fn next(&mut self) -> Said {
-        match self.lines.next_line().await {
-            Ok(Some(line)) if line.contains(STARTED) && !self.is_serving => {
-                self.is_serving = true;
-                Said::Serving
-            }
-            Ok(Some(line)) => {
-                tracing::debug!(line, "dnsmasq");
-                self.last.clone_from(&line);
-                Said::Line(line)
-            }
-            Ok(None) | Err(_) => {
-                let how = self.child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
-                Said::Ended(match self.last.trim() {
-                    "" => format!("dnsmasq ended ({how})"),
-                    last => format!("dnsmasq ended ({how}): {last}"),
-                })
+    /// `hear` gets each line; a boot has dozens of them.
+    async fn next(&mut self, hear: impl Fn(&str)) -> Said {
+        loop {
+            match self.lines.next_line().await {
+                Ok(Some(line)) if line.contains(STARTED) && !self.is_serving => {
+                    self.is_serving = true;
+                    return Said::Serving;
+                }
+                Ok(Some(line)) => {
+                    tracing::debug!(line, "dnsmasq");
+                    hear(&line);
+                    self.last = line;
+                }
+                Ok(None) | Err(_) => {
+                    let how =
+                        self.child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
+                    return Said::Ended(match self.last.trim() {
+                        "" => format!("dnsmasq ended ({how})"),
+                        last => format!("dnsmasq ended ({how}): {last}"),
+                    });
+                }
             }
         }
     }
 }
 
-/// What the one that runs says next; never, if none does.
-pub(super) async fn next(running: &mut Option<Running>) -> Said {
+/// What becomes next of the one that runs, as `hear` gets what it says; never anything, if none does.
+pub(super) async fn next(running: &mut Option<Running>, hear: impl Fn(&str)) -> Said {
     match running {
-        Some(running) => running.next().await,
+        Some(running) => running.next(hear).await,
         None => std::future::pending().await,
     }
 }
