@@ -24,9 +24,10 @@ use crate::core::Core;
 use crate::disk::{Barrier, Disk};
 use crate::{CacheError, File, layout};
 pub use disk::CloneDisk;
+use disk::Places;
 use layer::LayerPlace;
-use record::Record;
 pub use record::{CloneName, Fate};
+use record::{Record, layer_name};
 pub use room::Refused;
 use room::Room;
 pub use written::{Written, WrittenPart};
@@ -58,8 +59,19 @@ pub struct CloneStatus {
     pub fate: Fate,
     /// Bytes of the disk that what was written takes.
     pub written_bytes: u64,
+    /// The same of what each session begins as; `None`: the version.
+    pub personal_bytes: Option<u64>,
     /// When it was made or reset.
     pub made: SystemTime,
+}
+
+/// What a reset takes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layers {
+    /// What was written since the last one.
+    Session,
+    /// That, and what each session begins as.
+    All,
 }
 
 /// How much clones take of what they may.
@@ -169,17 +181,20 @@ impl Clones {
     }
 
     fn disk(&self, name: CloneName, record: Record) -> CloneDisk {
-        let mut incarnation = Incarnation::default();
-        incarnation[..8].copy_from_slice(&record.session.to_le_bytes());
-        let place = LayerPlace {
-            disk: self.core.disk.clone(),
-            path: name.folder().join(record.session_name()),
-            root: record.root,
-            incarnation,
-            boot: self.boot,
-            size: record.size,
+        let place = |layer: u64| {
+            let mut incarnation = Incarnation::default();
+            incarnation[..8].copy_from_slice(&layer.to_le_bytes());
+            LayerPlace {
+                disk: self.core.disk.clone(),
+                path: name.folder().join(layer_name(layer)),
+                root: record.root,
+                incarnation,
+                boot: self.boot,
+                size: record.size,
+            }
         };
-        CloneDisk::new(self.core.clone(), self.room.clone(), name, record, place)
+        let places = Places { session: place(record.session), personal: record.personal.map(place) };
+        CloneDisk::new(self.core.clone(), self.room.clone(), name, record, places)
     }
 
     /// A client's disk over a version's file `path`, in which nothing is written yet if it was not there.
@@ -203,6 +218,7 @@ impl Clones {
             file: path.to_owned(),
             size: file.size(),
             session: fresh_number()?,
+            personal: None,
             kept: false,
             edited: false,
             made: seconds(SystemTime::now()),
@@ -223,23 +239,58 @@ impl Clones {
     }
 
     /// Has nothing be written in it any more; refused while it is used, and if it is kept.
-    pub async fn reset(&self, name: &CloneName) -> Result<(), CacheError> {
+    pub async fn reset(&self, name: &CloneName, layers: Layers) -> Result<(), CacheError> {
         let _turn = self.turn().await?;
         let old = self.begin_to_leave(name)?;
-        let fresh = fresh_number().map(|session| Record { session, made: seconds(SystemTime::now()), ..old.record() });
-        let new = match fresh {
-            _ if old.is_kept() => Err(CacheError::Refused(format!(
+        let fresh = |session| match layers {
+            Layers::Session => Record { session, ..old.record() },
+            Layers::All => Record { session, personal: None, ..old.record() },
+        };
+        let new = match old.is_kept() {
+            true => Err(CacheError::Refused(format!(
                 "{name} is kept; `icbd clone keep {} {} --no` lets it be reset",
                 name.client, name.version
             ))),
-            Ok(record) => Ok(Arc::new(self.disk(name.clone(), record))),
-            Err(error) => Err(error),
+            false => fresh_number().map(fresh),
         };
-        let new = new.inspect_err(|_| old.is_leaving.store(false, Ordering::Release))?;
+        self.renew(&old, new, "reset the clone").await?;
+        tracing::info!(clone = %name, ?layers, "reset");
+        Ok(())
+    }
+
+    /// Has each of its sessions begin as it is now. Refused while it is used, and if they begin as something already.
+    pub async fn make_personal(&self, name: &CloneName) -> Result<(), CacheError> {
+        let _turn = self.turn().await?;
+        let old = self.begin_to_leave(name)?;
+        let is_back = || old.is_leaving.store(false, Ordering::Release);
+        // Whatever was not flushed would be lost by a power cut, and never be made again.
+        old.flush().await.inspect_err(|_| is_back())?;
+        old.close();
+        let new = match old.has_personal() {
+            true => Err(CacheError::Refused(format!("the sessions of {name} begin as something already"))),
+            false => fresh_number().map(|session| {
+                let record = old.record();
+                Record { personal: Some(record.session), session, ..record }
+            }),
+        };
+        self.renew(&old, new, "make the personal layer of").await?;
+        tracing::info!(clone = %name, "has a personal layer");
+        Ok(())
+    }
+
+    /// Puts a clone in the place of one that is left, or has that one be used again.
+    async fn renew(
+        &self,
+        old: &Arc<CloneDisk>,
+        record: Result<Record, CacheError>,
+        doing: &'static str,
+    ) -> Result<(), CacheError> {
+        let (record, name) = (record.inspect_err(|_| old.is_leaving.store(false, Ordering::Release))?, old.name());
+        let record = Record { made: seconds(SystemTime::now()), ..record };
+        let new = Arc::new(self.disk(name.clone(), record));
         let (of, before, core) = (new.clone(), old.clone(), self.core.clone());
         let changed = self.core.blocking(move || replace(&before, &of, &*core.disk)).await?;
-        changed.map_err(CacheError::disk("reset the clone", name.folder()))?;
-        tracing::info!(clone = %name, "reset");
+        changed.map_err(CacheError::disk(doing, name.folder()))?;
         self.lock().insert(name.clone(), new);
         Ok(())
     }
@@ -319,6 +370,7 @@ impl Clones {
             name: disk.name().clone(),
             fate: disk.fate(),
             written_bytes: disk.allocated().unwrap_or(0),
+            personal_bytes: disk.has_personal().then(|| disk.personal_allocated().unwrap_or(0)),
             made: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(disk.made()),
         };
         self.core.blocking(move || all.iter().map(status).collect()).await
@@ -357,7 +409,8 @@ impl Clones {
     pub async fn fill(&self) -> Result<CloneFill, CacheError> {
         let (all, core, reserve) = (self.all(), self.core.clone(), self.reserve_bytes());
         let measure = move || {
-            let written_bytes = all.iter().map(|disk| disk.allocated().unwrap_or(0)).sum::<u64>();
+            let takes = |disk: &Arc<CloneDisk>| disk.allocated().unwrap_or(0) + disk.personal_allocated().unwrap_or(0);
+            let written_bytes = all.iter().map(takes).sum::<u64>();
             let free_bytes = core.disk.space().map_or(0, |space| space.free_bytes);
             let lacks = reserve.map_or(0, |reserve| reserve.saturating_sub(written_bytes));
             core.left_for_clones.store(lacks, Ordering::Relaxed);
@@ -418,8 +471,12 @@ fn replace(old: &CloneDisk, new: &CloneDisk, disk: &dyn Disk) -> io::Result<()> 
         return Err(error);
     }
     // What cannot be removed now is at the next start.
-    if let Err(error) = old.place().remove() {
-        tracing::warn!(clone = %new.name(), %error, "what was written before the reset still takes room");
+    let kept = new.record();
+    let left = [Some(old.place()), old.personal_place()].into_iter().flatten();
+    for place in left.filter(|place| !place.name().is_some_and(|name| kept.owns(name))) {
+        if let Err(error) = place.remove() {
+            tracing::warn!(clone = %new.name(), %error, "what was written before the reset still takes room");
+        }
     }
     Ok(())
 }

@@ -52,7 +52,9 @@ mod waiting;
 mod writeback;
 
 pub use cache::Cache;
-pub use clones::{CloneDisk, CloneFill, CloneName, CloneStatus, CloneUse, Clones, Fate, Refused, Written, WrittenPart};
+pub use clones::{
+    CloneDisk, CloneFill, CloneName, CloneStatus, CloneUse, Clones, Fate, Layers, Refused, Written, WrittenPart,
+};
 pub use error::CacheError;
 pub use evict::{Holding, Room, Stay};
 pub use file::{File, Passthrough, ReadNow};

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::output::{bytes, counted, plain, table, time};
 pub(crate) use boots::{BootEntry, BootsSpec, Stage, StageEntry, words as boots_words};
-pub(crate) use explain::{BootReport, CloneOutlook, ExplainReport, OlderReport};
+pub(crate) use explain::{BootReport, CloneOutlook, ExplainReport, OlderReport, PersonalOutlook};
 
 /// A list of ten thousand workstations is smaller.
 pub(crate) const SHEET_BYTES_MAX: usize = 1 << 20;

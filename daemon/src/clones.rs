@@ -23,6 +23,8 @@ pub(crate) struct CloneSpec {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum CloneChange {
     Reset,
+    /// And what clone.hook made.
+    ResetAll,
     Keep,
     LetGo,
     Remove,
@@ -45,6 +47,9 @@ pub(crate) struct CloneReport {
     pub client: ClientName,
     /// Of the disk; what was not written takes nothing.
     pub written_bytes: u64,
+    /// The same of what clone.hook made, which a reset leaves; absent where it made nothing.
+    #[serde(default)]
+    pub personal_bytes: Option<u64>,
     /// Never reset.
     pub kept: bool,
     /// It is to become a version, and is what its workstation boots until then.
@@ -60,6 +65,7 @@ impl fmt::Display for CloneSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (verb, option) = match self.change {
             CloneChange::Reset => ("reset", ""),
+            CloneChange::ResetAll => ("reset", " --personal"),
             CloneChange::Keep => ("keep", ""),
             CloneChange::LetGo => ("keep", " --no"),
             CloneChange::Remove => ("remove", ""),
@@ -83,10 +89,12 @@ impl ClonesReport {
                     (false, false) => "reset at boot",
                 };
                 let (version, client) = (clone.version.to_string(), clone.client.to_string());
-                vec![version, client, bytes(clone.written_bytes), time(clone.since), kept.to_owned(), session]
+                let personal = clone.personal_bytes.map_or_else(|| "-".to_owned(), bytes);
+                let written = bytes(clone.written_bytes);
+                vec![version, client, written, personal, time(clone.since), kept.to_owned(), session]
             });
             let rows: Vec<_> = rows.collect();
-            lines.push(table(&["IMAGE@N", "CLIENT", "WRITTEN", "SINCE", "FATE", "IN USE BY"], rows));
+            lines.push(table(&["IMAGE@N", "CLIENT", "WRITTEN", "PERSONAL", "SINCE", "FATE", "IN USE BY"], rows));
         }
         lines.push(format!("clones take {} of {}", bytes(self.written_bytes), bytes(self.reserve_bytes)));
         lines.extend(self.troubles.iter().map(|trouble| format!("! {trouble}")));

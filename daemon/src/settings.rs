@@ -85,6 +85,7 @@ pub(crate) struct CacheSettings {
     /// What all clones may take, and what one client's may; `None`: as much as there is room.
     pub clone_reserve_bytes: Option<u64>,
     pub clone_bytes_max: Option<u64>,
+    pub clone_hook: Option<CloneHook>,
     /// Where clones are mounted once there is one: beside the socket, which nobody else shares.
     pub clones: PathBuf,
     pub netboot: NetbootSettings,
@@ -94,6 +95,13 @@ pub(crate) struct CacheSettings {
     pub loaders: PathBuf,
     pub trust: TrustSettings,
     pub socket: PathBuf,
+}
+
+/// What makes a version's disk a workstation's own, and how long it may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CloneHook {
+    pub program: PathBuf,
+    pub timeout: Duration,
 }
 
 /// Who serves folders, and where that one is told.
@@ -200,6 +208,11 @@ impl Settings {
         }
     }
 
+    /// What this machine is, if the configuration says so.
+    pub(crate) fn role(&self) -> Option<Role> {
+        self.file.role
+    }
+
     pub(crate) fn log_level(&self) -> LogLevel {
         self.file.log.level.unwrap_or(LogLevel::Info)
     }
@@ -281,6 +294,10 @@ impl Settings {
             },
             clone_reserve_bytes: file.clone.reserve.map(|bytes| bytes.0),
             clone_bytes_max: file.clone.per_client.map(|bytes| bytes.0),
+            clone_hook: file.clone.hook.map(|program| CloneHook {
+                program,
+                timeout: file.clone.hook_timeout.map(|span| span.0).unwrap_or_default(),
+            }),
             clones: absolute(&socket.with_extension("clones"))?,
             netboot: netboot(&file.network, &file.netboot),
             boots_keep: file.log.boots_keep.map(|span| span.0).unwrap_or_default(),

@@ -25,6 +25,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// How often, and after how long, a target is ended again whose last commands are not.
 const ATTEMPTS: u32 = 50;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
+/// Seconds between two probes of who is logged in, and how many may stay unanswered: a machine that was switched off has its
+/// disk reset when it boots again, instead of finding what it wrote before. iPXE answers none, and connects again.
+const PROBES: [(&str, &str); 2] = [("nop_interval", "5"), ("nop_count", "4")];
 /// What `tgtadm` says when nobody listens ends with it, and the reason.
 const NOBODY: &str = "to tgt daemon, ";
 /// Where both look for tgtd's control socket.
@@ -144,6 +147,10 @@ impl Server for Tgt {
         let id = (1..).find(|id| !taken.contains(id)).unwrap_or(u32::MAX).to_string();
         let name = offer.name.to_string();
         self.tell(&format!("the target {name}"), "new", "target", &["--tid", &id, "--targetname", &name])?;
+        for (setting, value) in PROBES {
+            let set = ["--tid", id.as_str(), "--name", setting, "--value", value];
+            self.tell(&format!("the target {name} to look for the dead"), "update", "target", &set)?;
+        }
         self.add_disk(&id, offer)?;
         match offer.name.initiator() {
             // An address as well would let in whoever has it, by any name.

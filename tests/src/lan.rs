@@ -69,6 +69,11 @@ impl Lan {
 }
 
 impl Lan {
+    /// Takes away the cable of the `number`th machine.
+    pub fn unplug(&self, number: u8) -> Result<()> {
+        ip(&format!("link delete m{number}"))
+    }
+
     /// A network card for a virtual machine, plugged into the `number`th socket: its interface, and its address.
     pub fn card(&self, number: u8) -> Result<(String, String)> {
         let (interface, mac) = (format!("tap{number}"), format!("52:54:00:00:00:{number:02x}"));

@@ -301,5 +301,45 @@ fn what_is_exported_by_http_is_what_was_published() -> Result<()> {
     })?;
     site.on_master(&["image", "prune", "--yes"])?.ok()?;
     ensure!(read()? == disk(1), "it was taken away");
+    // Nor is what is withheld from others.
+    site.cache.daemon.allow_log("withheld");
+    site.cache.daemon.allow_log("no key is trusted");
+    let strict = format!("[trust]\nkeys = [\"{}/*.pub\"]\nrequire = true\n", site.lab.path("trusted").display());
+    site.cache.set_config(&format!("{}{strict}", settings(&site.ganesha).config))?;
+    site.cache.command(&["config", "reload"])?.prints(&["trust.require"])?;
+    let of_next =
+        || Ok(curl(&["--range", "0-1"], "/files/lab/2/disk.raw")?.stdout.contains("no version lab@2").then_some(()));
+    wait_for("that it is withheld", of_next)?;
+    ensure!(read()? == disk(1), "it was taken away");
     Ok(())
+}
+
+/// Who is connected may sleep for days: as long as it is, what was read a week ago at most is not removed; of who is not, a day.
+#[test]
+fn who_is_connected_may_have_slept_for_days() -> Result<()> {
+    let mut site = Site::new()?;
+    site.export()?;
+    site.comes_again(1)?;
+    site.publish(2)?;
+    site.comes_again(2)?;
+    let nobody = || Ok(site.list()?[0]["connected"].as_array().is_some_and(Vec::is_empty).then_some(()));
+    wait_for("that nobody is connected", nobody)?;
+    site.cache.daemon.stop()?;
+    let catalogue = rusqlite::Connection::open(site.cache.store().join("catalog.db"))?;
+    ensure!(catalogue.execute("UPDATE uses SET used_s = used_s - 3 * 86400", [])? >= 2, "nothing was used");
+    drop(catalogue);
+    site.cache.start_again(&site.lab)?;
+    wait_for("the export", || Ok(site.read(2, 4).ok()))?;
+    let sleeper = site.reader(2, 4)?;
+    site.on_master(&["image", "retire", "lab@1", "--force"])?.ok()?;
+    wait_for("that the master knows", || {
+        Ok(site.on_master(&["image", "prune"])?.ok()?.contains("waits").then_some(()))
+    })?;
+    site.on_master(&["image", "prune", "--yes"])?.ok()?;
+    ensure!(site.on_master(&["image", "list", "lab"])?.ok()?.contains("lab@1"), "it was taken away");
+    drop(sleeper);
+    wait_for("that it goes", || {
+        site.on_master(&["image", "prune", "--yes"])?.ok()?;
+        Ok((!site.on_master(&["image", "list", "lab"])?.ok()?.contains("lab@1")).then_some(()))
+    })
 }

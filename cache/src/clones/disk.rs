@@ -33,7 +33,7 @@ pub struct CloneDisk {
     room: Arc<Room>,
     name: CloneName,
     record: Record,
-    place: LayerPlace,
+    places: Places,
     fate: Mutex<Fate>,
     /// Those who have it open; changed under the lock of all clones.
     pub(super) users: AtomicU64,
@@ -43,34 +43,45 @@ pub struct CloneDisk {
     stripes: [RwLock<()>; STRIPES],
 }
 
+/// Where its layers are.
+#[derive(Debug, Clone)]
+pub(super) struct Places {
+    pub(super) session: LayerPlace,
+    pub(super) personal: Option<LayerPlace>,
+}
+
 /// What is open while it is used.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) layer: Layer,
+    /// What lies below it, over the version.
+    personal: Option<Layer>,
     base: Arc<File>,
 }
 
 /// A part of what is read.
-enum Part {
-    Written(Range<u64>),
-    Base(Range<u64>),
+struct Part {
+    range: Range<u64>,
+    of: Of,
+}
+
+/// What holds a part.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Session,
+    Personal,
+    Base,
 }
 
 impl CloneDisk {
-    pub(super) fn new(
-        core: Arc<Core>,
-        room: Arc<Room>,
-        name: CloneName,
-        record: Record,
-        place: LayerPlace,
-    ) -> CloneDisk {
+    pub(super) fn new(core: Arc<Core>, room: Arc<Room>, name: CloneName, record: Record, places: Places) -> CloneDisk {
         CloneDisk {
             core,
             room,
             name,
             fate: Mutex::new(record.fate()),
             record,
-            place,
+            places,
             users: AtomicU64::new(0),
             is_leaving: AtomicBool::new(false),
             opened: RwLock::default(),
@@ -106,7 +117,17 @@ impl CloneDisk {
     }
 
     pub(super) fn place(&self) -> &LayerPlace {
-        &self.place
+        &self.places.session
+    }
+
+    /// Where what each session begins as is.
+    pub(super) fn personal_place(&self) -> Option<&LayerPlace> {
+        self.places.personal.as_ref()
+    }
+
+    /// Whether its sessions begin as something else than the version.
+    pub fn has_personal(&self) -> bool {
+        self.places.personal.is_some()
     }
 
     pub fn fate(&self) -> Fate {
@@ -134,8 +155,13 @@ impl CloneDisk {
     pub fn allocated(&self) -> io::Result<u64> {
         match self.opened_now() {
             Some(opened) => opened.layer.allocated(),
-            None => self.place.allocated(),
+            None => self.place().allocated(),
         }
+    }
+
+    /// The same of what its sessions begin as.
+    pub fn personal_allocated(&self) -> io::Result<u64> {
+        self.personal_place().map_or(Ok(0), LayerPlace::allocated)
     }
 
     /// Reads at most `len` bytes, fewer only at the end. Never blocks; what is not done at once is for [`CloneDisk::read`].
@@ -143,7 +169,7 @@ impl CloneDisk {
         let range = self.clamp(offset, len);
         let Some(opened) = self.opened_now() else { return ReadNow::Cold };
         let parts = opened.parts(&range);
-        if let [Part::Base(range)] = &parts[..] {
+        if let [Part { range, of: Of::Base }] = &parts[..] {
             return opened.base.read_now(range.start, (range.end - range.start) as usize, out);
         }
         // What was in it is overwritten.
@@ -151,13 +177,10 @@ impl CloneDisk {
         let mut below = Vec::new();
         for part in parts {
             let target = &mut out[part.within(&range)];
-            match part {
-                Part::Written(part) => {
-                    if opened.layer.read(part.start, target, Wait::No).is_err() {
-                        return ReadNow::Cold;
-                    }
-                }
-                Part::Base(part) => match opened.base.read_now(part.start, target.len(), &mut below) {
+            match opened.layer_of(part.of) {
+                Some(layer) if layer.read(part.range.start, target, Wait::No).is_err() => return ReadNow::Cold,
+                Some(_) => {}
+                None => match opened.base.read_now(part.range.start, target.len(), &mut below) {
                     ReadNow::Done => target.copy_from_slice(&below),
                     later => return later,
                 },
@@ -171,23 +194,26 @@ impl CloneDisk {
         let range = self.clamp(offset, len);
         let opened = self.opened().await?;
         let parts = opened.parts(&range);
-        if let [Part::Base(range)] = &parts[..] {
+        self.read_parts(&opened, parts, (range.end - range.start) as usize).await
+    }
+
+    async fn read_parts(&self, opened: &Arc<Opened>, parts: Vec<Part>, len: usize) -> Result<Bytes, CacheError> {
+        if let [Part { range, of: Of::Base }] = &parts[..] {
             return opened.base.read(range.start, (range.end - range.start) as usize).await;
         }
-        let mut whole = BytesMut::with_capacity((range.end - range.start) as usize);
-        for part in parts {
-            match part {
-                Part::Written(part) => {
-                    let (opened, mut bytes) = (opened.clone(), vec![0; (part.end - part.start) as usize]);
-                    let read = self
-                        .core
-                        .disk_read(move || opened.layer.read(part.start, &mut bytes, Wait::Yes).map(|()| bytes));
-                    whole.extend_from_slice(&read.await?.map_err(self.failed("read"))?);
-                }
-                Part::Base(part) => {
-                    whole.extend_from_slice(&opened.base.read(part.start, (part.end - part.start) as usize).await?);
-                }
+        let mut whole = BytesMut::with_capacity(len);
+        for Part { range, of } in parts {
+            let len = (range.end - range.start) as usize;
+            if of == Of::Base {
+                whole.extend_from_slice(&opened.base.read(range.start, len).await?);
+                continue;
             }
+            let (opened, mut bytes) = (opened.clone(), vec![0; len]);
+            let read = move || match opened.layer_of(of) {
+                Some(layer) => layer.read(range.start, &mut bytes, Wait::Yes).map(|()| bytes),
+                None => Err(io::ErrorKind::NotFound.into()),
+            };
+            whole.extend_from_slice(&self.core.disk_read(read).await?.map_err(self.failed("read"))?);
         }
         Ok(whole.freeze())
     }
@@ -218,10 +244,12 @@ impl CloneDisk {
         let range =
             offset..end.ok_or_else(|| self.failed("write past the end of")(io::ErrorKind::InvalidInput.into()))?;
         let opened = self.opened().await?;
-        // What a version holds never changes: it can be read before anybody is kept from writing.
+        // What lies below the session never changes: it can be read before anybody is kept from writing.
         let mut before = Vec::new();
         for piece in opened.incomplete(&range).flatten() {
-            before.push((piece, opened.base.read(piece * PIECE_BYTES, PIECE_BYTES as usize).await?));
+            let whole = self.clamp(piece * PIECE_BYTES, PIECE_BYTES as usize);
+            let len = (whole.end - whole.start) as usize;
+            before.push((piece, self.read_parts(&opened, opened.parts_below(&whole), len).await?));
         }
         self.with_room(&opened, pieces_of(&range), move |disk, opened| disk.write_over(opened, &range, &bytes, &before))
             .await
@@ -350,7 +378,8 @@ impl CloneDisk {
             if let Some(opened) = &*opened {
                 return Ok(opened.clone());
             }
-            let fresh = Arc::new(Opened { layer: disk.place.open()?, base });
+            let personal = disk.personal_place().map(LayerPlace::open).transpose()?;
+            let fresh = Arc::new(Opened { layer: disk.place().open()?, personal, base });
             *opened = Some(fresh.clone());
             Ok(fresh)
         };
@@ -363,27 +392,35 @@ impl CloneDisk {
     }
 
     pub(super) fn failed(&self, doing: &'static str) -> impl FnOnce(io::Error) -> CacheError {
-        CacheError::disk(doing, self.place.path.clone())
+        CacheError::disk(doing, self.place().path.clone())
     }
 }
 
 impl Opened {
     /// Where each part of a range is read.
     fn parts(&self, range: &Range<u64>) -> Vec<Part> {
-        let pieces = pieces_of(range);
-        if self.layer.has_all(pieces.clone()) {
-            return vec![Part::Written(range.clone())];
+        if self.layer.has_all(pieces_of(range)) {
+            return vec![Part { range: range.clone(), of: Of::Session }];
         }
-        let mut parts: Vec<Part> = Vec::new();
-        for piece in pieces {
-            let part = range.start.max(piece * PIECE_BYTES)..range.end.min((piece + 1) * PIECE_BYTES);
-            match (self.layer.has(piece), parts.last_mut()) {
-                (true, Some(Part::Written(last))) | (false, Some(Part::Base(last))) => last.end = part.end,
-                (true, _) => parts.push(Part::Written(part)),
-                (false, _) => parts.push(Part::Base(part)),
-            }
+        split(range, |piece| if self.layer.has(piece) { Of::Session } else { self.below(piece) })
+    }
+
+    /// The same as it was before the session.
+    fn parts_below(&self, range: &Range<u64>) -> Vec<Part> {
+        split(range, |piece| self.below(piece))
+    }
+
+    fn below(&self, piece: u64) -> Of {
+        if self.personal.as_ref().is_some_and(|personal| personal.has(piece)) { Of::Personal } else { Of::Base }
+    }
+
+    /// The layer that holds it; `None`: the version.
+    fn layer_of(&self, of: Of) -> Option<&Layer> {
+        match of {
+            Of::Session => Some(&self.layer),
+            Of::Personal => self.personal.as_ref(),
+            Of::Base => None,
         }
-        parts
     }
 
     /// The first and the last piece of a range, each if the range does not cover it and it was never written: what it
@@ -402,9 +439,21 @@ impl Opened {
 
 impl Part {
     fn within(&self, whole: &Range<u64>) -> Range<usize> {
-        let (Part::Written(part) | Part::Base(part)) = self;
-        (part.start - whole.start) as usize..(part.end - whole.start) as usize
+        (self.range.start - whole.start) as usize..(self.range.end - whole.start) as usize
     }
+}
+
+/// Parts of a range as long as they can be.
+fn split(range: &Range<u64>, of: impl Fn(u64) -> Of) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
+    for piece in pieces_of(range) {
+        let part = range.start.max(piece * PIECE_BYTES)..range.end.min((piece + 1) * PIECE_BYTES);
+        match (of(piece), parts.last_mut()) {
+            (of, Some(last)) if last.of == of => last.range.end = part.end,
+            (of, _) => parts.push(Part { range: part, of }),
+        }
+    }
+    parts
 }
 
 /// The locks of the pieces that a range touches, in ascending order.

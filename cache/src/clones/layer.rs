@@ -66,6 +66,11 @@ impl LayerPlace {
         path.into()
     }
 
+    /// Of the sparse file.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.path.file_name().and_then(|name| name.to_str())
+    }
+
     fn pieces(&self) -> u64 {
         self.size.div_ceil(PIECE_BYTES)
     }

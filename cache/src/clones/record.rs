@@ -32,6 +32,9 @@ pub(super) struct Record {
     pub(super) size: u64,
     /// The layer that is written to; another one after each reset. It is also the clone's number for the kernel.
     pub(super) session: u64,
+    /// The layer that each session begins as, and which nobody writes to any more.
+    #[serde(default)]
+    pub(super) personal: Option<u64>,
     /// Never reset.
     pub(super) kept: bool,
     /// It is to become a version, and is what its workstation boots until then.
@@ -86,11 +89,6 @@ impl Record {
         Record { kept: fate != Fate::Reset, edited: fate == Fate::Edited, ..self }
     }
 
-    /// Its name in the folder of the clone.
-    pub(super) fn session_name(&self) -> String {
-        format!("{:016x}", self.session)
-    }
-
     /// What lies in a folder; `None` if nothing does.
     pub(super) fn read(disk: &dyn Disk, folder: &Path) -> io::Result<Option<Record>> {
         let file = match disk.open(&folder.join(FILE), Missing::Fail) {
@@ -127,6 +125,12 @@ impl Record {
 
     /// Whether a file of a clone's folder is of this record.
     pub(super) fn owns(&self, name: &str) -> bool {
-        name == FILE || name.split('.').next() == Some(&*self.session_name())
+        let mut layers = [self.session].into_iter().chain(self.personal);
+        name == FILE || name.split('.').next().is_some_and(|stem| layers.any(|layer| stem == layer_name(layer)))
     }
+}
+
+/// A layer's name in the folder of its clone.
+pub(super) fn layer_name(layer: u64) -> String {
+    format!("{layer:016x}")
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use icbd_image::{Root, Serial};
 
+use super::CloneName;
 use super::disk::{CloneDisk, Opened};
 use super::layer::PIECE_BYTES;
 use crate::CacheError;
@@ -37,6 +38,7 @@ pub struct WrittenPart {
 impl CloneDisk {
     /// Begins to read what was written. Refused if some of it may be lost.
     pub async fn written(self: &Arc<Self>) -> Result<Written, CacheError> {
+        self.check_is_impersonal()?;
         let opened = self.opened().await?;
         if opened.layer.is_suspect() {
             let message = format!("{}: the disk failed to keep what it wrote; reset it", self.name());
@@ -44,6 +46,21 @@ impl CloneDisk {
         }
         let changes = opened.layer.changes();
         Ok(Written { disk: self.clone(), opened, changes, at: 0, parts: VecDeque::new() })
+    }
+
+    /// Refused if its sessions begin as something else than the version: that is one workstation's, and what was written over it
+    /// is of no use without it.
+    pub fn check_is_impersonal(&self) -> Result<(), CacheError> {
+        if !self.has_personal() {
+            return Ok(());
+        }
+        let CloneName { version, client } = self.name();
+        let message = format!(
+            "{client}'s disk holds what clone.hook made for it alone; `icbd clone remove {client} {version}`, then `icbd image edit \
+             {} --client {client}` gives it one without that",
+            version.image
+        );
+        Err(CacheError::Refused(message))
     }
 
     /// The manifest of the version that it lies over.

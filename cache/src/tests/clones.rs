@@ -7,7 +7,7 @@ use icbd_image::VersionRecord;
 
 use super::rig::{BLOCK, Rig, content};
 use crate::disk::memory::MemoryDisk;
-use crate::{CacheError, CloneDisk, CloneName, CloneUse, Fate, ReadNow};
+use crate::{CacheError, CloneDisk, CloneName, CloneUse, Fate, Layers, ReadNow};
 
 const SECTOR: usize = 512;
 const DISK: &str = "disk.raw";
@@ -86,7 +86,7 @@ impl Dice {
     }
 }
 
-/// Writes, discards, flushes, kills, power cuts and resets at random, against a model.
+/// Writes, discards, flushes, kills, power cuts, resets and personal layers at random, against a model.
 async fn live(seed: u64) {
     let mut dice = Dice(seed * 2 + 1);
     let mut rig = Rig::new(MemoryDisk::new(seed)).await;
@@ -96,6 +96,8 @@ async fn live(seed: u64) {
     let version = rig.publish(&[(DISK, below.clone())]).await;
     let mut disk = open(&rig, &version, "pc-1").await;
     let mut model = Model::new(&below);
+    // What a session begins as.
+    let mut personal = None;
     for step in 0..150 {
         let len_max = [100, 5000, BLOCK][dice.roll(3)];
         let (offset, len) = (dice.roll(below.len()), 1 + dice.roll(len_max));
@@ -134,16 +136,27 @@ async fn live(seed: u64) {
                 disk = open(&rig, &version, "pc-1").await;
                 model.settle(&read(&disk, 0, below.len()).await);
             }
-            17 if dice.roll(3) == 0 => {
+            17 if dice.roll(2) == 0 => {
                 let name = disk.name().clone();
-                rig.cache.clones().reset(&name).await.unwrap_err();
+                rig.cache.clones().reset(&name, Layers::All).await.unwrap_err();
+                rig.cache.clones().make_personal(&name).await.unwrap_err();
                 let number = disk.number();
                 drop(disk);
                 rig.cache.clones().closed(&rig.cache.clones().get(&name).unwrap()).await;
-                rig.cache.clones().reset(&name).await.unwrap();
+                match dice.roll(3) {
+                    0 if personal.is_none() => {
+                        rig.cache.clones().make_personal(&name).await.unwrap();
+                        personal = Some(model.now.clone());
+                    }
+                    0 => {
+                        rig.cache.clones().reset(&name, Layers::All).await.unwrap();
+                        personal = None;
+                    }
+                    _ => rig.cache.clones().reset(&name, Layers::Session).await.unwrap(),
+                }
                 assert!(rig.cache.clones().enter(number).is_none(), "an old number still means something");
                 disk = open(&rig, &version, "pc-1").await;
-                model = Model::new(&below);
+                model = Model::new(personal.as_deref().unwrap_or(&below[..]));
             }
             _ => {
                 let found = read(&disk, offset as u64, end - offset).await;
@@ -286,7 +299,7 @@ async fn what_was_meddled_with_is_told() {
     let file = rig.file(&version, DISK).await;
     let refused = clones.prepare(&record, &file, DISK).await.unwrap_err();
     assert!(refused.to_string().contains("clone remove pc-1 lab@1"), "{refused}");
-    let refused = clones.reset(&kept).await.unwrap_err();
+    let refused = clones.reset(&kept, Layers::Session).await.unwrap_err();
     assert!(refused.to_string().contains("is kept"), "{refused}");
     clones.remove(&record).await.unwrap();
     clones.prepare(&record, &file, DISK).await.unwrap();

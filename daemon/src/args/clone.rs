@@ -10,7 +10,13 @@ pub(crate) enum CloneCommand {
     /// Show what workstations have written over the versions that they use
     List,
     /// Have a workstation find the version as it was published; refused while it runs
-    Reset(CloneArgs),
+    Reset {
+        #[command(flatten)]
+        clone: CloneArgs,
+        /// Drop what clone.hook made for it, too; it is made anew at the next boot
+        #[arg(long)]
+        personal: bool,
+    },
     /// Never reset what a workstation wrote, also when it boots
     Keep {
         #[command(flatten)]
@@ -40,7 +46,8 @@ impl CloneCommand {
     pub(crate) fn change(self) -> Option<(CloneChange, CloneArgs)> {
         match self {
             CloneCommand::List => None,
-            CloneCommand::Reset(clone) => Some((CloneChange::Reset, clone)),
+            CloneCommand::Reset { clone, personal: false } => Some((CloneChange::Reset, clone)),
+            CloneCommand::Reset { clone, personal: true } => Some((CloneChange::ResetAll, clone)),
             CloneCommand::Keep { clone, no: false } => Some((CloneChange::Keep, clone)),
             CloneCommand::Keep { clone, no: true } => Some((CloneChange::LetGo, clone)),
             CloneCommand::Remove(clone) => Some((CloneChange::Remove, clone)),

@@ -37,10 +37,23 @@ pub(crate) struct BootReport {
     pub url: Option<String>,
     /// Of an export with clones; absent where it would get none.
     pub clone: Option<CloneOutlook>,
+    /// Whether its clone begins as something else than the version.
+    #[serde(default)]
+    pub personal: Option<PersonalOutlook>,
     /// Clones of other versions of the image.
     pub older: Vec<OlderReport>,
     /// Why it would get nothing.
     pub refused: Option<String>,
+}
+
+/// What clone.hook has to do with a clone when its workstation boots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PersonalOutlook {
+    /// It made the clone this workstation's own.
+    Made,
+    /// It does so first.
+    ToMake,
 }
 
 /// A clone of a version that is not the one it would boot.
@@ -102,6 +115,10 @@ impl BootReport {
                 });
             }
         }
+        lines.extend(self.personal.map(|personal| match personal {
+            PersonalOutlook::Made => format!("  it begins as clone.hook made it for {client}"),
+            PersonalOutlook::ToMake => format!("  clone.hook makes it {client}'s own first"),
+        }));
         let boots = version.as_ref().filter(|_| self.refused.is_none() && !self.edited);
         let older = self.older.iter().map(|older| format!("  {}", older.words(boots)));
         lines.extend(older);

@@ -31,7 +31,7 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("serve", &["listen", "allow"]),
     ("export", &["nfs", "iscsi"]),
     ("ganesha", &["exports", "pid_file"]),
-    ("clone", &["reserve", "per_client"]),
+    ("clone", &["reserve", "per_client", "hook", "hook_timeout"]),
     ("network", &["interface", "dhcp", "subnet", "pool", "gateway", "dns"]),
     ("netboot", &["default", "menu_timeout"]),
     ("master", &["repo", "listen", "allow", "tls_cert", "tls_key", "keep_packed"]),
@@ -95,6 +95,7 @@ fn unusable_values(text: &str, document: &DeTable<'_>, file: &File) -> Vec<Probl
     check("mount", 0, "path", file.mount.path.as_ref().and_then(relative));
     check("ganesha", 0, "exports", file.ganesha.exports.as_ref().and_then(relative));
     check("ganesha", 0, "pid_file", file.ganesha.pid_file.as_ref().and_then(relative));
+    check("clone", 0, "hook", file.clone.hook.as_ref().and_then(relative));
     check("master", 0, "repo", file.master.repo.as_ref().and_then(relative));
     check("sign", 0, "key", file.sign.key.as_ref().and_then(relative));
     check("trust", 0, "keys", file.trust.keys.iter().flatten().find_map(relative));

@@ -170,6 +170,9 @@ pub(crate) struct Clone {
     /// Of all of them.
     pub reserve: Option<ByteCount>,
     pub per_client: Option<ByteCount>,
+    /// The program that makes a version's disk a workstation's own.
+    pub hook: Option<PathBuf>,
+    pub hook_timeout: Option<Span>,
 }
 
 /// A network on which workstations boot.
@@ -260,6 +263,8 @@ const RETAIN_YOUNGER_THAN: Duration = Duration::from_secs(30 * 86_400);
 const LISTEN_PORT: u16 = 7070;
 /// The default of `log.boots_keep`: a term of lessons.
 const BOOTS_KEEP: Duration = Duration::from_secs(90 * 86_400);
+/// The default of `clone.hook_timeout`: somebody waits in front of a dark screen.
+const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
 /// The default of `netboot.menu_timeout`: time to read a menu.
 const MENU_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -286,6 +291,7 @@ impl File {
         or(&mut self.ganesha.exports, "/etc/ganesha/icbd.conf");
         or(&mut self.ganesha.pid_file, "/var/run/ganesha/ganesha.pid");
         self.export.iscsi.get_or_insert(IscsiServer::Auto);
+        self.clone.hook_timeout.get_or_insert(Span(HOOK_TIMEOUT));
         self.netboot.menu_timeout.get_or_insert(Span(MENU_TIMEOUT));
         self.master.listen.get_or_insert_with(|| vec![([127, 0, 0, 1], LISTEN_PORT).into()]);
         self.master.allow.get_or_insert_default();

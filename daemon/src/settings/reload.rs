@@ -22,6 +22,8 @@ const AT_ONCE: &[(Role, &[&str])] = &[
             "export.iscsi",
             "clone.reserve",
             "clone.per_client",
+            "clone.hook",
+            "clone.hook_timeout",
             "network",
             "netboot.default",
             "netboot.menu_timeout",

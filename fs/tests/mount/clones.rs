@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use icbd_cache::{CloneName, CloneUse, Clones};
+use icbd_cache::{CloneName, CloneUse, Clones, Layers};
 use icbd_fs::{ClonesMounted, Handover, Unmounted};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -137,14 +137,14 @@ fn a_clone_is_reset_only_when_nobody_has_it_open() {
     let file = open(&path);
     file.write_all_at(&[7; 8192], 0).unwrap();
     let number = file.metadata().unwrap().ino();
-    let refused = lab.runtime.block_on(mount.clones().reset(&name)).unwrap_err();
+    let refused = lab.runtime.block_on(mount.clones().reset(&name, Layers::Session)).unwrap_err();
     assert!(refused.to_string().contains("in use"), "{refused}");
     drop(file);
     // The kernel tells of closed files a moment later.
     let clone = mount.clones().all().remove(0);
     let closed = async { tokio::time::timeout(Duration::from_secs(20), mount.clones().closed(&clone)).await };
     lab.runtime.block_on(closed).unwrap();
-    lab.runtime.block_on(mount.clones().reset(&name)).unwrap();
+    lab.runtime.block_on(mount.clones().reset(&name, Layers::Session)).unwrap();
     let mut found = vec![0; 8192];
     let file = open(&path);
     file.read_exact_at(&mut found, 0).unwrap();

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use icbd_cache::{CloneDisk, CloneName, Fate};
+use icbd_cache::{CloneDisk, CloneName, Fate, Layers};
 use icbd_export::{Claims, Declaration, Heard, Loader, OfferName, Protocol};
 use icbd_fetch::Source;
 use icbd_image::{ClientName, ImageName, VersionRecord};
@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::clones::personal;
 use super::clones::reset::{self, Asks};
 use super::exports;
 use super::state::CacheServer;
@@ -243,6 +244,7 @@ async fn begin(
         Before::Written(clone) => renew(server, &clone, from).await,
         Before::Nothing => make(server, declaration, record, name).await?,
     }
+    personal::ensure(server, name).await?;
     server.boots.begun.notify_one();
     server.exports.settle().await;
     match server.exports.is_offered(name) {
@@ -300,7 +302,7 @@ pub(super) fn no_room(client: &ClientName) -> Failure {
 async fn renew(server: &Arc<CacheServer>, clone: &Arc<CloneDisk>, from: IpAddr) {
     let until = Instant::now() + WAIT_MAX;
     let refused = loop {
-        match reset::reset(server, clone.name(), Asks::Boot).await {
+        match reset::reset(server, clone.name(), Asks::Boot, Layers::Session).await {
             Ok(()) => return record(server, "reset", clone.name(), &format!("its boot script was fetched by {from}")),
             Err(refused) if Instant::now() >= until => break refused,
             Err(_) => tokio::time::sleep(LOOK_AGAIN).await,

@@ -189,7 +189,7 @@ impl Seen {
     async fn of(server: &CacheServer) -> anyhow::Result<Seen> {
         server.exports.settle().await;
         let (offered, mut clones) = (server.exports.offered(), BTreeMap::<ClientName, Vec<ClientClone>>::new());
-        for CloneStatus { name, fate, written_bytes, made } in
+        for CloneStatus { name, fate, written_bytes, made, .. } in
             server.cache.clones().list().await.map_err(Failure::from)?
         {
             let since = Timestamp::from(made);

@@ -2,6 +2,7 @@
 
 mod commands;
 mod edit;
+pub(super) mod personal;
 pub(super) mod reset;
 
 use std::os::unix::fs::DirBuilderExt;

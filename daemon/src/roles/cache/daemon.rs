@@ -148,6 +148,7 @@ async fn open(
         mounted: Mutex::new(None),
         unlisted: Mutex::new(None),
         seal_when: RwLock::new(settings.seal_when),
+        clone_hook: RwLock::new(settings.clone_hook.clone()),
         ready: Ready::default(),
         exports: Exports::open(&settings.store, settings.iscsi, &settings.nfs),
         clones,

@@ -30,7 +30,7 @@ use crate::report::{
 use crate::roles::config::RunningConfig;
 use crate::roles::space::Space;
 use crate::serve::Allow;
-use crate::settings::{Reloaded, SealWhen, Settings, TRUST_CA, TRUST_KEYS};
+use crate::settings::{CloneHook, Reloaded, SealWhen, Settings, TRUST_CA, TRUST_KEYS};
 use crate::{orders, output};
 
 /// A list that cannot be had for so long is worth a word.
@@ -51,6 +51,7 @@ pub(super) struct CacheServer {
     pub(super) ready: Ready,
     pub(super) exports: Exports,
     pub(super) clones: ClonesMount,
+    pub(super) clone_hook: RwLock<Option<CloneHook>>,
     pub(super) workstations: Workstations,
     pub(super) boots: Boots,
     pub(super) journal: Journal,
@@ -89,6 +90,7 @@ impl CacheServer {
             self.exports.set_iscsi(settings.iscsi);
             self.netboot.set(&settings.netboot);
             self.cache.clones().set_limits(settings.clone_reserve_bytes, settings.clone_bytes_max);
+            *self.clone_hook.write().unwrap_or_else(PoisonError::into_inner) = settings.clone_hook;
             *self.seal_when.write().unwrap_or_else(PoisonError::into_inner) = settings.seal_when;
             let mut known = self.trust.write().unwrap_or_else(PoisonError::into_inner);
             if known.keys != trust.keys {

@@ -11,6 +11,7 @@ use crate::clients::{BootReport, ClientClone, ClientReport, ClientSpec, CloneOut
 use crate::exports::{OfferReport, SessionReport};
 use crate::failure::{Exit, Failure};
 use crate::roles::cache::boot::{self, Before};
+use crate::roles::cache::clones::personal;
 use crate::roles::cache::exports::{self, Use};
 use crate::roles::cache::state::CacheServer;
 
@@ -55,6 +56,7 @@ async fn of_image(
         edited: false,
         url: None,
         clone: None,
+        personal: None,
         older: Vec::new(),
         refused: None,
     };
@@ -84,6 +86,7 @@ async fn of_image(
         (true, Some(stranger)) => Some(stranger.to_owned()),
         (true, None) => match outlook(server, declaration, &record, &name).await {
             Ok(outlook) => {
+                report.personal = personal::outlook(server, &name, &outlook);
                 report.clone = Some(outlook);
                 None
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use icbd_cache::{CloneName, CloneStatus, Fate};
+use icbd_cache::{CloneName, CloneStatus, Fate, Layers};
 use icbd_image::Timestamp;
 
 use super::reset::{self, Asks, sessions_of};
@@ -24,6 +24,7 @@ pub(in super::super) async fn list(server: Arc<CacheServer>) -> anyhow::Result<C
         version: clone.name.version.clone(),
         client: clone.name.client.clone(),
         written_bytes: clone.written_bytes,
+        personal_bytes: clone.personal_bytes,
         kept: clone.fate != Fate::Reset,
         edited: clone.fate == Fate::Edited,
         since: Timestamp::from(clone.made),
@@ -87,7 +88,8 @@ async fn act(server: &Arc<CacheServer>, spec: &CloneSpec) -> anyhow::Result<()> 
         CloneChange::Keep if server.cache.clones().get(&name).is_some_and(|clone| clone.fate() == Fate::Edited) => {}
         CloneChange::Keep => server.cache.clones().set_fate(&name, Fate::Kept).await.map_err(Failure::from)?,
         CloneChange::LetGo => server.cache.clones().set_fate(&name, Fate::Reset).await.map_err(Failure::from)?,
-        CloneChange::Reset => reset::reset(server, &name, Asks::Person).await?,
+        CloneChange::Reset => reset::reset(server, &name, Asks::Person, Layers::Session).await?,
+        CloneChange::ResetAll => reset::reset(server, &name, Asks::Person, Layers::All).await?,
         CloneChange::Remove => reset::remove(server, &name, Asks::Person).await?,
     }
     Ok(())

@@ -49,10 +49,10 @@ async fn begin(server: &Arc<CacheServer>, spec: &EditCloneSpec) -> Result<EditCl
     let clones = server.cache.clones();
     let record = boot::booted(server, image, Some(client))?;
     let name = CloneName { version: record.statement.statement().version(), client: client.clone() };
-    let is_new = clones.get(&name).is_none();
-    if is_new {
-        boot::make(server, &declaration, &record, &name).await?;
-    }
+    let is_new = match clones.get(&name) {
+        Some(clone) => clone.check_is_impersonal().map(|()| false).map_err(Failure::from)?,
+        None => boot::make(server, &declaration, &record, &name).await.map(|()| true)?,
+    };
     clones.set_fate(&name, Fate::Edited).await.map_err(Failure::from)?;
     server.exports.settle().await;
     let clone = clones.get(&name).ok_or_else(|| absent(server, image, client))?;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use icbd_cache::CloneName;
+use icbd_cache::{CloneDisk, CloneName, Layers};
 
 use crate::exports::SessionReport;
 use crate::failure::{Exit, Failure};
@@ -25,10 +25,15 @@ pub(in super::super) enum Asks {
     Boot,
 }
 
-/// Has a clone be as its version is. Refused while it is used.
-pub(in super::super) async fn reset(server: &Arc<CacheServer>, name: &CloneName, asks: Asks) -> Result<(), Failure> {
+/// Has a clone be as it began. Refused while it is used.
+pub(in super::super) async fn reset(
+    server: &Arc<CacheServer>,
+    name: &CloneName,
+    asks: Asks,
+    layers: Layers,
+) -> Result<(), Failure> {
     let _held_back = free(server, name, asks).await?;
-    server.cache.clones().reset(name).await.map_err(Failure::from)
+    server.cache.clones().reset(name, layers).await.map_err(Failure::from)
 }
 
 /// Deletes a clone. Refused while it is used.
@@ -75,9 +80,16 @@ pub(super) async fn free<'a>(
     if exports.is_offered(name) {
         return Err(refused(in_use(server, name)));
     }
-    let closed = tokio::time::timeout(CLOSED_MAX, server.cache.clones().closed(&clone)).await;
-    closed.map_err(|_| refused(format!("{name} is open in some program; `lsof` says in which")))?;
+    closed(server, &clone).await?;
     Ok(held_back)
+}
+
+/// Waits for it to be closed.
+pub(super) async fn closed(server: &CacheServer, clone: &CloneDisk) -> Result<(), Failure> {
+    let closed = tokio::time::timeout(CLOSED_MAX, server.cache.clones().closed(clone)).await;
+    closed.map_err(|_| {
+        Failure::new(Exit::Refused, format!("{} is open in some program; `lsof` says in which", clone.name()))
+    })
 }
 
 fn in_use(server: &CacheServer, name: &CloneName) -> String {
