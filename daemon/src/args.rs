@@ -74,6 +74,10 @@ pub(crate) enum Command {
     /// Say in one line whether all is well, for Nagios and its kin
     #[command(after_help = "Exit codes: 0 OK, 1 WARNING, 2 CRITICAL (also when no daemon answers), 3 UNKNOWN.")]
     Check,
+    /// Look for what keeps icbd from working on this machine: rights, kernel, store, sources, clock, ports, firewall, network
+    /// cards, other DHCP servers and relays; each finding with its remedy
+    #[command(after_help = "No daemon has to run. Exit codes: 0 nothing is wrong, 1 something is.")]
+    Doctor,
     /// Images and their versions
     #[command(subcommand)]
     Image(ImageCommand),

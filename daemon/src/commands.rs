@@ -7,6 +7,7 @@ pub(crate) mod check;
 pub(crate) mod client;
 pub(crate) mod clone;
 pub(crate) mod config;
+pub(crate) mod doctor;
 mod edits;
 pub(crate) mod export;
 pub(crate) mod generate;

@@ -11,6 +11,7 @@ mod clones;
 mod commands;
 mod connections;
 mod control;
+mod doctor;
 mod edits;
 mod evictions;
 mod exports;
@@ -103,6 +104,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Master(args) => roles::master::run(&settings, &args)?,
         Command::Cache(args) => return roles::cache::run(&settings, &args),
         Command::Status { all } => block_on(commands::status::run(&settings, all))?,
+        Command::Doctor => block_on(commands::doctor::run(&settings))?,
         Command::Check => return Ok(commands::check::run(&settings)),
         Command::Image(command) => block_on(commands::image::run(&settings, command))?,
         Command::Node(command) => block_on(commands::node::run(&settings, command))?,

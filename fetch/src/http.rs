@@ -10,13 +10,13 @@ mod version_stream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryFutureExt, TryStreamExt, stream};
 use http::StatusCode;
-use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, ETAG, IF_NONE_MATCH};
+use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, DATE, ETAG, IF_NONE_MATCH};
 use icbd_image::{BLOCK_BYTES, ClientName, FileIndex, Hash, Head, ImageName, Listing, PAGE_BLOCKS, Profile, Root, Run};
 use icbd_wire::{
     Base, Codec, FrameDecoder, FrameError, HEADER_BYTES, LISTING_BYTES_MAX, NODE_HEADER, NodeReport, OFFER_HEADER,
@@ -241,6 +241,12 @@ impl HttpSource {
         let mut url = self.base.clone();
         url.set_path(&format!("{}{resource}", self.base.path().trim_end_matches('/')));
         url
+    }
+
+    /// What time it is there, to the second; `None` if it does not say.
+    pub async fn time(&self) -> Result<Option<SystemTime>, SourceError> {
+        let answer = self.get(&Resource::Images, JSON, None).await?;
+        Ok(answer.header(DATE).and_then(|date| httpdate::parse_http_date(date).ok()))
     }
 
     /// The stream of a version, as stored if there is no codec; from a base, if the source knows the very same one, else

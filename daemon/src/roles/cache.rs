@@ -31,14 +31,20 @@ use icbd_image::HeadError;
 
 use super::config::RunningConfig;
 use crate::args::CacheArgs;
+use crate::doctor::Finding;
 use crate::failure::{Exit, Failure};
 use crate::logging;
-use crate::settings::{Role, Settings};
+use crate::settings::{CacheSettings, Role, Settings};
 use demand::DemandThread;
 use handover::Keeping;
 
 /// The option by which the keeper passes the descriptors on.
 const HANDOVER_OPTION: &str = "--handover";
+
+/// Whether what is exported could be served. Blocks.
+pub(crate) fn examine_exports(settings: &CacheSettings) -> Vec<Finding> {
+    exports::examine(settings)
+}
 
 /// Runs a cache server until it is told to stop.
 pub(crate) fn run(settings: &Settings, args: &CacheArgs) -> anyhow::Result<ExitCode> {

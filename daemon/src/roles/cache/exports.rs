@@ -6,6 +6,7 @@
 mod clones;
 mod commands;
 mod disks;
+mod health;
 mod http;
 mod nfs;
 mod rounds;
@@ -29,6 +30,7 @@ pub(super) use clones::{Use, is_in_service, offer_name};
 pub(super) use commands::{add, remove, report};
 pub(super) use disks::disk;
 use disks::{IsOver, Seen};
+pub(super) use health::examine;
 use http::Http;
 pub(super) use http::readers;
 use nfs::Nfs;

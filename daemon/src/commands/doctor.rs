@@ -1,0 +1,41 @@
+//! `icbd doctor`.
+
+use anyhow::Result;
+
+use crate::args::{CacheArgs, MasterArgs};
+use crate::doctor::{DoctorReport, Patient, examine};
+use crate::failure::{Exit, Failure};
+use crate::output::counted;
+use crate::settings::{Role, Settings};
+
+pub(crate) async fn run(settings: &Settings) -> Result<()> {
+    let master = || settings.master(&MasterArgs::default());
+    let cache = || settings.cache(&CacheArgs::default());
+    let report = match settings.role() {
+        Some(Role::Master) => match master() {
+            Ok(settings) => examine(Patient::Master(&settings)).await?,
+            Err(failure) => examine(Patient::Unknown(failure)).await?,
+        },
+        Some(Role::Cache) => match cache() {
+            Ok(settings) => examine(Patient::Cache(&settings)).await?,
+            Err(failure) => examine(Patient::Unknown(failure)).await?,
+        },
+        None => examine(Patient::Unknown(nothing(settings))).await?,
+    };
+    settings.talk().result(&report, DoctorReport::words)?;
+    match report.wrong_count() {
+        0 => Ok(()),
+        count => Err(Failure::new(Exit::Failed, format!("{} to mend", counted(count, "thing"))).into()),
+    }
+}
+
+/// That nobody says what this machine is to be.
+fn nothing(settings: &Settings) -> Failure {
+    let message = match &settings.config {
+        Some(path) => format!("{} has no role; write role = \"cache\" or role = \"master\" first", path.display()),
+        None => "there is no configuration, so only what every server needs is looked at; copy a sample to /etc/icbd/icbd.toml, or name \
+                 one with --config"
+            .to_owned(),
+    };
+    Failure::new(Exit::Usage, message)
+}

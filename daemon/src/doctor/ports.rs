@@ -1,0 +1,253 @@
+//! Ports that are wanted, and who holds them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use icbd_export::{Dhcp, Dnsmasq};
+
+use super::Finding;
+use crate::settings::{CacheSettings, IscsiServer, MasterSettings, NfsServer};
+
+const ISCSI: u16 = 3260;
+const NFS: u16 = 2049;
+const DHCP: u16 = 67;
+const TFTP: u16 = 69;
+const PROXY_DHCP: u16 = 4011;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transport {
+    Tcp,
+    Udp,
+}
+
+/// A port that others have to reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Port {
+    pub transport: Transport,
+    pub number: u16,
+    /// Where it is taken; `None`: by whom it is served is said elsewhere.
+    at: Option<IpAddr>,
+    pub what: &'static str,
+    /// What its holder's command line contains.
+    ours: Ours,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Ours {
+    Program(&'static str),
+    /// Several may hold it, each for its networks.
+    Shared(String),
+}
+
+/// Somebody who listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Listener {
+    transport: Transport,
+    address: SocketAddr,
+    inode: u64,
+}
+
+impl Transport {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Transport::Tcp => "tcp",
+            Transport::Udp => "udp",
+        }
+    }
+}
+
+pub(super) fn of_master(settings: &MasterSettings) -> Vec<Port> {
+    plane(&settings.listen, "the master's HTTP")
+}
+
+pub(super) fn of_cache(settings: &CacheSettings) -> Vec<Port> {
+    let mut ports = plane(&settings.listen, "the cache server's HTTP");
+    let elsewhere = |number, what| Port { transport: Transport::Tcp, number, at: None, what, ours: Ours::Program("") };
+    ports.extend((settings.iscsi != IscsiServer::Off).then(|| elsewhere(ISCSI, "iSCSI")));
+    ports.extend((settings.nfs.which != NfsServer::Off).then(|| elsewhere(NFS, "NFS")));
+    let dhcp: Vec<Dhcp> = settings.netboot.networks.iter().map(|network| network.dhcp).collect();
+    let config = Dnsmasq::new(&settings.loaders, &settings.store).config().display().to_string();
+    let mut udp = |number, what| {
+        let (at, ours) = (Some(Ipv4Addr::UNSPECIFIED.into()), Ours::Shared(config.clone()));
+        ports.push(Port { transport: Transport::Udp, number, at, what, ours });
+    };
+    if dhcp.iter().any(|dhcp| *dhcp != Dhcp::Off) {
+        udp(DHCP, "DHCP");
+    }
+    if dhcp.contains(&Dhcp::Proxy) {
+        udp(PROXY_DHCP, "proxy DHCP");
+    }
+    if !dhcp.is_empty() {
+        udp(TFTP, "TFTP");
+    }
+    ports
+}
+
+/// Where others than this machine itself reach a daemon.
+fn plane(listen: &[SocketAddr], what: &'static str) -> Vec<Port> {
+    let reached = listen.iter().filter(|address| !address.ip().is_loopback() && address.port() > 0);
+    let port = |address: &SocketAddr| Port {
+        transport: Transport::Tcp,
+        number: address.port(),
+        at: Some(address.ip()),
+        what,
+        ours: Ours::Program("icbd"),
+    };
+    reached.map(port).collect()
+}
+
+pub(super) fn look(ports: &[Port]) -> Vec<Finding> {
+    let listeners = listeners();
+    let mut holders = None;
+    let mut findings = Vec::new();
+    for port in ports {
+        let Some(at) = port.at else { continue };
+        let is_meant = |listener: &&Listener| {
+            (listener.transport, listener.address.port()) == (port.transport, port.number)
+                && overlap(at, listener.address.ip())
+        };
+        for listener in listeners.iter().filter(is_meant) {
+            let holders = holders.get_or_insert_with(holders_by_socket);
+            findings.extend(held(port, listener, holders.get(&listener.inode)));
+        }
+    }
+    findings.dedup();
+    findings
+}
+
+/// Whoever takes the one is in the way of the other.
+fn overlap(one: IpAddr, other: IpAddr) -> bool {
+    let (one, other) = (one.to_canonical(), other.to_canonical());
+    one == other || one.is_unspecified() || other.is_unspecified()
+}
+
+fn held(port: &Port, listener: &Listener, holder: Option<&Holder>) -> Option<Finding> {
+    let Port { transport, number, what, ours, .. } = port;
+    let name = match holder {
+        Some(holder) => format!("{} (process {})", holder.name, holder.pid),
+        None => "somebody".to_owned(),
+    };
+    let port = format!("{} port {number} of {what}", transport.name());
+    match ours {
+        Ours::Program(program) => match holder.is_some_and(|holder| holder.command.contains(program)) {
+            true => Some(Finding::ok("ports", format!("{port} is held by {name}"))),
+            false => Some(Finding::wrong(
+                "ports",
+                format!("{port} is taken by {name}, at {}", listener.address),
+                "end that, or have icbd listen on another one",
+            )),
+        },
+        Ours::Shared(config) if holder.is_some_and(|holder| holder.command.contains(config)) => {
+            Some(Finding::ok("ports", format!("{port} is held by icbd's {name}")))
+        }
+        // Whoever takes it for all addresses leaves none for others.
+        Ours::Shared(_) if *number == TFTP && listener.address.ip().is_unspecified() => Some(Finding::wrong(
+            "ports",
+            format!("{port} is taken by {name} on all addresses"),
+            "end that server of TFTP, or have it listen on other addresses",
+        )),
+        Ours::Shared(_) if *number == TFTP => None,
+        Ours::Shared(_) => {
+            let what = format!("{port} is held by {name}, too: no harm where that serves other networks");
+            Some(Finding::note("ports", what))
+        }
+    }
+}
+
+/// A process that has a socket open.
+struct Holder {
+    pid: u32,
+    name: String,
+    command: String,
+}
+
+/// By the numbers of their sockets; of processes that may be looked at.
+fn holders_by_socket() -> BTreeMap<u64, Holder> {
+    let mut holders = BTreeMap::new();
+    let Ok(processes) = fs::read_dir("/proc") else { return holders };
+    for pid in processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
+        let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+        for link in open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()) {
+            let inode = link.to_str().and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+            if let Some(inode) = inode {
+                let text = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+                let (name, command) = (text("comm").trim().to_owned(), text("cmdline").replace('\0', " "));
+                holders.entry(inode).or_insert(Holder { pid, name, command });
+            }
+        }
+    }
+    holders
+}
+
+fn listeners() -> Vec<Listener> {
+    let tables = [("tcp", Transport::Tcp), ("tcp6", Transport::Tcp), ("udp", Transport::Udp), ("udp6", Transport::Udp)];
+    let read = |(table, transport)| {
+        let text = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
+        text.lines().filter_map(|line| listener(line, transport)).collect::<Vec<_>>()
+    };
+    tables.into_iter().flat_map(read).collect()
+}
+
+/// One line of the kernel's table, of whoever waits for others.
+fn listener(line: &str, transport: Transport) -> Option<Listener> {
+    /// The states of TCP and UDP sockets that nobody is connected to.
+    const WAITING: [&str; 2] = ["0A", "07"];
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let (address, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?.parse().ok()?);
+    let (ip, port) = address.split_once(':')?;
+    let waits = state == &WAITING[if transport == Transport::Tcp { 0 } else { 1 }];
+    let address = SocketAddr::new(self::address(ip)?, u16::from_str_radix(port, 16).ok()?);
+    waits.then_some(Listener { transport, address, inode })
+}
+
+/// In words of 32 bits, each as the machine has it.
+fn address(hex: &str) -> Option<IpAddr> {
+    let word = |at: usize| Some(u32::from_str_radix(hex.get(at * 8..at * 8 + 8)?, 16).ok()?.to_ne_bytes());
+    match hex.len() {
+        8 => Some(Ipv4Addr::from(word(0)?).into()),
+        32 => {
+            let mut bytes = [0; 16];
+            for at in 0..4 {
+                bytes[at * 4..at * 4 + 4].copy_from_slice(&word(at)?);
+            }
+            Some(Ipv6Addr::from(bytes).into())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_tables_are_read() {
+        let line =
+            "   0: 0100007F:1B9E 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1603 1 0 100";
+        let found = listener(line, Transport::Tcp).unwrap();
+        assert_eq!((found.address, found.inode), ("127.0.0.1:7070".parse().unwrap(), 1603));
+        assert_eq!(listener(&line.replace(" 0A ", " 01 "), Transport::Tcp), None, "somebody is connected");
+        assert_eq!(listener(line, Transport::Udp), None);
+        let all = "  1: 00000000000000000000000000000000:0045 0:0 07 0:0 0:0 0 0 0 77 2 0";
+        assert_eq!(listener(all, Transport::Udp).unwrap().address, "[::]:69".parse().unwrap());
+        let mapped = address("0000000000000000FFFF00000100007F").unwrap();
+        assert_eq!(mapped.to_canonical(), IpAddr::from([127, 0, 0, 1]));
+        assert_eq!(listener("  sl  local_address rem_address   st", Transport::Tcp), None);
+    }
+
+    #[test]
+    fn who_listens_on_all_addresses_is_in_the_way_of_each() {
+        let ip = |text: &str| text.parse().unwrap();
+        assert!(overlap(ip("10.0.0.1"), ip("0.0.0.0")) && overlap(ip("::"), ip("10.0.0.1")));
+        assert!(overlap(ip("::ffff:10.0.0.1"), ip("10.0.0.1")) && !overlap(ip("10.0.0.2"), ip("10.0.0.1")));
+    }
+
+    #[test]
+    fn this_process_is_found_by_its_socket() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let found = listeners().into_iter().find(|found| found.address == address).unwrap();
+        assert_eq!(holders_by_socket()[&found.inode].pid, std::process::id());
+    }
+}
