@@ -29,8 +29,8 @@ done
 put 644 "$here/icbd.sysusers" "$to/lib/sysusers.d/icbd.conf"
 put 644 "$here/icbd.tmpfiles" "$to/lib/tmpfiles.d/icbd.conf"
 put 644 "$here/icbd.logrotate" "$dest/etc/logrotate.d/icbd"
-for file in README.md SEMANTICS.md FORMAT.md CHANGELOG.md; do
-    put 644 "$here/../$file" "$to/share/doc/icbd/$file"
+for path in "$here"/../README.md "$here"/../SEMANTICS.md "$here"/../FORMAT.md "$here"/../CHANGELOG.md "$here"/../docs/*.md; do
+    put 644 "$path" "$to/share/doc/icbd/${path#"$here"/../}"
 done
 
 "$bin/icbd" generate "$generated"

@@ -95,8 +95,16 @@ fn print(answer: &clap::Error) -> ExitCode {
 }
 
 fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let settings = Settings::resolve(&args.global)?;
+    let settings = match (Settings::resolve(&args.global), &args.command) {
+        // A daemon that runs is asked how it is, whatever somebody does to its configuration meanwhile.
+        (Err(failure), Command::Status { .. }) => {
+            output::complain(&format!("icbd: {failure}"));
+            Settings::unconfigured(&args.global)
+        }
+        (settings, _) => settings?,
+    };
     if let Command::Master(_) | Command::Cache(_) = args.command {
+        process::set_name();
         process::keep_freed_buffers();
         process::allow_open_files();
     }

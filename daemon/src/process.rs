@@ -14,6 +14,12 @@ const MAP_FROM_BYTES: libc::c_int = 16 << 20;
 /// Free memory at the top of the heap that is kept: what a stream in full flight uses.
 const KEEP_BYTES: libc::c_int = 64 << 20;
 
+/// Has the process be called so wherever processes are listed: it was started as `/proc/self/exe`, in part.
+pub(crate) fn set_name() {
+    // Whoever looks for it finds it by its command line, if not.
+    let _ = nix::sys::prctl::set_name(c"icbd");
+}
+
 /// Raises the soft limit of open files to the hard one: a batch of small files that is being made durable holds
 /// hundreds of them open, and a shell's soft limit is 1024. A refusal leaves the limit; the store copes.
 pub(crate) fn allow_open_files() {

@@ -164,15 +164,19 @@ impl TrustSettings {
 impl Settings {
     /// Reads the configuration file that `global` names, or the default one if there is one.
     pub(crate) fn resolve(global: &GlobalArgs) -> Result<Settings, Failure> {
-        let settings = Settings {
+        Settings::unconfigured(global).again()
+    }
+
+    /// What is typed alone, as if there were no configuration file.
+    pub(crate) fn unconfigured(global: &GlobalArgs) -> Settings {
+        Settings {
             json: global.json,
             quiet: global.quiet,
             named: global.config.clone(),
             config: None,
             file: File::default(),
             socket: global.socket.clone(),
-        };
-        settings.again()
+        }
     }
 
     /// The same with the configuration file as it is now.

@@ -12,6 +12,7 @@ mod kept;
 mod load;
 mod memory;
 mod miss;
+mod netboot;
 mod network;
 mod page;
 mod plot;
@@ -51,7 +52,7 @@ const SHORT: Scale =
 type Benchmark = fn(&Scale) -> Result<String>;
 
 /// The parts of `files`, which read and write single files, each of which can be run alone.
-const FILES: [(&str, Benchmark); 7] = [
+const FILES: [(&str, Benchmark); 8] = [
     ("complete", complete::run),
     ("sealed", complete::sealed),
     ("cold", cold::run),
@@ -59,6 +60,7 @@ const FILES: [(&str, Benchmark); 7] = [
     ("memory", memory::run),
     ("clone", clone::run),
     ("boots", boots::run),
+    ("netboot", netboot::run),
 ];
 
 /// Whether all of `names` are among those there are: a name that is nobody's would measure nothing.
@@ -70,7 +72,7 @@ fn check_names(what: &str, names: &[String], there_are: impl IntoIterator<Item =
 
 /// Rounds of each storm.
 const STORM_ROUNDS: usize = 3;
-const USAGE: &str = "usage: icbd-perf [--short] [files | complete | sealed | cold | miss | memory | clone | boots]… [storms] [duties] [replicate] \
+const USAGE: &str = "usage: icbd-perf [--short] [files | complete | sealed | cold | miss | memory | clone | boots | netboot]… [storms] [duties] [replicate] \
     [record] [report] [--rounds N] [--link NAME]… [--tool NAME]… [--case NAME]… [--way NAME]…";
 
 fn main() -> Result<()> {

@@ -31,6 +31,10 @@ mmdebstrap --mode=root --variant=minbase --quiet \
 echo 'root:icbd' | chroot "$root" chpasswd
 echo icbd-lab >"$root/etc/hostname"
 : >"$root/etc/fstab"
+# What this image wants done at each boot of a boot package.
+mkdir -p "$root/etc/icbd/boot.d"
+printf '#!/bin/sh\necho "boot.d runs for $ICBD_VERSION"\n' >"$root/etc/icbd/boot.d/10-lab"
+chmod 755 "$root/etc/icbd/boot.d/10-lab"
 # Who boots by iSCSI has its session from the initramfs.
 touch "$root/etc/iscsi/iscsi.initramfs"
 chroot "$root" update-initramfs -u >>"$log" 2>&1

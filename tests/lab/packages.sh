@@ -24,6 +24,8 @@ packages=(
     nfs-ganesha nfs-ganesha-vfs rpcbind iproute2 libnfs-utils
     # DHCP and TFTP, what firmware loads by them, and firmware of another kind
     dnsmasq-base ipxe ovmf
+    # a firewall to be looked through
+    nftables
     # a workstation that writes and verifies what it wrote
     fio
     # another end for tunnels, and certificates

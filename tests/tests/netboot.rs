@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use icbd_tests::{
-    BOOT_DEADLINE, CacheServer, CacheSettings, Ganesha, Lab, Lan, LanMachine, Master, SERVER, Tgtd, Vm, netboot_image,
+    BOOT_DEADLINE, CacheServer, CacheSettings, Ganesha, Lab, Lan, Master, Rival, SERVER, Tgtd, Vm, netboot_image,
     set_address, wait_for,
 };
 use serde_json::Value;
@@ -59,6 +58,28 @@ impl Site {
         Ok(())
     }
 
+    /// Has the next version be one with a boot package, deployed here.
+    fn make_package(&self, more: &[&str]) -> Result<()> {
+        let cmdline = ["image", "boot-package", "debian", "--cmdline", "console=ttyS0 quiet"];
+        let made = self.master.command(&[&cmdline, more].concat())?;
+        ensure!(made.ok()?.trim() == "debian@2", "not the next version");
+        self.master.command(&["image", "deploy", "debian@2"])?.ok()?;
+        wait_for("that it is deployed here", || {
+            Ok(fs::exists(self.cache.path("debian/current/icbd/vmlinuz"))?.then_some(()))
+        })
+    }
+
+    /// Waits until a boot has come as far as it can, and by what way.
+    fn wait_up(&self, mac: &str) -> Result<()> {
+        let boots = || self.cache.command(&["client", "boots", mac])?.ok();
+        wait_for("that it is known to be up", || Ok(boots()?.contains(" up ").then_some(())))
+            .with_context(|| boots().unwrap_or_default())?;
+        let boots = boots()?;
+        let stages = ["address", "menu", "script", "kernel", "root", "up"];
+        ensure!(stages.iter().all(|stage| boots.contains(&format!("{stage} "))), "{boots}");
+        Ok(())
+    }
+
     fn clones(&self) -> Result<Value> {
         Ok(serde_json::from_str(&self.cache.command(&["clone", "list", "--json"])?.ok()?)?)
     }
@@ -102,16 +123,33 @@ fn a_workstation_boots_by_the_network_from_a_folder() -> Result<()> {
     let ganesha = site._ganesha.as_ref().context("it was started")?;
     ganesha.set(&ganesha.include())?;
     site.export(&["--nfs"])?;
-    let made = site.master.command(&["image", "boot-package", "debian", "--cmdline", "console=ttyS0 quiet"])?;
-    ensure!(made.ok()?.trim() == "debian@2", "not the next version");
-    site.master.command(&["image", "deploy", "debian@2"])?.ok()?;
+    site.make_package(&["--rw", "ram:300M"])?;
     site.enable()?;
-    wait_for("that it is deployed here", || {
-        Ok(fs::exists(site.cache.path("debian/current/icbd/vmlinuz"))?.then_some(()))
-    })?;
     let (card, mac) = site.lan.card(17)?;
     let mut vm = Vm::boot_network(&site.lab, &card, &mac, 768)?;
     vm.wait_for("login:", BOOT_DEADLINE)?;
+    ensure!(vm.said().contains("boot.d runs for debian@2"), "{}", vm.said());
+    site.wait_up(&mac)
+}
+
+/// A diskless workstation boots its kernel by HTTP, and has its root on its own clone by iSCSI, with a boot package that was made of
+/// the disk.
+#[test]
+fn a_workstation_has_its_root_on_its_clone() -> Result<()> {
+    let site = Site::new(Of::Disk)?;
+    let (card, mac) = site.lan.card(17)?;
+    let list = site.lab.path("clients.csv");
+    fs::write(&list, format!("name,mac\npc-17,{mac}\n"))?;
+    site.cache.command(&["client", "import", list.to_str().context("a path of text")?])?.ok()?;
+    site.export(&["--iscsi", "--clone"])?;
+    site.make_package(&[])?;
+    site.enable()?;
+    let mut vm = Vm::boot_network(&site.lab, &card, &mac, 512)?;
+    vm.wait_for("login:", BOOT_DEADLINE)?;
+    ensure!(!vm.said().contains("can't create"), "{}", vm.said());
+    site.wait_up(&mac)?;
+    let clones = site.clones()?;
+    ensure!(clones["clones"][0]["written_bytes"].as_u64() > Some(0), "{clones}");
     Ok(())
 }
 
@@ -129,39 +167,6 @@ fn firmware_loads_what_it_lacks() -> Result<()> {
     let boots = site.cache.command(&["client", "boots", &mac])?.ok()?;
     ensure!(boots.contains("loader"), "{boots}");
     Ok(())
-}
-
-/// A DHCP server of somebody else's, ended with its scenario.
-struct Rival(Child);
-
-impl Rival {
-    fn start(lab: &Lab, machine: &LanMachine) -> Result<Rival> {
-        let log = lab.path("rival.log");
-        let mut command = Command::new("dnsmasq");
-        command.args([
-            "--keep-in-foreground",
-            "--conf-file=/dev/null",
-            "--port=0",
-            "--interface=card",
-            "--bind-interfaces",
-        ]);
-        command.args(["--no-ping", "--log-facility=-", "--dhcp-range=10.88.0.200,10.88.0.220"]);
-        command.arg(format!("--dhcp-leasefile={}", lab.path("rival.leases").display()));
-        command.arg(format!("--pid-file={}", lab.path("rival.pid").display()));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log)?);
-        let rival = Rival(machine.spawn(command)?);
-        wait_for("a DHCP server", || {
-            Ok(fs::read_to_string(&log)?.contains("sockets bound exclusively").then_some(()))
-        })?;
-        Ok(rival)
-    }
-}
-
-impl Drop for Rival {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Processes of dnsmasq that were told by a lab's cache server.

@@ -3,10 +3,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use icbd_tests::{
-    BootTarget, CacheServer, CacheSettings, Lab, MIB, Master, Tgtd, boot_script, get, listens, solid, wait_for,
+    BootTarget, CacheServer, CacheSettings, Lab, MIB, Master, Tgtd, boot_script, get, listens, run_bounded, solid,
+    wait_for,
 };
 use serde_json::Value;
 
@@ -14,6 +17,7 @@ const DISK: u64 = 4 * MIB;
 /// Where the program writes, within a piece.
 const PLACE: usize = 10_000;
 const REFUSED: i32 = 4;
+const TOOL_DEADLINE: Duration = Duration::from_secs(60);
 const NETWORK: &str = "127.0.0.0/8";
 /// Writes on the disk whose it is, and in a list that it was here.
 const HOOK: &str = "printf %s \"$ICBD_CLIENT $ICBD_IMAGE@$ICBD_VERSION $ICBD_MAC\" | \
@@ -41,9 +45,14 @@ fn personal(version: u64, words: &str) -> Vec<u8> {
 impl Site {
     /// `lab@1`, deployed, exported with a clone for each client, which a program makes its own.
     fn new(hook: &str, config: &str) -> Result<Site> {
+        Site::of(hook, config, |path| Ok(fs::write(path, disk(1))?))
+    }
+
+    /// The same of another disk.
+    fn of(hook: &str, config: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<Site> {
         let lab = Lab::new()?;
         let (tree, repo) = (lab.folder("tree")?, lab.path("repo"));
-        fs::write(tree.join("disk.raw"), disk(1))?;
+        make(&tree.join("disk.raw"))?;
         Master::publish_offline(&repo, "lab", &tree, &["--deploy"])?;
         let master = Master::start(&lab, &repo)?;
         let tgtd = Tgtd::start(&lab)?;
@@ -168,5 +177,28 @@ fn a_disk_that_cannot_be_made_ones_own_is_nobodys() -> Result<()> {
     set_hook(&site.lab, HOOK)?;
     let booted = || Ok(site.boot("pc-1").ok());
     ensure!(wait_for("that it boots", booted)?.read(&site.lab)? == personal(1, "pc-1 lab@1 "), "not what was made");
+    Ok(())
+}
+
+/// The program that the documents show gives a real file system its workstation's name.
+#[test]
+fn the_documents_program_names_a_disk() -> Result<()> {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/linux-image.md"))?;
+    let program = page.split("```\n").find(|block| block.starts_with("#!/bin/sh\n# /etc/icbd/clone-hook"));
+    let site = Site::of(program.context("it is in the documents")?, "", |path| {
+        let (raw, tree) = (path.to_owned(), path.with_extension("tree"));
+        fs::create_dir_all(tree.join("etc"))?;
+        fs::write(tree.join("etc/hostname"), "nobody\n")?;
+        fs::File::create(&raw)?.set_len(16 * MIB)?;
+        let mut make = Command::new("mkfs.ext4");
+        make.arg("-q").arg("-d").arg(&tree).arg(&raw);
+        run_bounded(make, TOOL_DEADLINE)?.ok()?;
+        Ok(fs::remove_dir_all(tree)?)
+    })?;
+    let copy = site.lab.path("clone.raw");
+    fs::write(&copy, site.boot("pc-1")?.read(&site.lab)?)?;
+    let mut look = Command::new("debugfs");
+    look.args(["-R", "cat /etc/hostname"]).arg(&copy);
+    ensure!(run_bounded(look, TOOL_DEADLINE)?.ok()? == "pc-1\n", "not its name");
     Ok(())
 }

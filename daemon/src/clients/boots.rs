@@ -6,7 +6,7 @@ use icbd_export::{Claims, Mac};
 use icbd_image::{ClientName, Timestamp, VersionId};
 use serde::{Deserialize, Serialize};
 
-use crate::output::{bytes, table, time};
+use crate::output::{bytes, plain, table, time};
 
 /// Whose boots are shown.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -51,6 +51,9 @@ pub(crate) struct BootEntry {
     pub from_source_bytes: u64,
     /// Nothing more is expected of it.
     pub ended: bool,
+    /// What it said last by syslog, unless it is up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub said: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,8 +107,8 @@ impl BootEntry {
     }
 }
 
-/// The newest first.
-pub(crate) fn words(boots: &[BootEntry]) -> String {
+/// The newest first; `in_full`: with what they said.
+pub(crate) fn words(boots: &[BootEntry], in_full: bool) -> String {
     if boots.is_empty() {
         return "no boot was seen yet".to_owned();
     }
@@ -114,5 +117,11 @@ pub(crate) fn words(boots: &[BootEntry]) -> String {
         let state = boot.state().to_owned();
         vec![time(boot.began), boot.who(), version, state, bytes(boot.from_source_bytes), boot.way()]
     });
-    table(&["BEGAN", "CLIENT", "IMAGE@N", "STATE", "FROM SOURCES", "STAGES"], rows.collect::<Vec<_>>())
+    let table = table(&["BEGAN", "CLIENT", "IMAGE@N", "STATE", "FROM SOURCES", "STAGES"], rows.collect::<Vec<_>>());
+    let spoke = boots.iter().filter(|boot| in_full && !boot.said.is_empty());
+    let lines = spoke.flat_map(|boot| {
+        let head = format!("{} of {} said last:", boot.who(), time(boot.began));
+        [head].into_iter().chain(boot.said.iter().map(|line| format!("  {}", plain(line))))
+    });
+    [table].into_iter().chain(lines).collect::<Vec<_>>().join("\n")
 }

@@ -49,9 +49,10 @@ pub(crate) async fn run(settings: &Settings, command: ClientCommand) -> Result<(
             settings.talk().result(&report, ClientReport::words)
         }
         ClientCommand::Boots { client: whose } => {
+            let in_full = whose.is_some();
             let boots: Vec<BootEntry> =
                 client.call(Method::POST, "/v1/clients/boots", &BootsSpec { client: whose }).await?;
-            settings.talk().result(&boots, |boots| boots_words(boots))
+            settings.talk().result(&boots, |boots| boots_words(boots, in_full))
         }
         ClientCommand::Wake { clients } => {
             let woken: Vec<ClientName> = client.call(Method::POST, "/v1/clients/wake", &WakeSpec { clients }).await?;

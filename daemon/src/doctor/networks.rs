@@ -53,7 +53,8 @@ fn card(interface: &str) -> Vec<Finding> {
         Some(text.trim().to_owned())
     };
     if read("carrier").as_deref() != Some("1") {
-        let remedy = format!("plug the cable in, or: ip link set {interface} up");
+        let remedy =
+            format!("plug the cable in, or: ip link set {interface} up (a bridge has one once a member of it has)");
         return vec![Finding::wrong("network", format!("{interface} has no link"), remedy)];
     }
     let mut findings = Vec::new();

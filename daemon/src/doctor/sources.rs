@@ -32,7 +32,7 @@ async fn of(source: &HttpSource) -> Vec<Finding> {
     match source.time().await {
         Ok(time) => {
             let answers = Finding::ok("source", format!("{name} answers"));
-            [answers].into_iter().chain(time.and_then(|time| clock(name, SystemTime::now(), time))).collect()
+            [answers].into_iter().chain(time.map(|time| clock(name, SystemTime::now(), time))).collect()
         }
         Err(error) => {
             let remedy = match &error {
@@ -44,15 +44,16 @@ async fn of(source: &HttpSource) -> Vec<Finding> {
     }
 }
 
-fn clock(name: &str, here: SystemTime, there: SystemTime) -> Option<Finding> {
+fn clock(name: &str, here: SystemTime, there: SystemTime) -> Finding {
     let (apart, which) = match here.duration_since(there) {
         Ok(ahead) => (ahead, "ahead of"),
         Err(behind) => (behind.duration(), "behind"),
     };
-    (apart > APART_MAX).then(|| {
-        let what = format!("this machine's clock is {} {which} that of {name}", seconds(apart.as_secs()));
-        Finding::warning("clock", what, "have both keep time: timedatectl set-ntp true")
-    })
+    if apart <= APART_MAX {
+        return Finding::ok("clock", format!("this machine's agrees with that of {name}"));
+    }
+    let what = format!("this machine's is {} {which} that of {name}", seconds(apart.as_secs()));
+    Finding::warning("clock", what, "have both keep time: timedatectl set-ntp true")
 }
 
 fn trust(settings: &CacheSettings) -> Option<Finding> {
@@ -78,9 +79,9 @@ mod tests {
     #[test]
     fn clocks_that_are_apart_are_told() {
         let here = SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
-        assert_eq!(clock("m", here, here - APART_MAX), None);
-        let said = |there| clock("m", here, there).unwrap().what;
-        assert_eq!(said(here - Duration::from_secs(90)), "this machine's clock is 1 min ahead of that of m");
+        assert_eq!(clock("m", here, here - APART_MAX).verdict, Verdict::Ok);
+        let said = |there| clock("m", here, there).what;
+        assert_eq!(said(here - Duration::from_secs(90)), "this machine's is 90 s ahead of that of m");
         assert!(said(here + Duration::from_secs(7200)).contains("behind that of m"));
     }
 }

@@ -74,7 +74,7 @@ impl FromStr for ByteCount {
     type Err = QuantityError;
 
     fn from_str(text: &str) -> Result<ByteCount, QuantityError> {
-        parse(text, &BYTE_UNITS, "a size such as \"64MiB\" (B, KiB, MiB, GiB or TiB)").map(ByteCount)
+        parse(text, &BYTE_UNITS, "a size in whole numbers such as \"64MiB\" (B, KiB, MiB, GiB or TiB)").map(ByteCount)
     }
 }
 
@@ -121,7 +121,7 @@ impl FromStr for Keep {
     type Err = QuantityError;
 
     fn from_str(text: &str) -> Result<Keep, QuantityError> {
-        let expected = "a size such as \"20GiB\" (B, KiB, MiB, GiB or TiB), or \"off\"";
+        let expected = "a size in whole numbers such as \"20GiB\" (B, KiB, MiB, GiB or TiB), or \"off\"";
         if text == OFF {
             return Ok(Keep(0));
         }

@@ -110,6 +110,7 @@ impl Dnsmasq {
                     line(format_args!("dhcp-option=tag:{tag},option:router{gateway}"));
                     let dns: String = network.dns.iter().map(|dns| format!(",{dns}")).collect();
                     line(format_args!("dhcp-option=tag:{tag},option:dns-server{dns}"));
+                    line(format_args!("dhcp-option=tag:{tag},option:log-server,{address}"));
                 }
                 None => line(format_args!("dhcp-range=set:{tag},{},proxy,{}", subnet.network(), subnet.netmask())),
             }

@@ -6,6 +6,7 @@
 mod journal;
 mod menu;
 mod scripts;
+pub(super) mod syslog;
 mod ways;
 mod who;
 

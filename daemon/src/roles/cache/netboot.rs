@@ -3,11 +3,13 @@
 mod commands;
 mod process;
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{self, Stream};
 use icbd_export::{BootNetwork, Dnsmasq, Loaders, NetbootEnabled, interfaces};
 use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
@@ -86,6 +88,17 @@ impl Netboot {
     /// Networks whose workstations ask for their script.
     pub(super) fn clients(&self) -> Vec<IpNet> {
         self.seen.borrow().networks.iter().map(|network| network.subnet.into()).collect()
+    }
+
+    /// The addresses at which workstations find it, whenever they are others.
+    pub(super) fn addresses(&self) -> impl Stream<Item = BTreeSet<Ipv4Addr>> + use<> {
+        let of = |seen: &Seen| seen.networks.iter().map(|network| network.address).collect();
+        let seen = self.seen.subscribe();
+        stream::unfold((seen, None), move |(mut seen, before)| async move {
+            let is_other = |seen: &Seen| before.as_ref() != Some(&of(seen));
+            let now: BTreeSet<Ipv4Addr> = of(&*seen.wait_for(is_other).await.ok()?);
+            Some((now.clone(), (seen, Some(now))))
+        })
     }
 
     /// Where those are heard who have no address: all networks on which workstations boot, or all that this machine is on.

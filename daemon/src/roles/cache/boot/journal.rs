@@ -18,16 +18,22 @@ use crate::clients::{BootEntry, Stage, StageEntry};
 use crate::output;
 
 const FILE: &str = "boots.jsonl";
+/// Those that are under way, for the next daemon.
+const OPEN: &str = "boots.open.json";
 /// A boot of which nothing was heard for so long will not go on.
 const SILENT_MAX: Duration = Duration::from_secs(15 * 60);
 /// A script that is fetched twice within this is that of one boot.
 const TWICE: Duration = Duration::from_secs(60);
 /// So many are remembered, and shown; the file has them all.
 const KNOWN_MAX: usize = 2000;
+/// Of what one says so many lines are kept, and so much of each.
+const SAID_MAX: usize = 20;
+const LINE_CHARS_MAX: usize = 300;
 
 #[derive(Debug)]
 pub(in super::super) struct Journal {
     file: PathBuf,
+    open: PathBuf,
     inner: Mutex<Inner>,
 }
 
@@ -46,6 +52,8 @@ struct Open {
     /// When it asked for an address last: the kernel does so, too, and so does the next boot.
     addressed: Option<Instant>,
     fetched_before: u64,
+    /// What was fetched for it while an earlier daemon ran.
+    carried_bytes: u64,
 }
 
 /// What is known of a workstation besides its address.
@@ -59,14 +67,23 @@ pub(in super::super) struct Known {
 impl Journal {
     /// What is known of boots that are younger than `keep`; what is older is forgotten.
     pub(in super::super) fn open(folder: &Path, keep: Duration) -> Journal {
-        let file = folder.join(FILE);
-        let mut inner = Inner::default();
+        let (file, open) = (folder.join(FILE), folder.join(OPEN));
+        let mut inner = Inner { open: resume(&open), ended: VecDeque::new() };
         match std::fs::read_to_string(&file) {
             Ok(text) => inner.ended = remember(&file, &text, keep),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => tracing::warn!(file = %file.display(), %error, "earlier boots are not known"),
         }
-        Journal { file, inner: Mutex::new(inner) }
+        Journal { file, open, inner: Mutex::new(inner) }
+    }
+
+    /// Somebody said something.
+    pub(in super::super) fn hear(&self, from: IpAddr, line: &str) {
+        let mut inner = self.lock();
+        let Some(Open { entry, .. }) = inner.open.get_mut(&from) else { return };
+        entry.said.push(line.chars().take(LINE_CHARS_MAX).collect());
+        let over = entry.said.len().saturating_sub(SAID_MAX);
+        entry.said.drain(..over);
     }
 
     /// Somebody has come so far. `fetched_bytes`: what came from sources since the start of the daemon.
@@ -99,6 +116,18 @@ impl Journal {
         {
             self.end(&mut inner, done);
         }
+        self.keep_open(&inner);
+    }
+
+    /// Has the next daemon know of those that are under way, however this one ends.
+    fn keep_open(&self, inner: &Inner) {
+        let entries: Vec<&BootEntry> = inner.open.values().map(|open| &open.entry).collect();
+        let unfinished = self.open.with_added_extension("new");
+        let written =
+            serde_json::to_vec(&entries).map_err(io::Error::from).and_then(|text| std::fs::write(&unfinished, text));
+        if let Err(error) = written.and_then(|()| std::fs::rename(&unfinished, &self.open)) {
+            tracing::debug!(file = %self.open.display(), %error, "boots under way would be forgotten by a restart");
+        }
     }
 
     /// Gives up those of which nothing was heard for long.
@@ -109,6 +138,7 @@ impl Journal {
         for at in over {
             if let Some(open) = inner.open.remove(&at) {
                 self.end(&mut inner, open);
+                self.keep_open(&inner);
             }
         }
     }
@@ -123,7 +153,10 @@ impl Journal {
     }
 
     fn end(&self, inner: &mut Inner, open: Open) {
-        let entry = BootEntry { ended: true, ..open.entry };
+        let mut entry = BootEntry { ended: true, ..open.entry };
+        if entry.stages.iter().any(|reached| reached.stage == Stage::Up) {
+            entry.said.clear();
+        }
         if let Err(error) = append(&self.file, &entry) {
             tracing::warn!(file = %self.file.display(), %error, "a boot could not be written down");
         }
@@ -149,8 +182,20 @@ impl Open {
             stages: Vec::new(),
             from_source_bytes: 0,
             ended: false,
+            said: Vec::new(),
         };
-        Open { entry, began: now, heard: now, addressed: None, fetched_before }
+        Open { entry, began: now, heard: now, addressed: None, fetched_before, carried_bytes: 0 }
+    }
+
+    /// One that began while an earlier daemon ran.
+    fn resumed(entry: BootEntry) -> Open {
+        let now = Instant::now();
+        let began =
+            SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(entry.began.seconds).unwrap_or_default());
+        let ago = began.elapsed().unwrap_or_default();
+        let began = now.checked_sub(ago).unwrap_or(now);
+        let carried_bytes = entry.from_source_bytes;
+        Open { entry, began, heard: now, addressed: None, fetched_before: 0, carried_bytes }
     }
 
     fn reached(&self) -> Option<Stage> {
@@ -191,13 +236,21 @@ impl Open {
         entry.mac = entry.mac.or(known.mac);
         entry.client = entry.client.take().or(known.client);
         entry.version = known.version.or(entry.version.take());
-        entry.from_source_bytes = fetched_bytes.saturating_sub(self.fetched_before);
+        entry.from_source_bytes = self.carried_bytes + fetched_bytes.saturating_sub(self.fetched_before);
         if !entry.stages.iter().any(|entry| entry.stage == stage) {
             let after_ms = u64::try_from(now.duration_since(self.began).as_millis()).unwrap_or(u64::MAX);
             entry.stages.push(StageEntry { stage, after_ms });
             self.heard = now;
         }
     }
+}
+
+/// Those that were under way when an earlier daemon ended.
+fn resume(file: &Path) -> BTreeMap<IpAddr, Open> {
+    let text = std::fs::read(file).unwrap_or_default();
+    // A file that cannot be read is that of no daemon.
+    let entries: Vec<BootEntry> = serde_json::from_slice(&text).unwrap_or_default();
+    entries.into_iter().map(|entry| (entry.address, Open::resumed(entry))).collect()
 }
 
 fn append(file: &Path, entry: &BootEntry) -> io::Result<()> {
@@ -279,8 +332,18 @@ mod tests {
         let of_last = all.iter().find(|boot| !boot.ended).map(stages);
         assert_eq!(of_last, Some(vec![Stage::Address, Stage::Menu]), "what it asked for just before is its own");
         assert_eq!((all.len(), all.iter().filter(|boot| boot.ended).count()), (3, 2));
+        // Another daemon goes on with what is under way.
+        journal.hear(FROM, "kernel: no driver");
+        journal.reach(FROM, Stage::Script, lab.clone(), 300);
         let again = Journal::open(folder.path(), Duration::from_secs(3600));
-        assert_eq!(again.all().len(), 2, "those that ended are kept");
+        again.reach(FROM, Stage::Kernel, Known::default(), 50);
+        let last = again.all().into_iter().find(|boot| !boot.ended).unwrap();
+        assert_eq!(stages(&last), [Stage::Address, Stage::Menu, Stage::Script, Stage::Kernel]);
+        assert_eq!((last.from_source_bytes, last.said), (150, vec!["kernel: no driver".to_owned()]));
+        again.reach(FROM, Stage::Up, Known::default(), 60);
+        let last = again.all().remove(0);
+        assert!(last.ended && last.said.is_empty(), "what one that is up said is of no use: {last:?}");
+        assert_eq!(again.all().len(), 3, "those that ended are kept");
         let file = folder.path().join(FILE);
         let mut old = again.all().remove(0);
         old.began = Timestamp { seconds: 0, nanoseconds: 0 };

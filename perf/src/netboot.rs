@@ -1,0 +1,199 @@
+//! A diskless machine boots by the network, phase by phase, beside a boot from a local disk.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use icbd_tests::{
+    BOOT_DEADLINE, CacheServer, CacheSettings, FileSystem, Ganesha, LAN, Lab, Lan, MIB, Master, SERVER, Tgtd, Vm,
+    Volume, disk_argument, netboot_image, wait_for,
+};
+use serde_json::Value;
+
+use crate::Scale;
+use crate::stats::{Samples, ratio_of_rounds};
+
+/// A boot takes half a minute, and there are dozens.
+const ROUNDS_MAX: usize = 3;
+const MEMORY_MB: u32 = 768;
+const STORE_BYTES: u64 = 6 << 30;
+/// Of the line between workstation and switch.
+const RATES: [(&str, &str); 2] = [("1gbit", "1 Gbit/s"), ("100mbit", "100 Mbit/s")];
+/// What the cache server has: nothing, what the boot before read, all of it as a snapshot.
+const STATES: [&str; 3] = ["empty cache", "again", "sealed"];
+/// The stages of a boot that its own programs tell, and what they are called here.
+const STAGES: [&str; 3] = ["script", "root", "up"];
+const WAYS: [Way; 3] = [
+    Way { name: "root by NFS", image: "tree", export: &["--nfs"], has_package: true },
+    Way { name: "root on a clone, by iSCSI", image: "disk", export: &["--iscsi", "--clone"], has_package: true },
+    Way { name: "`sanboot` of a clone", image: "plain", export: &["--iscsi", "--clone"], has_package: false },
+];
+
+struct Way {
+    name: &'static str,
+    image: &'static str,
+    export: &'static [&'static str],
+    has_package: bool,
+}
+
+/// Boots of one way, line and state of the cache.
+#[derive(Debug, Default)]
+struct Boots {
+    login: Samples,
+    fetched: Samples,
+    stages: [Samples; STAGES.len()],
+}
+
+pub(crate) fn run(scale: &Scale) -> Result<String> {
+    let rounds = scale.rounds.min(ROUNDS_MAX);
+    // In a network of its own, which ends with the thread.
+    let measured = std::thread::spawn(move || measure(rounds));
+    measured.join().map_err(|_| anyhow::anyhow!("the machines could not be measured"))?
+}
+
+fn measure(rounds: usize) -> Result<String> {
+    let lan = Lan::new()?;
+    let (card, mac) = lan.card(17)?;
+    let (lab, image) = (Lab::new()?, netboot_image()?);
+    let repo = lab.path("repo");
+    for (name, path) in [("tree", "tree"), ("disk", "disk.raw"), ("plain", "disk.raw")] {
+        Master::publish_offline(&repo, name, &image.join(path), &["--deploy"])?;
+    }
+    let master = Master::start(&lab, &repo)?;
+    for way in WAYS.iter().filter(|way| way.has_package) {
+        let cmdline = ["--cmdline", "console=ttyS0 quiet"];
+        master.command(&[&["image", "boot-package", way.image], &cmdline[..]].concat())?.ok()?;
+        master.command(&["image", "deploy", &format!("{}@2", way.image)])?.ok()?;
+    }
+    let local_disk = disk_argument(&image.join("disk.raw"));
+    let mut local = Samples::default();
+    let mut all: Vec<[Boots; STATES.len()]> = Vec::new();
+    all.resize_with(RATES.len() * WAYS.len(), Default::default);
+    for _ in 0..rounds {
+        local.push(login(Vm::boot(&lab, &local_disk)?)?);
+        for (at, ((rate, _), way)) in RATES.iter().flat_map(|rate| WAYS.iter().map(move |way| (rate, way))).enumerate()
+        {
+            limit(&card, rate)?;
+            boot(&lan, (&card, &mac), &master, way, &mut all[at])?;
+        }
+    }
+    Ok(table(&local, &all))
+}
+
+/// What the switch sends to the workstation.
+fn limit(card: &str, rate: &str) -> Result<()> {
+    let set = Command::new("tc")
+        .args(["qdisc", "replace", "dev", card, "root", "tbf", "rate", rate, "burst", "256kb", "latency", "100ms"])
+        .status();
+    ensure!(set.context("starting tc; install the package iproute2")?.success(), "{card} cannot be limited");
+    Ok(())
+}
+
+fn login(mut machine: Vm) -> Result<f64> {
+    Ok(machine.wait_for("login:", BOOT_DEADLINE)?.as_secs_f64())
+}
+
+/// A boot from each state of a cache that begins with nothing.
+fn boot(lan: &Lan, (card, mac): (&str, &str), master: &Master, way: &Way, boots: &mut [Boots]) -> Result<()> {
+    let lab = Lab::new()?;
+    // It is to see what is mounted after its start.
+    let ganesha = way.export.contains(&"--nfs").then(|| Ganesha::start_in(&lab, "", lan)).transpose()?;
+    let tgtd = Tgtd::start_on(&lab, SERVER)?;
+    let store = Volume::new(&lab, FileSystem::Btrfs, STORE_BYTES)?;
+    let mut settings = ganesha.as_ref().map_or_else(CacheSettings::default, Ganesha::cache_settings);
+    settings.store = Some(store.path().join("store"));
+    settings.env.push(("TGT_IPC_SOCKET", tgtd.socket().to_owned()));
+    settings.config += &format!(
+        "[serve]\nlisten = [\"{SERVER}:7071\"]\n[[network]]\ninterface = \"lan\"\ndhcp = \"full\"\n\
+         pool = \"10.88.0.100-10.88.0.150\"\n[netboot]\ndefault = \"{}\"\nmenu_timeout = \"1s\"\n",
+        way.image
+    );
+    let cache = CacheServer::start_with(&lab, &[&master.url()], &settings)?;
+    let list = lab.path("clients.csv");
+    std::fs::write(&list, format!("name,mac\npc-17,{mac}\n"))?;
+    cache.command(&["client", "import", list.to_str().context("a path of text")?])?.ok()?;
+    let export = || cache.command(&[&["export", "add", way.image, "--clients", LAN], way.export].concat());
+    if let Some(ganesha) = &ganesha {
+        // Refused, but the file is there that Ganesha is to bring in.
+        export()?;
+        ganesha.set(&ganesha.include())?;
+    }
+    export()?.ok()?;
+    cache.command(&["netboot", "enable"])?.ok()?;
+    for (state, boots) in STATES.iter().zip(boots) {
+        if *state == "sealed" {
+            let version = format!("{}@{}", way.image, if way.has_package { 2 } else { 1 });
+            cache.prefetch_all(&version)?;
+            cache.command(&["image", "seal", &version])?.ok()?;
+        }
+        let before = fetched(&cache)?;
+        let mut machine = Vm::boot_network(&lab, card, mac, MEMORY_MB)?;
+        boots.login.push(machine.wait_for("login:", BOOT_DEADLINE)?.as_secs_f64());
+        let stages = stages(&cache, mac, way)?;
+        for (stage, samples) in STAGES.iter().zip(&mut boots.stages) {
+            if let Some(seconds) = stages.iter().find(|(name, _)| name == stage).map(|(_, seconds)| *seconds) {
+                samples.push(seconds);
+            }
+        }
+        drop(machine);
+        cache.wait_idle()?;
+        boots.fetched.push((fetched(&cache)? - before) as f64 / MIB as f64);
+        // The next boot is to have its disk reset at once.
+        wait_for("that nobody is logged in", || {
+            let clones: Value = serde_json::from_str(&cache.command(&["clone", "list", "--json"])?.ok()?)?;
+            let is_free = |clone: &Value| clone["sessions"].as_array().is_some_and(Vec::is_empty);
+            Ok(clones["clones"].as_array().is_some_and(|clones| clones.iter().all(is_free)).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+/// When each stage of the last boot was reached, in seconds from its first word on.
+fn stages(cache: &CacheServer, mac: &str, way: &Way) -> Result<Vec<(String, f64)>> {
+    let last = || -> Result<Value> {
+        let boots: Value = serde_json::from_str(&cache.command(&["client", "boots", mac, "--json"])?.ok()?)?;
+        Ok(boots[0]["stages"].clone())
+    };
+    let names = |stages: &Value| -> Vec<(String, f64)> {
+        let of =
+            |entry: &Value| Some((entry["stage"].as_str()?.to_owned(), entry["after_ms"].as_u64()? as f64 / 1000.0));
+        stages.as_array().into_iter().flatten().filter_map(of).collect()
+    };
+    // What a boot package tells last, a moment after the prompt.
+    let end = if way.has_package { "up" } else { "script" };
+    wait_for("the end of a boot", || Ok(Some(names(&last()?)).filter(|all| all.iter().any(|(name, _)| name == end))))
+}
+
+fn fetched(cache: &CacheServer) -> Result<u64> {
+    cache.status()?["fetched_bytes"].as_u64().context("no fetched_bytes")
+}
+
+fn table(local: &Samples, all: &[[Boots; STATES.len()]]) -> String {
+    let mut table = format!(
+        "### Boots by the network\n\nA machine without a disk, from QEMU's start to `login:`, in emulation, on one machine with all the rest: its address, iPXE's \
+         menu (one second), and then the system; its line to the cache server by `tbf`, the master on loopback. `script`, `root`, `up`: when, after it asked \
+         for an address, it asked for its boot script, mounted its root, and reached multi-user.target; one without a boot package does not tell. \
+         The ratios are to a boot of the same system from a local disk, {:.1} s (medians of {} rounds); the goal, again over 1 Gbit/s, is 1.15.\n\n\
+         | way | line | cache | login | ratio | script | root | up | from the master |\n\
+         | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+        local.median(),
+        local.len()
+    );
+    let lines = RATES.iter().flat_map(|(_, line)| WAYS.iter().map(move |way| (*line, way.name)));
+    for ((line, way), states) in lines.zip(all) {
+        for (state, boots) in STATES.iter().zip(states) {
+            let stages: Vec<String> = boots
+                .stages
+                .iter()
+                .map(|samples| if samples.len() == 0 { "–".to_owned() } else { format!("{:.1} s", samples.median()) })
+                .collect();
+            table.push_str(&format!(
+                "| {way} | {line} | {state} | {:.1} s | {:.2} | {} | {:.1} MiB |\n",
+                boots.login.median(),
+                ratio_of_rounds(&boots.login, local),
+                stages.join(" | "),
+                boots.fetched.median()
+            ));
+        }
+    }
+    table
+}
