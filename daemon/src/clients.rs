@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use icbd_export::{Claims, Difference, LabName, Mac, Protocol, Workstation};
-use icbd_image::{ClientName, Timestamp, VersionId};
+use icbd_image::{ClientName, ImageRef, Timestamp, VersionId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -79,6 +79,9 @@ pub(crate) struct ClientReport {
     pub macs: Vec<Mac>,
     pub uuid: Option<Uuid>,
     pub lab: Option<LabName>,
+    /// What it boots if nobody chooses, if the list says so.
+    #[serde(default)]
+    pub boots: Option<ImageRef>,
     /// What it uses now.
     pub runs: Vec<RunReport>,
     pub clones: Vec<ClientClone>,
@@ -153,10 +156,11 @@ impl ImportReport {
 
 /// A workstation in one line.
 fn line(workstation: &Workstation) -> String {
-    let Workstation { name, macs, uuid, lab } = workstation;
+    let Workstation { name, macs, uuid, lab, boots } = workstation;
     let known = identities(macs, uuid.as_ref());
     let lab = lab.as_ref().map(|lab| format!("lab {lab}"));
-    std::iter::once(name.to_string()).chain(known).chain(lab).collect::<Vec<_>>().join(" ")
+    let boots = boots.as_ref().map(|boots| format!("boots {boots}"));
+    std::iter::once(name.to_string()).chain(known).chain(lab).chain(boots).collect::<Vec<_>>().join(" ")
 }
 
 fn identities(macs: &[Mac], uuid: Option<&Uuid>) -> Vec<String> {
@@ -206,6 +210,7 @@ impl ClientReport {
             ("mac", or_none(self.macs.iter().map(Mac::to_string).collect())),
             ("uuid", or_none(self.uuid.iter().map(Uuid::to_string).collect())),
             ("lab", or_none(self.lab.iter().map(LabName::to_string).collect())),
+            ("boots", or_none(self.boots.iter().map(ImageRef::to_string).collect())),
             ("runs", or_none(self.runs.iter().map(RunReport::words).collect())),
         ];
         if self.clones.is_empty() {

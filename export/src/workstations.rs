@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use icbd_image::ClientName;
+use icbd_image::{ClientName, ImageRef};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -38,6 +38,10 @@ pub struct Workstation {
     /// As its firmware tells it (SMBIOS).
     pub uuid: Option<Uuid>,
     pub lab: Option<LabName>,
+    /// What it boots if nobody chooses; with a number, that version instead of the deployed one, as long as somebody may begin
+    /// with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boots: Option<ImageRef>,
 }
 
 /// The list, in a file of a cache's store.

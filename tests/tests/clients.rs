@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use icbd_tests::{
     BootTarget, CacheServer, CacheSettings, LAN, Lab, Lan, LanMachine, MIB, Master, Output, SERVER, Tgtd, boot_script,
-    icbd, icbd_path, listens, run_bounded, solid, wait_for,
+    get, icbd, icbd_path, listens, run_bounded, solid, wait_for,
 };
 use serde_json::Value;
 
@@ -18,6 +18,7 @@ const ABSENT: i32 = 3;
 const TOOL_DEADLINE: Duration = Duration::from_secs(60);
 const LOOPBACK: &str = "127.0.0.0/8";
 const UUID: &str = "4c4c4544-0051-3510-8052-b4c04f4d3132";
+const UUID_2: &str = "4c4c4544-0051-3510-8052-b4c04f4d3133";
 /// Two workstations, the second of which has two network cards.
 const SHEET: &str = "name,mac,uuid,lab\n\
     pc-1,52:54:00:00:00:02,4C4C4544-0051-3510-8052-B4C04F4D3132,R2.04\n\
@@ -321,5 +322,35 @@ fn what_is_explained_is_what_the_next_boot_does() -> Result<()> {
     explained.failed_with(ABSENT)?.says(&["pc-9 is not on the list", "icbd client import"])?;
     let json = site.json(&["client", "explain", "pc-1"])?;
     ensure!(json["images"][0]["version"] == "lab@2" && json["images"][0]["clone"]["outlook"] == "made", "{json}");
+    Ok(())
+}
+
+/// A workstation may be told on the list what it boots if nobody chooses, and to try a version before others do.
+#[test]
+fn a_workstation_tries_a_version_before_others() -> Result<()> {
+    let site = Site::new()?;
+    fs::write(site.lab.path("tree/disk.raw"), solid(2, DISK))?;
+    site.master.publish("lab", &site.lab.path("tree"), &[])?;
+    let sheet = |boots: &str| format!("name,uuid,boots\npc-1,{UUID},{boots}\npc-2,{UUID_2},\n");
+    let refused = site.import(&sheet("lab@x"), &[])?.failed_with(USAGE)?;
+    refused.says(&["line 2, column 3 (boots)", "such as debian-lab@4"])?;
+    site.import(&sheet("lab@2"), &[])?.prints(&["pc-1", "boots lab@2"])?.ok()?;
+    site.wait_explains("lab@2, which the list of workstations has it boot")?;
+    site.cache.command(&["client", "show", "pc-1"])?.prints(&["boots  lab@2"])?.ok()?;
+    let tries = || Ok(Some(site.boot("client=pc-1")?).filter(|target| target.name.ends_with("lab.2.pc-1")));
+    let target = wait_for("the version to try", tries)?;
+    ensure!(target.read(&site.lab)? == solid(2, DISK), "it is another version");
+    ensure!(site.boot("client=pc-2")?.name.ends_with("lab.1.pc-2"), "another one tries it, too");
+    let default = |client: &str| -> Result<String> {
+        let menu = String::from_utf8(get(listens(&site.cache)?, &format!("/boot?client={client}"))?.body)?;
+        let line = menu.lines().find(|line| line.starts_with("choose ")).context("a menu")?;
+        Ok(line.to_owned())
+    };
+    ensure!(default("pc-1")?.contains("--default lab image"), "{}", default("pc-1")?);
+    ensure!(default("pc-2")?.contains("--default local image"), "{}", default("pc-2")?);
+    // With an image alone it is the deployed version as for all others.
+    site.import(&sheet("lab"), &[])?.ok()?;
+    ensure!(site.boot("client=pc-1")?.name.ends_with("lab.1.pc-1"), "it tries on");
+    ensure!(default("pc-1")?.contains("--default lab image"), "{}", default("pc-1")?);
     Ok(())
 }

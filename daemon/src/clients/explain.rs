@@ -33,6 +33,9 @@ pub(crate) struct BootReport {
     /// Whether it boots that because it is to make the next version of it.
     #[serde(default)]
     pub edited: bool,
+    /// Whether it boots that because the list of workstations says so.
+    #[serde(default)]
+    pub tried: bool,
     /// Where the disk is, or will be once the workstation boots.
     pub url: Option<String>,
     /// Of an export with clones; absent where it would get none.
@@ -106,7 +109,11 @@ impl BootReport {
             (None, None) => lines.push(format!("{image}: nothing, because no version of it is deployed")),
             (None, Some(version)) => {
                 let url = url.as_ref().map_or_else(String::new, |url| format!(" from {url}"));
-                let why = if self.edited { "which it edits" } else { "the deployed version" };
+                let why = match (self.edited, self.tried) {
+                    (true, _) => "which it edits",
+                    (false, true) => "which the list of workstations has it boot",
+                    (false, false) => "the deployed version",
+                };
                 lines.push(format!("{image}: {version}, {why}, by {protocol}{url}"));
                 lines.push(match (&self.clone, protocol) {
                     (Some(clone), _) => format!("  {}", clone.words(version, client)),

@@ -1,13 +1,13 @@
 //! A list of workstations as a spreadsheet saves it: CSV (RFC 4180), separated by commas, semicolons or tabs.
 //!
-//! The first line names the columns: `name`, and of `mac`, `uuid` and `lab` those that there are, in any order. Nothing is
+//! The first line names the columns: `name`, and of `mac`, `uuid`, `lab` and `boots` those that there are, in any order. Nothing is
 //! guessed, and all that is wrong is told, with its place.
 
 use std::collections::HashMap;
 use std::fmt;
 
 use csv::{ReaderBuilder, StringRecord, Trim};
-use icbd_image::{ClientName, ClientNameError};
+use icbd_image::{ClientName, ClientNameError, ImageRef, NameError};
 use uuid::Uuid;
 
 use super::{LabNameError, Mac, MacError, Workstation};
@@ -58,7 +58,7 @@ pub enum Problem {
     OpenQuote,
     #[error("it is empty; the first line names the columns, such as name,mac,uuid,lab")]
     Empty,
-    #[error("there is no column {0:?}: the first line names the columns, which are name, mac, uuid and lab")]
+    #[error("there is no column {0:?}: the first line names the columns, which are name, mac, uuid, lab and boots")]
     UnknownColumn(String),
     #[error("the column is there twice")]
     ColumnTwice,
@@ -86,6 +86,8 @@ pub enum Problem {
     NoUuid(Uuid),
     #[error(transparent)]
     Lab(#[from] LabNameError),
+    #[error("{0}; write an image, or a version of it, such as debian-lab@4")]
+    Boots(#[from] NameError),
     #[error("{what} is on line {line}, too")]
     Twice { what: String, line: usize },
     #[error("it cannot be read: {0}")]
@@ -244,6 +246,7 @@ enum Column {
     Mac,
     Uuid,
     Lab,
+    Boots,
 }
 
 /// The columns that there are, in order.
@@ -259,6 +262,7 @@ impl Columns {
                 "mac" => Column::Mac,
                 "uuid" => Column::Uuid,
                 "lab" => Column::Lab,
+                "boots" => Column::Boots,
                 _ => {
                     let place = Place::Column { number: at + 1, name: shown(name) };
                     faults.add(line, place, Problem::UnknownColumn(shown(name)));
@@ -285,6 +289,7 @@ impl Columns {
             Column::Mac => "mac",
             Column::Uuid => "uuid",
             Column::Lab => "lab",
+            Column::Boots => "boots",
         };
         let at = self.0.iter().position(|known| *known == column);
         at.map_or(Place::Line, |at| Place::Column { number: at + 1, name: name.to_owned() })
@@ -318,11 +323,16 @@ impl Rows {
             lab => lab.parse().map(Some),
         };
         let lab = lab.map_err(|error: LabNameError| self.faults.add(line, columns.place(Column::Lab), error.into()));
-        let (Some(name), Some(macs), Some(uuid), Ok(lab)) = (name, macs, uuid, lab) else { return };
+        let boots = match columns.field(Column::Boots, record) {
+            "" => Ok(None),
+            boots => boots.parse::<ImageRef>().map(Some),
+        };
+        let boots = boots.map_err(|error| self.faults.add(line, columns.place(Column::Boots), error.into()));
+        let (Some(name), Some(macs), Some(uuid), Ok(lab), Ok(boots)) = (name, macs, uuid, lab, boots) else { return };
         if macs.is_empty() && uuid.is_none() {
             return self.faults.add(line, Place::Line, Problem::NoIdentity);
         }
-        self.all.push(Workstation { name, macs, uuid, lab });
+        self.all.push(Workstation { name, macs, uuid, lab, boots });
     }
 
     fn name(&mut self, line: usize, columns: &Columns, record: &StringRecord) -> Option<ClientName> {

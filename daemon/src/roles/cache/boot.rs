@@ -19,13 +19,14 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use icbd_cache::{CloneDisk, CloneName, Fate, Layers};
-use icbd_export::{Claims, Declaration, Heard, Loader, OfferName, Protocol};
+use icbd_export::{Claims, Declaration, Heard, Loader, OfferName, Protocol, bootable};
 use icbd_fetch::Source;
-use icbd_image::{ClientName, ImageName, VersionRecord};
+use icbd_image::{ClientName, ImageName, ImageRef, VersionRecord};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::clients::listed;
 use super::clones::personal;
 use super::clones::reset::{self, Asks};
 use super::exports;
@@ -176,13 +177,17 @@ pub(super) fn check_is_for(declaration: &Declaration, from: IpAddr) -> Result<()
     Err(Failure::new(Exit::Refused, message))
 }
 
-/// The version that a workstation boots: the one over which it writes what is to become a version, else the deployed one.
+/// The version that a workstation boots: the one over which it writes what is to become a version, else the one that it is to
+/// try, else the deployed one.
 pub(super) fn booted(
     server: &CacheServer,
     image: &ImageName,
     client: Option<&ClientName>,
 ) -> Result<VersionRecord, Failure> {
-    let Some(clone) = client.and_then(|client| edited(server, image, client)) else { return deployed(server, image) };
+    let Some(clone) = client.and_then(|client| edited(server, image, client)) else {
+        let tried = client.and_then(|client| tried(server, image, client));
+        return tried.map_or_else(|| deployed(server, image), Ok);
+    };
     let CloneName { version, client } = clone.name();
     let view = server.cache.view();
     let record = view.version(version).filter(|record| exports::is_in_service(record)).cloned();
@@ -200,6 +205,19 @@ pub(super) fn edited(server: &CacheServer, image: &ImageName, client: &ClientNam
     let is_own = |name: &CloneName| (&name.version.image, &name.client) == (image, client);
     let clones = server.cache.clones().all();
     clones.into_iter().rev().find(|clone| clone.fate() == Fate::Edited && is_own(clone.name()))
+}
+
+/// The version that the list of workstations has one boot, as long as somebody may begin with it.
+pub(super) fn tried(server: &CacheServer, image: &ImageName, client: &ClientName) -> Option<VersionRecord> {
+    let wish = wish(server, client).filter(|wish| wish.image == *image)?;
+    let (number, view) = (wish.number?, server.cache.view());
+    bootable(view.image(image)?).find(|record| record.number() == number).cloned()
+}
+
+/// What the list of workstations has one boot.
+fn wish(server: &CacheServer, client: &ClientName) -> Option<ImageRef> {
+    let list = listed(server).ok().flatten()?;
+    list.iter().find(|known| known.name == *client)?.boots.clone()
 }
 
 /// The version that is deployed.
@@ -344,13 +362,14 @@ async fn drop_older(server: &Arc<CacheServer>) {
         return;
     }
     let all = server.cache.clones().all();
-    let view = server.cache.view();
-    let deployed = |image: &ImageName| view.image(image).and_then(|image| image.deployed);
-    let is_deployed = |name: &CloneName| deployed(&name.version.image) == Some(name.version.number);
-    for clone in all.iter().filter(|clone| !clone.is_kept() && !is_deployed(clone.name())) {
+    let is_booted = |name: &CloneName| {
+        let record = booted(server, &name.version.image, Some(&name.client));
+        record.is_ok_and(|record| record.number() == name.version.number)
+    };
+    for clone in all.iter().filter(|clone| !clone.is_kept() && !is_booted(clone.name())) {
         let name = clone.name();
         let boots_another = |other: &CloneName| {
-            (&other.client, &other.version.image) == (&name.client, &name.version.image) && is_deployed(other)
+            (&other.client, &other.version.image) == (&name.client, &name.version.image) && is_booted(other)
         };
         if all.iter().any(|other| boots_another(other.name())) {
             let turn = server.boots.of(&name.client);

@@ -202,15 +202,24 @@ impl Seen {
     }
 
     fn report(&self, workstation: &Workstation) -> ClientReport {
-        let Workstation { name, macs, uuid, lab } = workstation.clone();
+        let Workstation { name, macs, uuid, lab, boots } = workstation.clone();
         let clones = self.clones.get(&name).cloned().unwrap_or_default();
-        ClientReport { runs: self.runs(&name, &macs), listed: true, name, macs, uuid, lab, clones }
+        ClientReport { runs: self.runs(&name, &macs), listed: true, name, macs, uuid, lab, boots, clones }
     }
 
     fn stranger(&self, name: &ClientName) -> ClientReport {
         let clones = self.clones.get(name).cloned().unwrap_or_default();
         let runs = self.runs(name, &[]);
-        ClientReport { name: name.clone(), listed: false, macs: Vec::new(), uuid: None, lab: None, runs, clones }
+        ClientReport {
+            name: name.clone(),
+            listed: false,
+            macs: Vec::new(),
+            uuid: None,
+            lab: None,
+            boots: None,
+            runs,
+            clones,
+        }
     }
 
     /// What a workstation uses: its own disks, and others by the addresses at which its network cards answer.

@@ -159,7 +159,7 @@ proptest! {
             .terminator(if has_marks { csv::Terminator::CRLF } else { csv::Terminator::Any(b'\n') })
             .quote_style(if has_marks { csv::QuoteStyle::Always } else { csv::QuoteStyle::Necessary })
             .from_writer(Vec::new());
-        writer.write_record(["lab", "uuid", "mac", "name"]).unwrap();
+        writer.write_record(["lab", "uuid", "boots", "mac", "name"]).unwrap();
         let mut expected = Vec::new();
         let mut seen = std::collections::HashSet::new();
         for (name, macs, uuid, lab) in &all {
@@ -170,10 +170,12 @@ proptest! {
             }
             let fields: Vec<String> = macs.iter().map(|mac| written(*mac, way)).collect();
             let shown = uuid.map(|uuid| uuid.to_string()).unwrap_or_default();
-            writer.write_record([lab.as_str(), &shown, &fields.join(" "), name]).unwrap();
+            let boots = if macs.len() == 1 { "lab@4" } else { "" };
+            writer.write_record([lab.as_str(), &shown, boots, &fields.join(" "), name]).unwrap();
             let mut macs: Vec<Mac> = macs.iter().map(|mac| written(*mac, 0).parse().unwrap()).collect();
             macs.sort_unstable();
-            expected.push(Workstation { name: name.parse().unwrap(), macs, uuid, lab: lab.parse().ok() });
+            let (lab, boots) = (lab.parse().ok(), boots.parse().ok());
+            expected.push(Workstation { name: name.parse().unwrap(), macs, uuid, lab, boots });
         }
         prop_assume!(!expected.is_empty());
         expected.sort_by(|one, other| one.name.cmp(&other.name));
@@ -183,7 +185,7 @@ proptest! {
 
     /// Whatever comes, it is read or refused; and what is refused is on a line that is there.
     #[test]
-    fn nothing_panics(text in "(name|mac|uuid|lab|pc-1|52:54:00:00:00:01|[,;\t\r\n\" \u{feff}ü]){0,40}") {
+    fn nothing_panics(text in "(name|mac|uuid|lab|boots|pc-1|52:54:00:00:00:01|[,;\t\r\n\" \u{feff}ü]){0,40}") {
         if let Err(faults) = read_sheet(&text) {
             let lines = text.split(['\n', '\r']).count();
             prop_assert!(!faults.shown.is_empty() && faults.shown.iter().all(|fault| (1..=lines).contains(&fault.line)));

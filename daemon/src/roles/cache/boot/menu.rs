@@ -40,9 +40,11 @@ pub(super) async fn menu(server: Arc<CacheServer>, asking: Asking, from: IpAddr)
     for image in server.images() {
         items.extend(item(&server, image.name, from, client.as_ref()).await);
     }
+    let wish = client.as_ref().and_then(|client| super::wish(&server, client)).map(|wish| wish.image);
     let title = client.as_ref().map_or_else(|| from.to_string(), ToString::to_string);
     reached(&server, from, Stage::Menu, Known { mac: claims.mac, client, version: None });
-    let default = settings.default.filter(|default| items.iter().any(|item| item.can_boot && item.image == *default));
+    let can_boot = |default: &ImageName| items.iter().any(|item| item.can_boot && item.image == *default);
+    let default = wish.into_iter().chain(settings.default).find(can_boot);
     let default = default.map_or("local".to_owned(), |image| image.to_string());
     Ok(text(
         &items,

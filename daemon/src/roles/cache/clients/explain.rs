@@ -54,6 +54,7 @@ async fn of_image(
         networks: clients.clone(),
         version: None,
         edited: false,
+        tried: false,
         url: None,
         clone: None,
         personal: None,
@@ -61,7 +62,8 @@ async fn of_image(
         refused: None,
     };
     let owner = (*clone && *protocol == Protocol::Iscsi).then_some(&client.name);
-    let record = match boot::booted(server, image, owner) {
+    report.tried = boot::tried(server, image, &client.name).is_some();
+    let record = match boot::booted(server, image, Some(&client.name)) {
         Ok(record) => record,
         Err(failure) => {
             report.older = older(server, client, image, None);
