@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use icbd_tests::{Lab, Lan, Master, Output, Rival, SERVER, icbd};
+use icbd_tests::{Lab, Lan, Master, Output, Rival, SERVER, icbd, set_address};
 use serde_json::Value;
 
 const FAILED: i32 = 1;
@@ -76,6 +76,8 @@ fn what_is_wrong_is_found_and_mended() -> Result<()> {
     let says = ["answers", "can be run", "nobody else gives addresses on lan", "no rule of nftables closes", "0 wrong"];
     doctor(&[])?.prints(&says)?.ok()?;
     ensure!(!lab.path("mount").exists(), "it made something");
+    set_address("lan", None)?;
+    doctor(&[])?.prints(&["WRONG    network", "lan", "has no address"])?.failed_with(FAILED)?;
     Ok(())
 }
 

@@ -89,6 +89,27 @@ async fn only_what_changed_is_fetched_of_the_next_version() {
     }
 }
 
+/// What is taken from another version comes with its hashes: it can be verified and sealed while the sources are away.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_taken_from_another_version_comes_with_its_hashes() {
+    let mut rig = Rig::new(MemoryDisk::new(1)).await;
+    let disk = ("disk.raw", content(&(1..=30).collect::<Vec<u64>>()));
+    let v1 = rig.publish(&[disk.clone(), ("kernel", content(&[50]))]).await;
+    for name in ["disk.raw", "kernel"] {
+        rig.file(&v1, name).await.read(0, usize::MAX).await.unwrap();
+    }
+    rig.cache.flush().await;
+    let v2 = rig.publish(&[disk, ("kernel", content(&[51]))]).await;
+    rig.file(&v2, "kernel").await.read(0, usize::MAX).await.unwrap();
+    rig.cache.flush().await;
+    assert!(rig.version(&v2).await.is_complete());
+    rig.restart_on(rig.disk.clone()).await;
+    let version = rig.version(&v2).await;
+    let file = version.head().resolve(b"disk.raw").unwrap();
+    assert!(version.page_here(file, 0).is_some(), "its hashes are to be fetched");
+    rig.cache.close().await;
+}
+
 /// Also when the new version was looked at before the old one was here.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_is_the_same_is_taken_from_the_one_that_came_meanwhile() {

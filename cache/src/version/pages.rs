@@ -85,6 +85,13 @@ impl Version {
         }
     }
 
+    /// Keeps a page that a file of another version has, too, if it is here. Blocks.
+    pub(crate) fn take_page(&self, (file, page): (FileIndex, u64), other: &Version, of: FileIndex) {
+        if let Some(content) = other.page_here(of, page) {
+            self.keep_page(file, page, &content);
+        }
+    }
+
     pub(crate) fn sync_pages(&self) -> std::io::Result<()> {
         if self.pages_unsynced.swap(false, Ordering::AcqRel) {
             self.pages_file()?.sync()?;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::time::Duration;
 
 use icbd_export::{BootNetwork, Dhcp, Dnsmasq, Loaders, Rival, interfaces, rivals};
@@ -48,10 +49,12 @@ fn of(network: &BootNetwork) -> Vec<Finding> {
 }
 
 fn card(interface: &str) -> Vec<Finding> {
-    let read = |file: &str| {
-        let text = fs::read_to_string(format!("/sys/class/net/{interface}/{file}")).ok()?;
-        Some(text.trim().to_owned())
-    };
+    let folder = Path::new("/sys/class/net").join(interface);
+    // The kernel shows those of the namespace in which it was mounted.
+    if !folder.exists() {
+        return Vec::new();
+    }
+    let read = |file: &str| fs::read_to_string(folder.join(file)).ok().map(|text| text.trim().to_owned());
     if read("carrier").as_deref() != Some("1") {
         let remedy =
             format!("plug the cable in, or: ip link set {interface} up (a bridge has one once a member of it has)");
