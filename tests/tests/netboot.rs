@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use icbd_tests::{
-    BOOT_DEADLINE, CacheServer, CacheSettings, Ganesha, Lab, Lan, LanMachine, Master, SERVER, Tgtd, Vm, netboot_image,
+    BOOT_DEADLINE, CacheServer, CacheSettings, Dnsmasq, Ganesha, Lab, Lan, Master, SERVER, Tgtd, Vm, netboot_image,
     set_address, wait_for,
 };
 use serde_json::Value;
@@ -131,39 +130,6 @@ fn firmware_loads_what_it_lacks() -> Result<()> {
     Ok(())
 }
 
-/// A DHCP server of somebody else's, ended with its scenario.
-struct Rival(Child);
-
-impl Rival {
-    fn start(lab: &Lab, machine: &LanMachine) -> Result<Rival> {
-        let log = lab.path("rival.log");
-        let mut command = Command::new("dnsmasq");
-        command.args([
-            "--keep-in-foreground",
-            "--conf-file=/dev/null",
-            "--port=0",
-            "--interface=card",
-            "--bind-interfaces",
-        ]);
-        command.args(["--no-ping", "--log-facility=-", "--dhcp-range=10.88.0.200,10.88.0.220"]);
-        command.arg(format!("--dhcp-leasefile={}", lab.path("rival.leases").display()));
-        command.arg(format!("--pid-file={}", lab.path("rival.pid").display()));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log)?);
-        let rival = Rival(machine.spawn(command)?);
-        wait_for("a DHCP server", || {
-            Ok(fs::read_to_string(&log)?.contains("sockets bound exclusively").then_some(()))
-        })?;
-        Ok(rival)
-    }
-}
-
-impl Drop for Rival {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Processes of dnsmasq that were told by a lab's cache server.
 fn dnsmasqs(lab: &Lab) -> Result<Vec<i32>> {
     let config = lab.path("cache.sock.netboot/dnsmasq.conf");
@@ -208,7 +174,8 @@ fn network_boot_begins_whole_or_not_at_all() -> Result<()> {
     // Two of them would give the same workstation two addresses.
     cache.set_config(&config(FULL))?;
     cache.command(&["config", "reload"])?.ok()?;
-    let rival = Rival::start(&lab, &lan.machine(5)?)?;
+    let gives = ["--interface=card", "--dhcp-range=10.88.0.200,10.88.0.220"];
+    let rival = Dnsmasq::start(&lab, Some(&lan.machine(5)?), &gives)?;
     cache.command(&["netboot", "enable"])?.failed_with(REFUSED)?.says(&["10.88.0.5 gives addresses on lan already"])?;
     drop(rival);
     cache.command(&["netboot", "enable"])?.prints(&["network boot is on", "http://10.88.0.1:7071/boot"])?;
