@@ -69,4 +69,14 @@ impl Kept {
         };
         write().map_err(failed)
     }
+
+    /// Keeps nothing any more.
+    pub(crate) fn remove(&self) -> Result<(), KeptError> {
+        let path = self.folder.join(self.file);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            result => result.and_then(|()| File::open(&self.folder)?.sync_all()),
+        }
+        .map_err(|source| KeptError::Io { doing: "remove", path, source })
+    }
 }

@@ -33,6 +33,9 @@ const MACHINE: &[&str] = &[
     "stdio",
 ];
 
+/// For busy machines: QEMU 7.2 emulates cmpxchg16b so that it spoils the flags when it is interrupted.
+const CPU: &str = "max,cx16=off";
+
 /// A running machine; dropping it kills it.
 #[derive(Debug)]
 pub struct Vm {
@@ -79,6 +82,7 @@ impl Vm {
     pub fn boot_network(lab: &Lab, interface: &str, mac: &str, memory_mb: u32) -> Result<Vm> {
         let mut command = Command::new("qemu-system-x86_64");
         command.args(MACHINE).args(["-machine", "graphics=off", "-m", &memory_mb.to_string(), "-boot", "n"]);
+        command.args(["-cpu", CPU]);
         command.args(["-netdev", &format!("tap,id=card,ifname={interface},script=no,downscript=no")]);
         command.args(["-device", &format!("virtio-net-pci,netdev=card,mac={mac}")]);
         Vm::spawn(lab, command)
@@ -161,8 +165,7 @@ pub(crate) fn arguments(disk: &str) -> Vec<String> {
 fn kernel(folder: &Path, settings: &str, second: &Path) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
     // The later size of memory is meant. One processor: with two, a kernel of this age dies now and then of how QEMU emulates them.
-    // And of how QEMU 7.2 emulates cmpxchg16b, which spoils the flags when it is interrupted.
-    command.args(arguments(&disk_argument(&folder.join("disk.raw")))).args(["-m", "768", "-cpu", "max,cx16=off"]);
+    command.args(arguments(&disk_argument(&folder.join("disk.raw")))).args(["-m", "768", "-cpu", CPU]);
     command.arg("-kernel").arg(folder.join("vmlinuz")).arg("-initrd").arg(folder.join("initrd.img"));
     command.args(["-append", &format!("console=ttyS0 quiet panic=-1 {settings}")]);
     command.args(["-drive", &format!("file={},format=raw,if=virtio,readonly=on", disk_argument(second))]);

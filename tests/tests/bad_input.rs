@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
@@ -285,5 +285,58 @@ fn a_support_bundle_without_a_daemon() -> Result<()> {
     let mut tar = Command::new("tar");
     tar.arg("-tf").arg(&bundle);
     ensure!(!run_bounded(tar, Duration::from_secs(20))?.ok()?.is_empty(), "the bundle is empty");
+    Ok(())
+}
+
+/// What passes for a Linux to those who make a boot package: its programs do as little as they can.
+fn little_linux(root: &Path) -> Result<()> {
+    for folder in ["bin", "boot", "dev", "etc", "lib/modules/6.1", "proc", "tmp", "usr/sbin"] {
+        fs::create_dir_all(root.join(folder))?;
+    }
+    fs::copy("/usr/bin/busybox", root.join("bin/sh"))?;
+    fs::write(root.join("lib/modules/6.1/modules.builtin"), "kernel/drivers/net/loopback.ko\n")?;
+    for (program, script) in [
+        ("mkinitramfs", "echo initramfs >\"$2\""),
+        ("lsinitramfs", "echo usr/lib/modules/6.1/kernel/drivers/net/ethernet/intel/e1000e/e1000e.ko"),
+    ] {
+        let path = root.join("usr/sbin").join(program);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n"))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+/// A boot package that cannot be made is refused by the name of what is missing, and the image stays as it was.
+#[test]
+fn boot_packages_of_what_does_not_boot() -> Result<()> {
+    let lab = Lab::new()?;
+    let tree = lab.folder("tree")?;
+    fs::write(tree.join("file"), "x")?;
+    let master = Master::start(&lab, &lab.path("repo"))?;
+    let make = |image: &str, more: &[&str]| master.command(&[&["image", "boot-package", image][..], more].concat());
+    let refused = |image: &str, more: &[&str], says: &str| -> Result<()> {
+        make(image, more)?.failed_with(REFUSED)?.says(&[says])?;
+        // Nothing was begun that somebody has to end.
+        master.command(&["image", "discard", image])?.failed_with(REFUSED)?.says(&["is not being edited"]).map(drop)
+    };
+    make("none", &[])?.failed_with(ABSENT)?.says(&["none"])?;
+    master.publish("files", &tree, &["--deploy"])?;
+    refused("files", &[], "there is no Linux in this version")?;
+    fs::create_dir(tree.join("etc"))?;
+    fs::write(tree.join("etc/os-release"), "ID=lab\n")?;
+    master.publish("bare", &tree, &["--deploy"])?;
+    refused("bare", &[], "install initramfs-tools in it")?;
+    little_linux(&tree)?;
+    master.publish("headless", &tree, &["--deploy"])?;
+    refused("headless", &[], "this Linux has no kernel (boot/vmlinuz-*, with its modules)")?;
+    fs::write(tree.join("boot/vmlinuz-6.1"), "kernel")?;
+    master.publish("whole", &tree, &["--deploy"])?;
+    refused("whole", &["--kernel", "6.9"], "there is no boot/vmlinuz-6.9; there is: vmlinuz-6.1")?;
+    refused("whole", &["--driver", "e1000e", "--driver", "nosuch"], "the initramfs has no driver nosuch")?;
+    make("whole", &["--driver", "no such"])?.failed_with(USAGE)?.says(&["e1000e"])?;
+    make("whole", &["--cmdline", "a;b"])?.failed_with(USAGE)?.says(&["';'"])?;
+    make("whole", &["--rw", "disk"])?.failed_with(USAGE)?.says(&["ram:2G"])?;
+    // Of all that failed no number is used up.
+    ensure!(make("whole", &["--driver", "e1000e", "--driver", "loopback"])?.ok()?.trim() == "whole@2");
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use icbd_tests::{Lab, Lan, Master, Output, Rival, SERVER, icbd, set_address};
+use icbd_tests::{Dnsmasq, Lab, Lan, Master, Output, SERVER, icbd, set_address};
 use serde_json::Value;
 
 const FAILED: i32 = 1;
@@ -46,7 +46,7 @@ fn what_is_wrong_is_found_and_mended() -> Result<()> {
     // A port on which nobody listens.
     write("http://127.0.0.1:9")?;
     let taken = TcpListener::bind((SERVER, 7071))?;
-    let rival = Rival::start(&lab, &other)?;
+    let rival = Dnsmasq::start(&lab, Some(&other), &["--interface=card", "--dhcp-range=10.88.0.200,10.88.0.220"])?;
     nft("add table inet lab; add chain inet lab input { type filter hook input priority 0; policy drop; }; \
          add rule inet lab input iifname lo accept; add rule inet lab input udp dport { 67, 68 } accept")?;
     let says = [

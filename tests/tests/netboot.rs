@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use icbd_tests::{
-    BOOT_DEADLINE, CacheServer, CacheSettings, Ganesha, Lab, Lan, Master, Rival, SERVER, Tgtd, Vm, netboot_image,
+    BOOT_DEADLINE, CacheServer, CacheSettings, Dnsmasq, Ganesha, Lab, Lan, Master, SERVER, Tgtd, Vm, netboot_image,
     set_address, wait_for,
 };
 use serde_json::Value;
@@ -213,7 +213,8 @@ fn network_boot_begins_whole_or_not_at_all() -> Result<()> {
     // Two of them would give the same workstation two addresses.
     cache.set_config(&config(FULL))?;
     cache.command(&["config", "reload"])?.ok()?;
-    let rival = Rival::start(&lab, &lan.machine(5)?)?;
+    let gives = ["--interface=card", "--dhcp-range=10.88.0.200,10.88.0.220"];
+    let rival = Dnsmasq::start(&lab, Some(&lan.machine(5)?), &gives)?;
     cache.command(&["netboot", "enable"])?.failed_with(REFUSED)?.says(&["10.88.0.5 gives addresses on lan already"])?;
     drop(rival);
     cache.command(&["netboot", "enable"])?.prints(&["network boot is on", "http://10.88.0.1:7071/boot"])?;

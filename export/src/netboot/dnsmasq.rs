@@ -114,8 +114,8 @@ impl Dnsmasq {
                 }
                 None => line(format_args!("dhcp-range=set:{tag},{},proxy,{}", subnet.network(), subnet.netmask())),
             }
-            // iPXE once more, as it says of itself, and then a script.
-            line(format_args!("dhcp-boot=tag:{tag},tag:ipxe,http://{server}/boot"));
+            // iPXE once more, as it says of itself, and then a script. It looks past what a proxy says that names no server.
+            line(format_args!("dhcp-boot=tag:{tag},tag:ipxe,http://{server}/boot,,{address}"));
             for loader in Loader::ALL {
                 let (kind, name) = (loader.tag(), loader.file());
                 match loader.is_by_http() {
@@ -194,9 +194,9 @@ mod tests {
             // Nobody is told of a gateway or a name server that there is not.
             "dhcp-option=tag:net0,option:router",
             "dhcp-option=tag:net0,option:dns-server,10.0.0.53",
-            "dhcp-boot=tag:net0,tag:ipxe,http://10.1.2.1:7071/boot",
+            "dhcp-boot=tag:net0,tag:ipxe,http://10.1.2.1:7071/boot,,10.1.2.1",
             "dhcp-range=set:net1,10.1.3.0,proxy,255.255.255.0",
-            "dhcp-boot=tag:net1,tag:ipxe,http://10.1.3.1:7071/boot",
+            "dhcp-boot=tag:net1,tag:ipxe,http://10.1.3.1:7071/boot,,10.1.3.1",
             "pxe-service=tag:net1,tag:!ipxe,x86PC,icbd,undionly.kpxe,10.1.3.1",
             "dhcp-boot=tag:net0,tag:!ipxe,tag:http64,http://10.1.2.1:7071/netboot/snponly.efi",
         ] {

@@ -29,7 +29,8 @@ impl NetbootEnabled {
     }
 
     pub fn set(&self, enabled: bool) -> Result<(), KeptError> {
-        self.0.write(&OnDisk { format: FORMAT, enabled })
+        // As it was before it was ever said.
+        if enabled { self.0.write(&OnDisk { format: FORMAT, enabled }) } else { self.0.remove() }
     }
 }
 
@@ -44,7 +45,7 @@ mod tests {
         assert!(!enabled().get().unwrap());
         for is in [true, false] {
             enabled().set(is).unwrap();
-            assert_eq!(enabled().get().unwrap(), is);
+            assert_eq!((enabled().get().unwrap(), folder.path().join(FILE).exists()), (is, is));
         }
         std::fs::write(folder.path().join(FILE), "{").unwrap();
         assert!(enabled().get().unwrap_err().to_string().contains("netboot enable"));

@@ -29,14 +29,22 @@ const SHOWN_CHARS_MAX: usize = 40;
 const GROUP: u8 = 1;
 
 impl Mac {
-    /// Tells the machine with this network card to switch on (Wake-on-LAN), by broadcast to networks.
+    /// Tells the machine with this network card to switch on (Wake-on-LAN), by broadcast to networks. Fails if it went to none.
     pub fn wake(self, broadcasts: &[Ipv4Addr]) -> io::Result<()> {
         /// Discarded by everybody who hears it.
         const DISCARD: u16 = 9;
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.set_broadcast(true)?;
         let packet = [&[0xff; 6][..], &self.0.repeat(16)].concat();
-        broadcasts.iter().try_for_each(|broadcast| socket.send_to(&packet, (*broadcast, DISCARD)).map(drop))
+        // One that cannot be reached keeps nobody from being heard on the others.
+        let (mut is_sent, mut failed) = (false, io::Error::other("this machine is on no network"));
+        for broadcast in broadcasts {
+            match socket.send_to(&packet, (*broadcast, DISCARD)) {
+                Ok(_) => is_sent = true,
+                Err(error) => failed = error,
+            }
+        }
+        if is_sent { Ok(()) } else { Err(failed) }
     }
 }
 
