@@ -80,11 +80,16 @@ impl Vm {
 
     /// Boots by BIOS from the network card of a tap interface: QEMU's has iPXE in it.
     pub fn boot_network(lab: &Lab, interface: &str, mac: &str, memory_mb: u32) -> Result<Vm> {
+        Vm::boot_network_by(lab, "virtio-net-pci", (interface, mac), memory_mb)
+    }
+
+    /// The same with another network card.
+    pub fn boot_network_by(lab: &Lab, card: &str, (interface, mac): (&str, &str), memory_mb: u32) -> Result<Vm> {
         let mut command = Command::new("qemu-system-x86_64");
         command.args(MACHINE).args(["-machine", "graphics=off", "-m", &memory_mb.to_string(), "-boot", "n"]);
         command.args(["-cpu", CPU]);
         command.args(["-netdev", &format!("tap,id=card,ifname={interface},script=no,downscript=no")]);
-        command.args(["-device", &format!("virtio-net-pci,netdev=card,mac={mac}")]);
+        command.args(["-device", &format!("{card},netdev=card,mac={mac}")]);
         Vm::spawn(lab, command)
     }
 

@@ -14,7 +14,7 @@ use icbd_tests::{
 const USAGE: i32 = 2;
 const COMMAND_DEADLINE: Duration = Duration::from_secs(60);
 /// The images that the documents speak of, and how many versions each has there.
-const IMAGES: [(&str, u32); 3] = [("debian-lab", 4), ("debian-tree", 1), ("win11", 3)];
+const IMAGES: [(&str, u32); 4] = [("debian-lab", 4), ("debian-tree", 1), ("space", 1), ("win11", 3)];
 
 /// A page, and the blocks of one kind in it, each with its first line's number.
 struct Page {

@@ -77,7 +77,7 @@ fn what_is_wrong_is_found_and_mended() -> Result<()> {
     doctor(&[])?.prints(&says)?.ok()?;
     ensure!(!lab.path("mount").exists(), "it made something");
     set_address("lan", None)?;
-    doctor(&[])?.prints(&["WRONG    network", "lan", "has no address"])?.failed_with(FAILED)?;
+    doctor(&[])?.prints(&["WRONG    network   lan has no IPv4 address"])?.failed_with(FAILED)?;
     Ok(())
 }
 

@@ -83,6 +83,9 @@ pub(in super::super) async fn change(server: Arc<CacheServer>, peer: Peer, spec:
 
 async fn act(server: &Arc<CacheServer>, spec: &CloneSpec) -> anyhow::Result<()> {
     let name = find(server, spec)?;
+    // Not while its workstation is told what it boots: that may be making or resetting the very same.
+    let turn = server.boots.of(&name.client);
+    let _turn = turn.lock().await;
     match spec.change {
         // One that is to become a version is kept already.
         CloneChange::Keep if server.cache.clones().get(&name).is_some_and(|clone| clone.fate() == Fate::Edited) => {}
