@@ -91,7 +91,10 @@ fn main() -> Result<()> {
                 selection.cases = ["1", "30"].map(str::to_owned).into();
                 ways = ["icbd", "rsync, zstd", "btrfs stream, protocol 2, zstd"].map(str::to_owned).into();
             }
-            "--rounds" => rounds = value()?.parse().context(USAGE)?,
+            "--rounds" => {
+                rounds = value()?.parse().context(USAGE)?;
+                scale.rounds = rounds;
+            }
             "--link" => selection.links.push(value()?),
             "--tool" => selection.tools.push(value()?),
             "--case" => selection.cases.push(value()?),

@@ -96,7 +96,7 @@ impl Lan {
 impl Lan {
     /// Takes away the cable of the `number`th machine.
     pub fn unplug(&self, number: u8) -> Result<()> {
-        ip(&format!("link delete m{number}"))
+        ip(&format!("link delete m0-{number}"))
     }
 
     /// A network card for a virtual machine, plugged into the `number`th socket: its interface, and its address.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use icbd_tests::{CacheServer, CacheSettings, Dnsmasq, Lab, Lan, LanMachine, SERVER, Vm, files_below};
+use icbd_tests::{CacheServer, CacheSettings, Dnsmasq, Lab, Lan, LanMachine, SERVER, Vm, files_below, wait_for};
 
 /// A machine is at its menu within this, or it does not come there.
 const MENU_DEADLINE: Duration = Duration::from_secs(120);
@@ -178,7 +178,8 @@ fn network_boot_leaves_others_alone() -> Result<()> {
     others_serves("while icbd serves")?;
     cache.command(&["netboot", "disable"])?.ok()?;
     others_serves("after")?;
-    ensure!(listened()? == listened_before, "{:?} before, {:?} after", listened_before, listened()?);
+    wait_for("that nothing more is listened at", || Ok((listened()? == listened_before).then_some(())))
+        .with_context(|| format!("{listened_before:?} before, {:?} after", listened()))?;
     // Who has which address, and what boots were seen, are records of what was.
     let is_record = |path: &&PathBuf| ["netboot.leases", "boots.open.json"].iter().any(|name| path.ends_with(name));
     let left: Vec<_> = files()?.difference(&files_before).filter(|path| !is_record(path)).cloned().collect();

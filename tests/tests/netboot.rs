@@ -1,17 +1,21 @@
 //! Workstations without a disk are switched on, and boot by the network: real DHCP, a real iPXE, a real Debian.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use icbd_tests::{
-    BOOT_DEADLINE, CacheServer, CacheSettings, Dnsmasq, Ganesha, Lab, Lan, Master, SERVER, Tgtd, Vm, netboot_image,
-    set_address, wait_for,
+    BOOT_DEADLINE, BootTarget, CacheServer, CacheSettings, Dnsmasq, Ganesha, Lab, Lan, Master, SERVER, Tgtd, Vm,
+    netboot_image, set_address, wait_for,
 };
 use serde_json::Value;
 
 const NETWORK: &str = "10.88.0.0/24";
 const REFUSED: i32 = 4;
+/// Longer than somebody may be silent who is logged in.
+const WAITS_SECONDS: u32 = 45;
 const SERVE: &str = "[serve]\nlisten = [\"10.88.0.1:7071\"]\n";
 const FULL: &str = "[[network]]\ninterface = \"lan\"\ndhcp = \"full\"\npool = \"10.88.0.100-10.88.0.150\"\n";
 const MENU: &str = "[netboot]\ndefault = \"debian\"\nmenu_timeout = \"1s\"\n";
@@ -252,4 +256,46 @@ fn network_boot_begins_whole_or_not_at_all() -> Result<()> {
     ensure!(!folder.exists() && dnsmasqs(&lab)?.is_empty(), "something is left");
     let snippet = cache.command(&["netboot", "snippet", "--for", "kea", "--config", cache.config()?])?;
     snippet.prints(&["http://10.88.0.1:7071/boot", "undionly.kpxe"]).map(drop)
+}
+
+/// A workstation that says nothing for a while, as its boot loader's menu waits, is taken for one that was switched off, and finds
+/// its disk again when it goes on.
+#[test]
+fn a_workstation_that_waits_finds_its_disk_again() -> Result<()> {
+    let site = Site::new(Of::Disk)?;
+    site.export(&["--iscsi", "--clone"])?;
+    let target = BootTarget::ask(&site.cache, "debian", "pc-17")?;
+    let disk = format!("iscsi:{}::{}:1:{}", SERVER, target.portal.rsplit(':').next().context("a port")?, target.name);
+    let script = format!(
+        "#!ipxe\nset initiator-iqn {}\nsanhook --drive 0x80 {disk}\necho waiting\nsleep {WAITS_SECONDS}\n\
+         sanboot --no-describe --drive 0x80\n",
+        target.initiator
+    );
+    let server = TcpListener::bind((SERVER, 0))?;
+    let url = format!("--dhcp-boot=http://{}/script", server.local_addr()?);
+    std::thread::spawn(move || answer(&server, &script));
+    let _dhcp = Dnsmasq::start(&site.lab, None, &["--interface=lan", "--dhcp-range=10.88.0.100,10.88.0.150", &url])?;
+    let (card, mac) = site.lan.card(17)?;
+    let mut vm = Vm::boot_network(&site.lab, &card, &mac, 512)?;
+    vm.wait_for("waiting", BOOT_DEADLINE)?;
+    let sessions = |count| {
+        let is_so =
+            move |clones: Value| clones["clones"][0]["sessions"].as_array().is_some_and(|all| all.len() == count);
+        wait_for("the sessions of its clone", || Ok(is_so(site.clones()?).then_some(())))
+    };
+    sessions(1)?;
+    sessions(0)?;
+    vm.wait_for("login:", BOOT_DEADLINE)?;
+    Ok(())
+}
+
+/// Gives everybody the same text by HTTP.
+fn answer(server: &TcpListener, text: &str) {
+    for mut connection in server.incoming().flatten() {
+        let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", text.len());
+        // Its end is a line without anything.
+        let mut request = BufReader::new(&connection).lines();
+        while request.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+        let _ = connection.write_all(format!("{head}{text}").as_bytes());
+    }
 }
