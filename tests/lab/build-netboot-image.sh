@@ -26,7 +26,7 @@ mmdebstrap --mode=root --variant=minbase --quiet \
     --dpkgopt='path-exclude=/usr/share/locale/*' \
     --essential-hook='mkdir -p "$1/etc/initramfs-tools/conf.d"' \
     --essential-hook='printf "MODULES=list\nCOMPRESS=zstd\n" > "$1/etc/initramfs-tools/conf.d/lab"' \
-    --essential-hook='printf "virtio_pci\nvirtio_net\nsd_mod\next4\niscsi_ibft\n" > "$1/etc/initramfs-tools/modules"' \
+    --essential-hook='printf "virtio_pci\nvirtio_net\nvirtio_blk\nsd_mod\next4\niscsi_ibft\n" > "$1/etc/initramfs-tools/modules"' \
     bookworm "$root" ${MIRROR:+"$MIRROR"} >>"$log" 2>&1
 echo 'root:icbd' | chroot "$root" chpasswd
 echo icbd-lab >"$root/etc/hostname"
