@@ -119,6 +119,7 @@ pub(crate) struct NetbootSettings {
     /// What boots if nobody chooses.
     pub default: Option<ImageName>,
     pub menu_timeout: Duration,
+    pub secure_boot: bool,
 }
 
 /// Where a certificate and its key are: PEM files, the certificate first and those that vouch for it behind.
@@ -361,6 +362,7 @@ fn netboot(networks: &[file::Network], menu: &file::Netboot) -> NetbootSettings 
         networks: networks.iter().map(wanted).collect(),
         default: menu.default.clone(),
         menu_timeout: menu.menu_timeout.map(|span| span.0).unwrap_or_default(),
+        secure_boot: menu.secure_boot,
     }
 }
 

@@ -10,6 +10,7 @@ mod loaders;
 mod network;
 mod rival;
 mod said;
+mod signed;
 mod snippet;
 
 pub use dnsmasq::Dnsmasq;
@@ -19,4 +20,5 @@ pub use loaders::{Loader, Loaders, LoadersError};
 pub use network::{BootNetwork, Dhcp, NetworkError, Pool, PoolError, WantedNetwork};
 pub use rival::{Rival, rivals};
 pub use said::Heard;
+pub use signed::{GRUB_MENU, SignedEntry, check_signed, grub_menu, put_signed};
 pub use snippet::{Dialect, snippet};

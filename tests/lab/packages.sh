@@ -23,7 +23,7 @@ packages=(
     # an NFS server, with the network of its own that tests give it, and clients that try it
     nfs-ganesha nfs-ganesha-vfs rpcbind iproute2 libnfs-utils
     # DHCP and TFTP, what firmware loads by them, and firmware of another kind
-    dnsmasq-base ipxe ovmf
+    dnsmasq-base ipxe ovmf shim-signed grub-efi-amd64-signed
     # a firewall to be looked through
     nftables
     # a workstation that writes and verifies what it wrote

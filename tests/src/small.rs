@@ -11,6 +11,7 @@ use crate::{Lab, netboot_image};
 
 /// What it does: it says who it is by what it was told to boot, and is done.
 const INIT: &str = "#!/bin/busybox sh\n/bin/busybox mount -t proc proc /proc\n/bin/busybox sed 's/^/told /' /proc/cmdline\n\
+                    /bin/busybox dmesg | /bin/busybox grep -o 'Secure boot .*'\n\
                     echo 'small login:'\n/bin/busybox poweroff -f\n";
 
 /// A folder to be published: a boot package in it, and nothing else.

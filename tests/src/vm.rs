@@ -95,13 +95,31 @@ impl Vm {
 
     /// The same by UEFI, whose own drivers load what they are told by TFTP.
     pub fn boot_network_by_uefi(lab: &Lab, interface: &str, mac: &str) -> Result<Vm> {
-        const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+        Vm::boot_by_firmware(lab, ["OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"], &["-machine", "graphics=off"], interface, mac)
+    }
+
+    /// The same by one that enforces Secure Boot, as machines do that are sold: with Microsoft's keys.
+    pub fn boot_network_by_secure_boot(lab: &Lab, interface: &str, mac: &str) -> Result<Vm> {
+        let firmware = ["OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd"];
+        let machine =
+            ["-machine", "q35,smm=on,graphics=off", "-global", "driver=cfi.pflash01,property=secure,value=on"];
+        Vm::boot_by_firmware(lab, firmware, &machine, interface, mac)
+    }
+
+    fn boot_by_firmware(
+        lab: &Lab,
+        [code, variables]: [&str; 2],
+        machine: &[&str],
+        interface: &str,
+        mac: &str,
+    ) -> Result<Vm> {
+        const FIRMWARE: &str = "/usr/share/OVMF";
         let settings = lab.unique("uefi");
-        std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &settings)
+        std::fs::copy(format!("{FIRMWARE}/{variables}"), &settings)
             .context("copying OVMF; install the package ovmf")?;
         let mut command = Command::new("qemu-system-x86_64");
-        command.args(MACHINE).args(["-machine", "graphics=off"]);
-        command.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={FIRMWARE}")]);
+        command.args(MACHINE).args(machine).args(["-cpu", CPU]);
+        command.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={FIRMWARE}/{code}")]);
         command.args(["-drive", &format!("if=pflash,format=raw,file={}", disk_argument(&settings))]);
         command.args(["-netdev", &format!("tap,id=card,ifname={interface},script=no,downscript=no")]);
         // Without the iPXE of its ROM, which would need nothing loaded.

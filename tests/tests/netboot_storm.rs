@@ -16,6 +16,8 @@ const CONFIG: &str = "[serve]\nlisten = [\"10.88.0.1:7071\"]\n\
 /// A cache server that knows nothing yet, from which machines boot by the folder `small@1`.
 struct Site {
     cache: CacheServer,
+    /// What it was told.
+    config: String,
     _ganesha: Ganesha,
     lab: Lab,
 }
@@ -32,7 +34,7 @@ impl Site {
         let cache = CacheServer::start_with(&lab, &[&master.url()], &settings)?;
         cache.command(&["export", "add", "small", "--nfs", "--clients", "10.88.0.0/24"])?.ok()?;
         cache.command(&["netboot", "enable"])?.ok()?;
-        Ok(Site { cache, _ganesha: ganesha, lab })
+        Ok(Site { cache, config: settings.config, _ganesha: ganesha, lab })
     }
 
     /// What came from the master, in bytes as they travelled.
@@ -85,5 +87,38 @@ fn uefi_boots_to_its_login() -> Result<()> {
     let mut vm = Vm::boot_network_by_uefi(&site.lab, &card, &mac)?;
     vm.wait_for("small login:", BOOT_DEADLINE)?;
     ensure!(vm.said().contains(&format!("BOOTIF=01-{}", mac.replace(':', "-"))), "{}", vm.said());
+    Ok(())
+}
+
+/// Firmware that enforces Secure Boot refuses iPXE, which nobody signed; where it is asked for it boots a folder to its login by
+/// what is signed, as firmware does that enforces nothing.
+#[test]
+fn secure_boot_is_enforced_and_boots() -> Result<()> {
+    let (lan, lab) = (Lan::new()?, Lab::new()?);
+    let master = master(&lab)?;
+    let site = Site::new(&lan, &master)?;
+    let (card, mac) = lan.card(17)?;
+    let mut refused = Vm::boot_network_by_secure_boot(&site.lab, &card, &mac)?;
+    refused.wait_for("Access Denied", BOOT_DEADLINE)?;
+    drop(refused);
+    let config = format!("{}secure_boot = true\n", site.config);
+    site.cache.set_config(&config)?;
+    site.cache.command(&["config", "reload"])?.prints(&["netboot.secure_boot"])?;
+    let menu = site.lab.path("cache.sock.netboot/tftp/grub/grub.cfg");
+    wait_for("what GRUB boots", || {
+        Ok(fs::read_to_string(&menu).unwrap_or_default().contains("small@1").then_some(()))
+    })?;
+    let (other, other_mac) = lan.card(18)?;
+    let mut enforcing = Vm::boot_network_by_secure_boot(&site.lab, &card, &mac)?;
+    let mut plain = Vm::boot_network_by_uefi(&site.lab, &other, &other_mac)?;
+    for (vm, mac) in [(&mut enforcing, &mac), (&mut plain, &other_mac)] {
+        vm.wait_for("small login:", BOOT_DEADLINE)?;
+        let said = vm.said();
+        ensure!(said.contains(&format!("BOOTIF=01-{mac}")), "{said}");
+        ensure!(said.contains("icbd.version=small@1") && said.contains("icbd.root=nfs:10.88.0.2:2049:"), "{said}");
+    }
+    ensure!(enforcing.said().contains("Secure boot enabled"), "{}", enforcing.said());
+    site.cache.command(&["netboot", "disable"])?.ok()?;
+    ensure!(!site.lab.path("cache.sock.netboot").exists(), "something is left");
     Ok(())
 }

@@ -33,7 +33,7 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("ganesha", &["exports", "pid_file"]),
     ("clone", &["reserve", "per_client", "hook", "hook_timeout"]),
     ("network", &["interface", "dhcp", "subnet", "pool", "gateway", "dns"]),
-    ("netboot", &["default", "menu_timeout"]),
+    ("netboot", &["default", "menu_timeout", "secure_boot"]),
     ("master", &["repo", "listen", "allow", "tls_cert", "tls_key", "keep_packed"]),
     ("sign", &["key"]),
     ("retain", &["last", "younger_than"]),

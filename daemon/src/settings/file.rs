@@ -200,6 +200,9 @@ pub(crate) struct Netboot {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default: Option<ImageName>,
     pub menu_timeout: Option<Span>,
+    /// UEFI gets what it loads with Secure Boot enforced.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub secure_boot: bool,
 }
 
 /// Who serves disks.

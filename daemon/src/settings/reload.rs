@@ -27,6 +27,7 @@ const AT_ONCE: &[(Role, &[&str])] = &[
             "network",
             "netboot.default",
             "netboot.menu_timeout",
+            "netboot.secure_boot",
             "log.level",
         ],
     ),

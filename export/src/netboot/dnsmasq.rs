@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::signed::SHIM;
 use super::{BootNetwork, Dhcp, Loader};
 use crate::ServerError;
 
@@ -76,8 +77,8 @@ impl Dnsmasq {
         }
     }
 
-    /// What it is told.
-    pub fn text(&self, networks: &[BootNetwork]) -> String {
+    /// What it is told. `is_signed`: firmware gets what it loads with Secure Boot enforced, too.
+    pub fn text(&self, networks: &[BootNetwork], is_signed: bool) -> String {
         let mut text = String::from(HEAD);
         let mut line = |line: std::fmt::Arguments<'_>| {
             let _ = text.write_fmt(line);
@@ -117,7 +118,10 @@ impl Dnsmasq {
             // iPXE once more, as it says of itself, and then a script. It looks past what a proxy says that names no server.
             line(format_args!("dhcp-boot=tag:{tag},tag:ipxe,http://{server}/boot,,{address}"));
             for loader in Loader::ALL {
-                let (kind, name) = (loader.tag(), loader.file());
+                let (kind, name) = match loader {
+                    Loader::Efi64 if is_signed => (loader.tag(), SHIM),
+                    _ => (loader.tag(), loader.file()),
+                };
                 match loader.is_by_http() {
                     true => {
                         line(format_args!("dhcp-boot=tag:{tag},tag:!ipxe,tag:{kind},http://{server}/netboot/{name}"))
@@ -185,7 +189,7 @@ mod tests {
     fn each_network_is_told_of_its_own_server() {
         let networks =
             [network("lan", 2, Dhcp::Full), network("eth1.204", 3, Dhcp::Proxy), network("mgmt", 4, Dhcp::Off)];
-        let text = Dnsmasq::new(Path::new("/run/n"), Path::new("/s")).text(&networks);
+        let text = Dnsmasq::new(Path::new("/run/n"), Path::new("/s")).text(&networks, false);
         for line in [
             "interface=lan",
             "interface=mgmt",
@@ -202,6 +206,14 @@ mod tests {
         ] {
             assert!(text.lines().any(|known| known == line), "{line} in\n{text}");
         }
-        assert!(!text.contains("net2"), "{text}");
+        assert!(!text.contains("net2") && !text.contains("shim"), "{text}");
+        let text = Dnsmasq::new(Path::new("/run/n"), Path::new("/s")).text(&networks, true);
+        for line in [
+            "dhcp-boot=tag:net0,tag:!ipxe,tag:efi64,shimx64.efi,,10.1.2.1",
+            "pxe-service=tag:net1,tag:!ipxe,X86-64_EFI,icbd,shimx64.efi,10.1.3.1",
+            "dhcp-boot=tag:net0,tag:!ipxe,tag:bios,undionly.kpxe,,10.1.2.1",
+        ] {
+            assert!(text.lines().any(|known| known == line), "{line} in\n{text}");
+        }
     }
 }

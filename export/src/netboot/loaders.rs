@@ -21,8 +21,8 @@ pub struct Loaders {
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoadersError {
-    #[error("{} is not here; install the package ipxe", path.display())]
-    Absent { path: PathBuf },
+    #[error("{} is not here; install the package {package}", path.display())]
+    Absent { path: PathBuf, package: &'static str },
     #[error("cannot {doing} {}: {source}", path.display())]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
 }
@@ -70,16 +70,12 @@ impl Loaders {
     /// Fails if one is not here.
     pub fn check(&self) -> Result<(), LoadersError> {
         let mut paths = Loader::ALL.into_iter().map(|loader| self.from.join(loader.file()));
-        paths.find(|path| !path.exists()).map_or(Ok(()), |path| Err(LoadersError::Absent { path }))
+        paths.find(|path| !path.exists()).map_or(Ok(()), |path| Err(LoadersError::Absent { path, package: "ipxe" }))
     }
 
     /// Has all be in a folder, which is in another that is for nothing else: a server that is confined to it sees nothing else.
     pub fn put(&self, folder: &Path) -> Result<(), LoadersError> {
         self.check()?;
-        let failed = |doing, path: &Path| {
-            let path = path.to_owned();
-            move |source| LoadersError::Io { doing, path, source }
-        };
         // Whatever the daemon's umask is: who serves them is nobody.
         std::fs::create_dir_all(folder).map_err(failed("make", folder))?;
         for folder in folder.ancestors().take(2) {
@@ -87,11 +83,20 @@ impl Loaders {
             std::fs::set_permissions(folder, everybody).map_err(failed("open", folder))?;
         }
         for loader in Loader::ALL {
-            let (from, to) = (self.from.join(loader.file()), folder.join(loader.file()));
-            let unfinished = to.with_added_extension("new");
-            std::fs::copy(&from, &unfinished).map_err(failed("copy", &from))?;
-            std::fs::rename(&unfinished, &to).map_err(failed("write", &to))?;
+            put(&self.from.join(loader.file()), &folder.join(loader.file()))?;
         }
         Ok(())
     }
+}
+
+/// Has a file be there whole, or as it was.
+pub(super) fn put(from: &Path, to: &Path) -> Result<(), LoadersError> {
+    let unfinished = to.with_added_extension("new");
+    let copied = std::fs::copy(from, &unfinished).map_err(failed("copy", from));
+    copied.and_then(|_| std::fs::rename(&unfinished, to).map_err(failed("write", to)))
+}
+
+pub(super) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LoadersError {
+    let path = path.to_owned();
+    move |source| LoadersError::Io { doing, path, source }
 }

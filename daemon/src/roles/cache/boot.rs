@@ -6,6 +6,7 @@
 mod journal;
 mod menu;
 mod scripts;
+mod signed;
 pub(super) mod syslog;
 mod ways;
 mod who;
@@ -38,6 +39,7 @@ use crate::failure::{Exit, Failure};
 use crate::roles::every::Every;
 use crate::serve::{Asking, Booting};
 pub(super) use journal::{Journal, Known};
+pub(super) use signed::{SIGNED_FILES, signed_entry};
 use ways::{Choice, Way};
 pub(super) use ways::{PACKAGE, is_for_somebody};
 

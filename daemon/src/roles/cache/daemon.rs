@@ -76,6 +76,7 @@ pub(super) async fn serve(
     tasks.spawn(exports::watch_folders(server.clone(), stop.clone()));
     tasks.spawn(boot::sweep(server.clone(), stop.clone()));
     tasks.spawn(netboot::watch(server.clone(), stop.clone()));
+    tasks.spawn(netboot::watch_signed(server.clone(), stop.clone()));
     tasks.spawn(boot::syslog::listen(server.clone(), stop.clone()));
     first_listing(&server, has_asked).await;
     let outcome = match mount(&server, &settings, images, is_by_systemd).await {

@@ -2,6 +2,7 @@
 
 mod commands;
 mod process;
+mod signed;
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,7 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, Stream};
-use icbd_export::{BootNetwork, Dnsmasq, Loaders, NetbootEnabled, interfaces};
+use icbd_export::{BootNetwork, Dnsmasq, Loaders, NetbootEnabled, interfaces, put_signed};
 use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use crate::netboot::{NetbootReport, NetbootState};
 use crate::settings::NetbootSettings;
 pub(super) use commands::{change, show};
 use process::{Running, Said};
+pub(super) use signed::watch as watch_signed;
 
 /// An address or an interface that comes and goes is seen within this.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -139,13 +141,17 @@ impl Netboot {
                 }
             }
         }
-        let text = (!networks.is_empty()).then(|| self.dnsmasq.text(&networks));
+        let text = (!networks.is_empty()).then(|| self.dnsmasq.text(&networks, self.settings().secure_boot));
         Wanted { networks, text, trouble: troubles.pop() }
     }
 
     /// Has what it serves be there.
     fn write(&self, text: &str) -> Result<(), String> {
-        Loaders::default().put(&self.dnsmasq.loaders()).map_err(|error| error.to_string())?;
+        let loaders = self.dnsmasq.loaders();
+        Loaders::default().put(&loaders).map_err(|error| error.to_string())?;
+        if self.settings().secure_boot {
+            put_signed(&loaders).map_err(|error| error.to_string())?;
+        }
         let config = self.dnsmasq.config();
         std::fs::write(&config, text).map_err(|error| format!("cannot write {}: {error}", config.display()))
     }

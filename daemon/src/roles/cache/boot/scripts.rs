@@ -58,14 +58,24 @@ pub(super) async fn kernel(
     let version = record.statement.statement().version();
     let VersionId { image, number } = &version;
     let http = http(server, from)?;
-    let more = cmdline(server, record).await?;
+    let arguments = arguments(server, record, &root, &http).await?;
     let path = |file: &str| format!("{http}/files/{image}/{number}/{file}");
     Ok(format!(
-        "#!ipxe\nkernel {} initrd=initrd.img boot=icbd{more} {root} icbd.server={http} \
-         icbd.version={version} BOOTIF=01-${{netX/mac:hexhyp}}\ninitrd --name initrd.img {}\nboot\n",
+        "#!ipxe\nkernel {} initrd=initrd.img {arguments} BOOTIF=01-${{netX/mac:hexhyp}}\ninitrd --name initrd.img {}\nboot\n",
         path(KERNEL),
         path(INITRD)
     ))
+}
+
+/// What a kernel is told, but for which network card it was booted by.
+pub(super) async fn arguments(
+    server: &CacheServer,
+    record: &VersionRecord,
+    root: &str,
+    http: &str,
+) -> Result<String, Failure> {
+    let (more, version) = (cmdline(server, record).await?, record.statement.statement().version());
+    Ok(format!("boot=icbd{more} {root} icbd.server={http} icbd.version={version}"))
 }
 
 /// Where whoever asks from there finds this HTTP.

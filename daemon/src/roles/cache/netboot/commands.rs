@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use icbd_export::{BootNetwork, Dhcp, Dnsmasq, Loaders, Rival, rivals};
+use icbd_export::{BootNetwork, Dhcp, Dnsmasq, Loaders, LoadersError, Rival, check_signed, rivals};
 
 use crate::audit::Change;
 use crate::control::Peer;
@@ -48,7 +48,11 @@ async fn check(server: &CacheServer) -> anyhow::Result<()> {
     }
     let networks = server.netboot.networks(&server.plane.listen)?;
     Dnsmasq::check().map_err(Failure::from)?;
-    Loaders::default().check().map_err(|error| Failure::new(Exit::Refused, error.to_string()))?;
+    let refused = |error: LoadersError| Failure::new(Exit::Refused, error.to_string());
+    Loaders::default().check().map_err(refused)?;
+    if server.netboot.settings().secure_boot {
+        check_signed().map_err(refused)?;
+    }
     let full = networks.into_iter().filter(|network| network.dhcp == Dhcp::Full && !network.is_relayed);
     // All at once: a site with a dozen VLANs does not wait a dozen times.
     try_join_all(full.map(alone)).await?;
