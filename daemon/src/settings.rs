@@ -362,7 +362,7 @@ fn netboot(networks: &[file::Network], menu: &file::Netboot) -> NetbootSettings 
         networks: networks.iter().map(wanted).collect(),
         default: menu.default.clone(),
         menu_timeout: menu.menu_timeout.map(|span| span.0).unwrap_or_default(),
-        secure_boot: menu.secure_boot,
+        secure_boot: menu.secure_boot.unwrap_or_default(),
     }
 }
 

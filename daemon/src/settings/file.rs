@@ -201,8 +201,7 @@ pub(crate) struct Netboot {
     pub default: Option<ImageName>,
     pub menu_timeout: Option<Span>,
     /// UEFI gets what it loads with Secure Boot enforced.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub secure_boot: bool,
+    pub secure_boot: Option<bool>,
 }
 
 /// Who serves disks.
@@ -296,6 +295,7 @@ impl File {
         self.export.iscsi.get_or_insert(IscsiServer::Auto);
         self.clone.hook_timeout.get_or_insert(Span(HOOK_TIMEOUT));
         self.netboot.menu_timeout.get_or_insert(Span(MENU_TIMEOUT));
+        self.netboot.secure_boot.get_or_insert(false);
         self.master.listen.get_or_insert_with(|| vec![([127, 0, 0, 1], LISTEN_PORT).into()]);
         self.master.allow.get_or_insert_default();
         self.retain.last.get_or_insert(RETAIN_LAST);
