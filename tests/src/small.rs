@@ -30,7 +30,7 @@ fn kernel(boot: &Path) -> Result<PathBuf> {
     entries.map(|entry| entry.path()).find(is_kernel).context("no kernel")
 }
 
-/// busybox and what it does, as an archive that the kernel takes.
+/// busybox and what it does, as an archive that the kernel takes: packed, so that it travels as it is, however it is sent.
 fn initramfs(lab: &Lab) -> Result<Vec<u8>> {
     let root = lab.folder("small.root")?;
     for folder in ["bin", "dev", "proc"] {
@@ -39,9 +39,9 @@ fn initramfs(lab: &Lab) -> Result<Vec<u8>> {
     fs::copy("/usr/bin/busybox", root.join("bin/busybox")).context("copying busybox; install busybox-static")?;
     fs::write(root.join("init"), INIT)?;
     fs::set_permissions(root.join("init"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let mut cpio = Command::new("busybox");
-    cpio.args(["cpio", "-o", "-H", "newc"]).current_dir(&root);
-    let mut cpio = cpio.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting busybox")?;
+    let mut cpio = Command::new("sh");
+    cpio.args(["-c", "busybox cpio -o -H newc | gzip -9 -n"]).current_dir(&root);
+    let mut cpio = cpio.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting sh")?;
     cpio.stdin.take().context("it was asked for")?.write_all(b".\nbin\nbin/busybox\ndev\nproc\ninit\n")?;
     let output = cpio.wait_with_output()?;
     ensure!(output.status.success(), "busybox cpio: {}", output.status);

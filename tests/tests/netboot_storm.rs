@@ -37,10 +37,10 @@ impl Site {
         Ok(Site { cache, config: settings.config, _ganesha: ganesha, lab })
     }
 
-    /// What came from the master, in bytes as they travelled.
+    /// What came from the master, in bytes unpacked: what is sent packed differs from boot to boot.
     fn fetched(&self) -> Result<f64> {
         let status = self.cache.wait_idle()?;
-        status["sources"][0]["bytes_received"].as_f64().with_context(|| format!("no received bytes in {status}"))
+        status["fetched_bytes"].as_f64().with_context(|| format!("no fetched bytes in {status}"))
     }
 }
 
