@@ -306,6 +306,7 @@ mod tests {
             macs: vec!["52:54:00:00:00:01".parse().unwrap()],
             uuid: Some(Uuid::from_u128(7)),
             lab: "R2".parse().ok(),
+            boots: "lab@4".parse().ok(),
             runs: Vec::new(),
             clones: Vec::new(),
         };

@@ -188,8 +188,10 @@ mod tests {
             networks: vec!["10.1.2.0/24".parse().unwrap()],
             version: "lab@2".parse().ok(),
             edited: false,
+            tried: false,
             url: Some("iscsi://10.1.2.1:3260/x/1".to_owned()),
             clone,
+            personal: None,
             older: Vec::new(),
             refused: None,
         }

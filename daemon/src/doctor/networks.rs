@@ -97,7 +97,7 @@ fn relay(network: &BootNetwork) -> Finding {
 
 /// Whether the kernel's table has a way to an address.
 fn has_route(table: &str, to: Ipv4Addr) -> bool {
-    let word = |text: &str| Some(u32::from_str_radix(text, 16).ok()?.to_ne_bytes()).map(Ipv4Addr::from);
+    let word = |text: &str| u32::from_str_radix(text, 16).ok().map(|word| Ipv4Addr::from(word.to_ne_bytes()));
     table.lines().skip(1).any(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let (Some(net), Some(mask)) = (fields.get(1).and_then(|f| word(f)), fields.get(7).and_then(|f| word(f))) else {
