@@ -40,8 +40,8 @@ pub use knfsd::{Knfsd, Raised};
 pub use lio::{Lio, Step};
 pub use netboot::{
     BootNetwork, Dhcp, Dialect, Dnsmasq, GRUB_MENU, Heard, Interface, Loader, Loaders, LoadersError, NetbootEnabled,
-    NetworkError, Pool, PoolError, Rival, SignedEntry, WantedNetwork, check_signed, grub_menu, interfaces, put_signed,
-    rivals, snippet,
+    NetworkError, NoRouter, Pool, PoolError, Rival, SignedEntry, WantedNetwork, check_signed, grub_menu, interfaces,
+    put_signed, rivals, snippet,
 };
 pub use offer::{LUN, Offer, OfferName, OfferNameError};
 pub use plan::{Outcome, Plan};

@@ -2,13 +2,35 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV6, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::{Lab, LanMachine, wait_for};
+
+const SOLICITATION: u8 = 133;
+const ADVERTISEMENT: u8 = 134;
+/// Who answers does so at once.
+const ROUTER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A socket for neighbour discovery on an interface, once that can be used.
+fn icmp6(interface: &str) -> Result<UdpSocket> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt};
+    let socket = socket(AddressFamily::Inet6, SockType::Raw, SockFlag::empty(), SockProtocol::IcmpV6)?;
+    setsockopt(&socket, sockopt::BindToDevice, &interface.into())?;
+    Ok(UdpSocket::from(socket))
+}
+
+/// Sends something to all of one kind: 1, everybody, or 2, routers.
+fn send(socket: &UdpSocket, packet: &[u8], group: u16) -> Result<()> {
+    let index = nix::net::if_::if_nametoindex("card")?;
+    let to = SocketAddrV6::new([0xff02, 0, 0, 0, 0, 0, 0, group].into(), 0, 0, index);
+    // Its own address is looked for on the network first.
+    wait_for("an address of IPv6", || Ok(socket.send_to(packet, to).ok().map(drop)))
+}
 
 /// What a machine was given.
 #[derive(Debug)]
@@ -66,6 +88,41 @@ impl LanMachine {
         let told = fs::read_to_string(&told).context("what udhcpc was told")?;
         let pairs = told.lines().filter_map(|line| line.split_once('='));
         Ok(Lease(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()))
+    }
+
+    /// Asks for a router of IPv6, as a machine that boots does: whether somebody says within a while that it is one, for how many
+    /// seconds; nothing if nobody answers.
+    pub fn ask_for_router(&self) -> Result<Option<u16>> {
+        self.inside(|| {
+            let socket = icmp6("card")?;
+            send(&socket, &[SOLICITATION, 0, 0, 0, 0, 0, 0, 0], 2)?;
+            let until = Instant::now() + ROUTER_DEADLINE;
+            let mut packet = [0; 1500];
+            loop {
+                socket.set_read_timeout(Some(
+                    until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)),
+                ))?;
+                match socket.recv(&mut packet) {
+                    Ok(bytes) if bytes >= 16 && packet[0] == ADVERTISEMENT => {
+                        return Ok(Some(u16::from_be_bytes([packet[6], packet[7]])));
+                    }
+                    Ok(_) => {}
+                    Err(_) if Instant::now() >= until => return Ok(None),
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        })
+    }
+
+    /// Says that it is a router of IPv6, for so many seconds.
+    pub fn advertise(&self, seconds: u16) -> Result<()> {
+        self.inside(|| {
+            let mut packet = [0; 16];
+            packet[0] = ADVERTISEMENT;
+            packet[6..8].copy_from_slice(&seconds.to_be_bytes());
+            send(&icmp6("card")?, &packet, 1)
+        })
     }
 
     /// Loads a file by TFTP.

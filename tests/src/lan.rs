@@ -156,7 +156,7 @@ impl LanMachine {
         self.inside(|| ip(&format!("link set {card} up")))
     }
 
-    fn inside<T: Send>(&self, what: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    pub(crate) fn inside<T: Send>(&self, what: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         std::thread::scope(|scope| {
             let inside = scope.spawn(|| {
                 setns(&self.namespace, CloneFlags::CLONE_NEWNET).context("entering a network namespace")?;

@@ -222,3 +222,22 @@ fn a_workstation_is_woken_wherever_it_is() -> Result<()> {
     }
     Ok(())
 }
+
+/// Where icbd gives addresses, a machine that looks for a router of IPv6 is told at once that there is none, unless there is one; on
+/// other networks it is told nothing.
+#[test]
+fn nobody_waits_for_a_router_that_there_is_not() -> Result<()> {
+    let (lan, lab) = (Lan::new()?, Lab::new()?);
+    lan.bridge("lan2", Some(Ipv4Addr::new(10, 88, 2, 1)))?;
+    let networks = [FULL, "[[network]]\ninterface = \"lan2\"\ndhcp = \"proxy\"\n"].concat();
+    let cache = cache_server(&lab, &networks)?;
+    let (own, others) = (lan.machine(7)?, lan.machine_on("lan2", Ipv4Addr::new(10, 88, 2, 7))?);
+    others.take("card", others.address)?;
+    ensure!(own.ask_for_router()?.is_none(), "somebody else answers");
+    cache.command(&["netboot", "enable"])?.ok()?;
+    // It begins a moment later.
+    wait_for("an answer", || Ok(own.ask_for_router()?)).and_then(|seconds| Ok(ensure!(seconds == 0, "{seconds} s")))?;
+    ensure!(others.ask_for_router()?.is_none(), "it answers on a network of others");
+    lan.machine(8)?.advertise(1800)?;
+    wait_for("that it is silent", || Ok(own.ask_for_router()?.is_none().then_some(())))
+}

@@ -142,7 +142,7 @@ mod tests {
     fn every_key_is_known_to_the_file() {
         // What has no default.
         let without = "[sign]\nkey = \"/k\"\n[trust]\nca = \"/c\"\n[clone]\nreserve = \"1GiB\"\nper_client = \"1GiB\"\n\
-             [netboot]\ndefault = \"lab\"\n";
+             hook = \"/h\"\n[netboot]\ndefault = \"lab\"\n";
         let known = values(&check::read(without).unwrap());
         for (role, keys) in AT_ONCE {
             for key in *keys {

@@ -77,6 +77,7 @@ pub(super) async fn serve(
     tasks.spawn(boot::sweep(server.clone(), stop.clone()));
     tasks.spawn(netboot::watch(server.clone(), stop.clone()));
     tasks.spawn(netboot::watch_signed(server.clone(), stop.clone()));
+    tasks.spawn(netboot::answer_solicitations(server.clone(), stop.clone()));
     tasks.spawn(boot::syslog::listen(server.clone(), stop.clone()));
     first_listing(&server, has_asked).await;
     let outcome = match mount(&server, &settings, images, is_by_systemd).await {

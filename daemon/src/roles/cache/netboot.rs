@@ -3,8 +3,8 @@
 mod commands;
 mod process;
 mod signed;
+mod solicited;
 
-use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -24,6 +24,7 @@ use crate::settings::NetbootSettings;
 pub(super) use commands::{change, show};
 use process::{Running, Said};
 pub(super) use signed::watch as watch_signed;
+pub(super) use solicited::answer as answer_solicitations;
 
 /// An address or an interface that comes and goes is seen within this.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -92,13 +93,16 @@ impl Netboot {
         self.seen.borrow().networks.iter().map(|network| network.subnet.into()).collect()
     }
 
-    /// The addresses at which workstations find it, whenever they are others.
-    pub(super) fn addresses(&self) -> impl Stream<Item = BTreeSet<Ipv4Addr>> + use<> {
-        let of = |seen: &Seen| seen.networks.iter().map(|network| network.address).collect();
+    /// Something of the networks that are served, whenever it is another.
+    pub(super) fn whenever<T, F>(&self, of: F) -> impl Stream<Item = T> + use<T, F>
+    where
+        T: Clone + PartialEq,
+        F: Fn(&[BootNetwork]) -> T + Copy,
+    {
         let seen = self.seen.subscribe();
         stream::unfold((seen, None), move |(mut seen, before)| async move {
-            let is_other = |seen: &Seen| before.as_ref() != Some(&of(seen));
-            let now: BTreeSet<Ipv4Addr> = of(&*seen.wait_for(is_other).await.ok()?);
+            let is_other = |seen: &Seen| before.as_ref() != Some(&of(&seen.networks));
+            let now = of(&seen.wait_for(is_other).await.ok()?.networks);
             Some((now.clone(), (seen, Some(now))))
         })
     }

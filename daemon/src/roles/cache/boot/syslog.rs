@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use futures_util::StreamExt;
+use icbd_export::BootNetwork;
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,9 @@ const MESSAGE_BYTES_MAX: usize = 2048;
 
 /// Listens where workstations boot, until `stop`.
 pub(in super::super) async fn listen(server: Arc<CacheServer>, stop: CancellationToken) {
-    let mut addresses = std::pin::pin!(server.netboot.addresses());
+    let of =
+        |networks: &[BootNetwork]| -> BTreeSet<Ipv4Addr> { networks.iter().map(|network| network.address).collect() };
+    let mut addresses = std::pin::pin!(server.netboot.whenever(of));
     let mut at = BTreeSet::new();
     loop {
         tokio::select! {
