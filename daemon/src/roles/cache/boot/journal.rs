@@ -110,7 +110,9 @@ impl Journal {
             // Logged in still, from the boot before.
             return;
         }
-        open.reach(stage, known, now, fetched_bytes);
+        if !open.reach(stage, known, now, fetched_bytes) {
+            return;
+        }
         if matches!(stage, Stage::Up | Stage::Failed)
             && let Some(done) = inner.open.remove(&from)
         {
@@ -228,7 +230,8 @@ impl Open {
         self.entry.stages.push(StageEntry { stage: Stage::Address, after_ms: 0 });
     }
 
-    fn reach(&mut self, stage: Stage, known: Known, now: Instant, fetched_bytes: u64) {
+    /// Whether it had not come so far.
+    fn reach(&mut self, stage: Stage, known: Known, now: Instant, fetched_bytes: u64) -> bool {
         if stage == Stage::Address {
             self.addressed = Some(now);
         }
@@ -237,11 +240,13 @@ impl Open {
         entry.client = entry.client.take().or(known.client);
         entry.version = known.version.or(entry.version.take());
         entry.from_source_bytes = self.carried_bytes + fetched_bytes.saturating_sub(self.fetched_before);
-        if !entry.stages.iter().any(|entry| entry.stage == stage) {
+        let is_new = !entry.stages.iter().any(|entry| entry.stage == stage);
+        if is_new {
             let after_ms = u64::try_from(now.duration_since(self.began).as_millis()).unwrap_or(u64::MAX);
             entry.stages.push(StageEntry { stage, after_ms });
             self.heard = now;
         }
+        is_new
     }
 }
 
