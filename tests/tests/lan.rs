@@ -236,7 +236,8 @@ fn nobody_waits_for_a_router_that_there_is_not() -> Result<()> {
     ensure!(own.ask_for_router()?.is_none(), "somebody else answers");
     cache.command(&["netboot", "enable"])?.ok()?;
     // It begins a moment later.
-    wait_for("an answer", || Ok(own.ask_for_router()?)).and_then(|seconds| Ok(ensure!(seconds == 0, "{seconds} s")))?;
+    let seconds = wait_for("an answer", || own.ask_for_router())?;
+    ensure!(seconds == 0, "it is one for {seconds} s");
     ensure!(others.ask_for_router()?.is_none(), "it answers on a network of others");
     lan.machine(8)?.advertise(1800)?;
     wait_for("that it is silent", || Ok(own.ask_for_router()?.is_none().then_some(())))

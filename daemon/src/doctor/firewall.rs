@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn a_chain_may_end_with_a_refusal() {
         let refused = rule("input", json!([{"reject": {"type": "icmpx"}}]));
-        assert!(open(&ruleset("accept", &[refused.clone()])).is_empty());
+        assert!(open(&ruleset("accept", std::slice::from_ref(&refused))).is_empty());
         let lets = rule("input", json!([dport("tcp", json!(7070)), {"accept": null}]));
         assert_eq!(open(&ruleset("accept", &[lets, refused])), [7070]);
     }
