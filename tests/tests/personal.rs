@@ -156,9 +156,11 @@ fn a_disk_that_cannot_be_made_ones_own_is_nobodys() -> Result<()> {
         &site.lab,
         &format!("{half}\nexec 3< \"$ICBD_DISK\"\n(setsid tail -f /dev/null >/dev/null 2>&1 & echo $! > RUNS)"),
     )?;
-    site.cache.daemon.allow_log("is reset at the next boot");
+    site.cache.daemon.allow_log("cannot be reset yet");
     let (status, text) = boot_script(&site.cache, "lab?client=pc-1")?;
     ensure!(status == 503 && text.contains("left the disk open in some program"), "{status}: {text}");
+    let again = boot_script(&site.cache, "lab?client=pc-1")?;
+    ensure!(again.0 != 200 && again.1.contains("is open in some program"), "it is given away: {again:?}");
     let left = fs::read_to_string(site.lab.path("runs"))?.trim().parse()?;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(left), nix::sys::signal::Signal::SIGKILL)?;
     fs::remove_file(site.lab.path("hook"))?;
@@ -167,7 +169,7 @@ fn a_disk_that_cannot_be_made_ones_own_is_nobodys() -> Result<()> {
     set_hook(&site.lab, HOOK)?;
     ensure!(site.boot("pc-1")?.read(&site.lab)? == personal(1, "pc-1 lab@1 "), "not what was made");
     // A kill in the middle leaves nothing half made.
-    set_hook(&site.lab, &format!("{half}\necho \"$ICBD_CLIENT\" >> RUNS\nsleep 1000"))?;
+    set_hook(&site.lab, &format!("{half}\necho \"$ICBD_CLIENT\" >> RUNS\nsleep 30"))?;
     site.cache.command(&["clone", "reset", "pc-1", "lab", "--personal"])?.ok()?;
     let server = listens(&site.cache)?;
     let booting = std::thread::spawn(move || get(server, "/boot/lab?client=pc-1"));

@@ -35,6 +35,7 @@ pub struct CloneDisk {
     record: Record,
     places: Places,
     fate: Mutex<Fate>,
+    is_unfinished: AtomicBool,
     /// Those who have it open; changed under the lock of all clones.
     pub(super) users: AtomicU64,
     /// It is being reset or removed: nobody begins to use it.
@@ -80,6 +81,7 @@ impl CloneDisk {
             room,
             name,
             fate: Mutex::new(record.fate()),
+            is_unfinished: AtomicBool::new(record.unfinished),
             record,
             places,
             users: AtomicU64::new(0),
@@ -113,7 +115,16 @@ impl CloneDisk {
     }
 
     pub(super) fn record(&self) -> Record {
-        self.record.clone().with_fate(self.fate())
+        Record { unfinished: self.is_unfinished(), ..self.record.clone().with_fate(self.fate()) }
+    }
+
+    /// Whether what each session begins as is being made, or was when that came to its end without being done.
+    pub fn is_unfinished(&self) -> bool {
+        self.is_unfinished.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_unfinished(&self) {
+        self.is_unfinished.store(true, Ordering::Release);
     }
 
     pub(super) fn place(&self) -> &LayerPlace {

@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::disk::{Barrier, Disk, Missing, Wait};
 use crate::layout;
 
+/// Of a clone that begins as its version, which every icbd knows.
 const FORMAT: u32 = 1;
+/// Of one that does not, or is being made to.
+const FORMAT_PERSONAL: u32 = 2;
 const FILE: &str = "clone.json";
 const UNFINISHED: &str = "clone.json.new";
 /// Longer ones are none of ours.
@@ -35,6 +38,9 @@ pub(super) struct Record {
     /// The layer that each session begins as, and which nobody writes to any more.
     #[serde(default)]
     pub(super) personal: Option<u64>,
+    /// What each session begins as is being made, in this one: nobody is to use it until that is done, or it is reset.
+    #[serde(default)]
+    pub(super) unfinished: bool,
     /// Never reset.
     pub(super) kept: bool,
     /// It is to become a version, and is what its workstation boots until then.
@@ -101,14 +107,16 @@ impl Record {
         let damaged = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
         let parsed: OnDisk = serde_json::from_slice(&bytes[..read]).map_err(|error| damaged(error.to_string()))?;
         match parsed.format {
-            FORMAT => Ok(Some(parsed.record)),
+            FORMAT | FORMAT_PERSONAL => Ok(Some(parsed.record)),
             format => Err(damaged(format!("it is of a newer icbd (format {format})"))),
         }
     }
 
     /// Durable when it returns: the old one or this one, after a power cut at any moment.
     pub(super) fn write(&self, disk: &dyn Disk, folder: &Path) -> io::Result<()> {
-        let text = serde_json::to_vec(&OnDisk { format: FORMAT, record: self.clone() })?;
+        // An icbd that does not know the one layer would show the other without it.
+        let format = if self.personal.is_some() || self.unfinished { FORMAT_PERSONAL } else { FORMAT };
+        let text = serde_json::to_vec(&OnDisk { format, record: self.clone() })?;
         let (unfinished, place) = (folder.join(UNFINISHED), folder.join(FILE));
         let file = disk.open(&unfinished, Missing::Replace)?;
         file.write(0, &[&text])?;

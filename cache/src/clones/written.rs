@@ -51,7 +51,7 @@ impl CloneDisk {
     /// Refused if its sessions begin as something else than the version: that is one workstation's, and what was written over it
     /// is of no use without it.
     pub fn check_is_impersonal(&self) -> Result<(), CacheError> {
-        if !self.has_personal() {
+        if !self.has_personal() && !self.is_unfinished() {
             return Ok(());
         }
         let CloneName { version, client } = self.name();

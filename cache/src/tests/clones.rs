@@ -145,6 +145,11 @@ async fn live(seed: u64) {
                 rig.cache.clones().closed(&rig.cache.clones().get(&name).unwrap()).await;
                 match dice.roll(3) {
                     0 if personal.is_none() => {
+                        rig.cache.clones().begin_personal(&name).await.unwrap();
+                        // Whatever ends the daemon, it is known to be nothing that anybody may use.
+                        rig.restart_on(rig.disk.clone()).await;
+                        assert!(rig.cache.clones().get(&name).unwrap().is_unfinished());
+                        rig.cache.clones().set_fate(&name, Fate::Kept).await.unwrap_err();
                         rig.cache.clones().make_personal(&name).await.unwrap();
                         personal = Some(model.now.clone());
                     }
@@ -154,6 +159,7 @@ async fn live(seed: u64) {
                     }
                     _ => rig.cache.clones().reset(&name, Layers::Session).await.unwrap(),
                 }
+                assert!(!rig.cache.clones().get(&name).unwrap().is_unfinished());
                 assert!(rig.cache.clones().enter(number).is_none(), "an old number still means something");
                 disk = open(&rig, &version, "pc-1").await;
                 model = Model::new(personal.as_deref().unwrap_or(&below[..]));

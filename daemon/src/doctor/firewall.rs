@@ -67,8 +67,15 @@ fn is_open(ruleset: &Value, transport: Transport, port: u16) -> bool {
     let of_table = |chain: &Value, rule: &Value| ["family", "table"].iter().all(|key| rule[key] == chain[key]);
     closing.into_iter().all(|chain| {
         // Also in chains that it leads to.
-        rules().any(|rule| of_table(chain, rule) && lets_through(rule, items, transport, port))
+        let mut of_table = rules().filter(|rule| of_table(chain, rule));
+        of_table.any(|rule| is_beyond(rule) || lets_through(rule, items, transport, port))
     })
+}
+
+/// Whether a rule says more than is understood here: then nothing is claimed.
+fn is_beyond(rule: &Value) -> bool {
+    let parts = rule["expr"].as_array().map(Vec::as_slice).unwrap_or_default();
+    parts.iter().any(|part| part.get("vmap").is_some() || part.get("xt").is_some())
 }
 
 fn lets_through(rule: &Value, items: &[Value], transport: Transport, port: u16) -> bool {
@@ -88,12 +95,13 @@ fn lets_through(rule: &Value, items: &[Value], transport: Transport, port: u16) 
             }
             names_port = true;
         } else if left["meta"]["key"] == "iifname" || left["meta"]["key"] == "iif" {
-            if condition["right"] == "lo" {
+            if condition["right"] == "lo" && condition["op"] != "!=" {
                 return false;
             }
             names_port = true;
-        } else if left["meta"]["key"] == "l4proto" && condition["right"] != transport.name() || left.get("ct").is_some()
-        {
+        } else if left.get("ct").is_some() && !is_for_new(&condition["right"]) {
+            return false;
+        } else if left["meta"]["key"] == "l4proto" && condition["right"] != transport.name() {
             return false;
         } else if left["payload"]["field"] == "saddr" {
             names_port = true;
@@ -102,7 +110,13 @@ fn lets_through(rule: &Value, items: &[Value], transport: Transport, port: u16) 
         }
     }
     // Without a condition it lets everything through.
-    names_port || !parts.iter().any(|part| part.get("match").is_some() || part.get("xt").is_some())
+    names_port || !parts.iter().any(|part| part.get("match").is_some())
+}
+
+/// Whether connections that begin are among what a rule is for.
+fn is_for_new(states: &Value) -> bool {
+    let all = states["set"].as_array().or(states.as_array());
+    states == "new" || all.is_some_and(|states| states.iter().any(|state| state == "new"))
 }
 
 /// Whether a port is what a rule compares with: a number, a range, a set, or the name of one.
@@ -172,6 +186,9 @@ mod tests {
         assert_eq!(with("input", json!([from("iifname", "eth1"), accept])), all);
         let known = json!({"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established"]}});
         assert!(with("input", json!([known, accept])).is_empty());
+        let new = json!({"match": {"op": "==", "left": {"ct": {"key": "state"}}, "right": "new"}});
+        assert_eq!(with("input", json!([new, dport("tcp", json!(7070)), accept])), [7070]);
+        assert_eq!(with("input", json!([{"vmap": {"key": 1, "data": 2}}])), all, "nothing is claimed");
         assert_eq!(with("input", json!([accept])), all);
     }
 

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
-use icbd_export::{BootNetwork, Dhcp, Dnsmasq, Loaders, Rival, interfaces, rivals};
+use icbd_export::{BootNetwork, Dhcp, Dnsmasq, Loaders, Rival, check_signed, interfaces, rivals};
 
 use super::{Finding, Verdict};
 use crate::settings::CacheSettings;
@@ -23,6 +23,8 @@ pub(super) async fn look(settings: &CacheSettings) -> anyhow::Result<Vec<Finding
     let mut findings = Vec::new();
     findings.extend(Dnsmasq::check().err().map(|error| Finding::error("network", Verdict::Wrong, error)));
     findings.extend(Loaders::default().check().err().map(|error| Finding::error("network", Verdict::Wrong, error)));
+    let signed = if settings.netboot.secure_boot { check_signed() } else { Ok(()) };
+    findings.extend(signed.err().map(|error| Finding::error("network", Verdict::Wrong, error)));
     let interfaces = interfaces()?;
     let networks = match BootNetwork::all(wanted, &interfaces, &settings.listen) {
         Ok(networks) => networks,

@@ -14,6 +14,7 @@ const NFS: u16 = 2049;
 const DHCP: u16 = 67;
 const TFTP: u16 = 69;
 const PROXY_DHCP: u16 = 4011;
+const SYSLOG: u16 = 514;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transport {
@@ -80,6 +81,8 @@ pub(super) fn of_cache(settings: &CacheSettings) -> Vec<Port> {
     }
     if !dhcp.is_empty() {
         udp(TFTP, "TFTP");
+        let (transport, what) = (Transport::Udp, "what workstations say when they boot");
+        ports.push(Port { transport, number: SYSLOG, at: None, what, ours: Ours::Program("") });
     }
     ports
 }

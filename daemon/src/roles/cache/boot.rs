@@ -238,6 +238,8 @@ pub(super) enum Before {
     /// Nothing is written in it.
     Untouched,
     Kept(Arc<CloneDisk>),
+    /// What clone.hook left when it failed: it is reset, or nobody gets it.
+    Unfinished(Arc<CloneDisk>),
     /// It is reset, unless somebody may be using it.
     Written(Arc<CloneDisk>),
 }
@@ -246,6 +248,7 @@ pub(super) async fn before(server: &CacheServer, name: &CloneName) -> Result<Bef
     let clones = server.cache.clones();
     Ok(match clones.get(name) {
         None => Before::Nothing,
+        Some(clone) if clone.is_unfinished() => Before::Unfinished(clone),
         Some(clone) if clone.is_kept() => Before::Kept(clone),
         Some(clone) if clones.is_untouched(&clone).await.map_err(Failure::from)? => Before::Untouched,
         Some(clone) => Before::Written(clone),
@@ -262,6 +265,7 @@ async fn begin(
 ) -> Result<(), Failure> {
     match before(server, name).await? {
         Before::Untouched | Before::Kept(_) => {}
+        Before::Unfinished(_) => reset::reset(server, name, Asks::Boot, Layers::Session).await?,
         Before::Written(clone) => renew(server, &clone, from).await,
         Before::Nothing => make(server, declaration, record, name).await?,
     }
@@ -375,8 +379,12 @@ async fn drop_older(server: &Arc<CacheServer>) {
         };
         if all.iter().any(|other| boots_another(other.name())) {
             let turn = server.boots.of(&name.client);
-            let _turn = turn.lock().await;
-            drop_one(server, name).await;
+            // Who boots just now is looked at the next time.
+            let Ok(_turn) = turn.try_lock() else { continue };
+            // Somebody may have kept it, or its workstation boots it again.
+            if server.cache.clones().get(name).is_some_and(|clone| !clone.is_kept() && !is_booted(name)) {
+                drop_one(server, name).await;
+            }
         }
     }
 }

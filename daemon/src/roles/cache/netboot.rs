@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, Stream};
-use icbd_export::{BootNetwork, Dnsmasq, Loaders, NetbootEnabled, interfaces, put_signed};
+use icbd_export::{BootNetwork, Dnsmasq, Loaders, NetbootEnabled, check_signed, interfaces, put_signed};
 use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -145,7 +145,11 @@ impl Netboot {
                 }
             }
         }
-        let text = (!networks.is_empty()).then(|| self.dnsmasq.text(&networks, self.settings().secure_boot));
+        // Without what it needs, all others boot as before.
+        let signed = if self.settings().secure_boot { check_signed() } else { Ok(()) };
+        let is_signed = self.settings().secure_boot && signed.is_ok();
+        troubles.extend(signed.err().map(|error| format!("netboot.secure_boot: {error}")));
+        let text = (!networks.is_empty()).then(|| self.dnsmasq.text(&networks, is_signed));
         Wanted { networks, text, trouble: troubles.pop() }
     }
 
@@ -153,7 +157,7 @@ impl Netboot {
     fn write(&self, text: &str) -> Result<(), String> {
         let loaders = self.dnsmasq.loaders();
         Loaders::default().put(&loaders).map_err(|error| error.to_string())?;
-        if self.settings().secure_boot {
+        if self.settings().secure_boot && check_signed().is_ok() {
             put_signed(&loaders).map_err(|error| error.to_string())?;
         }
         let config = self.dnsmasq.config();

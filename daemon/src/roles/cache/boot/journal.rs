@@ -68,13 +68,16 @@ impl Journal {
     /// What is known of boots that are younger than `keep`; what is older is forgotten.
     pub(in super::super) fn open(folder: &Path, keep: Duration) -> Journal {
         let (file, open) = (folder.join(FILE), folder.join(OPEN));
-        let mut inner = Inner { open: resume(&open), ended: VecDeque::new() };
+        let (resumed, over) = resume(&open);
+        let mut inner = Inner { open: resumed, ended: VecDeque::new() };
         match std::fs::read_to_string(&file) {
             Ok(text) => inner.ended = remember(&file, &text, keep),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => tracing::warn!(file = %file.display(), %error, "earlier boots are not known"),
         }
-        Journal { file, open, inner: Mutex::new(inner) }
+        let journal = Journal { file, open, inner: Mutex::new(inner) };
+        over.into_iter().for_each(|boot| journal.end(&mut journal.lock(), boot));
+        journal
     }
 
     /// Somebody said something.
@@ -195,7 +198,8 @@ impl Open {
         let began =
             SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(entry.began.seconds).unwrap_or_default());
         let ago = began.elapsed().unwrap_or_default();
-        let began = now.checked_sub(ago).unwrap_or(now);
+        // The clock of this start of the machine may not reach back so far.
+        let began = now.checked_sub(ago).or_else(|| now.checked_sub(SILENT_MAX)).unwrap_or(now);
         let carried_bytes = entry.from_source_bytes;
         Open { entry, began, heard: now, addressed: None, fetched_before: 0, carried_bytes }
     }
@@ -250,12 +254,16 @@ impl Open {
     }
 }
 
-/// Those that were under way when an earlier daemon ended.
-fn resume(file: &Path) -> BTreeMap<IpAddr, Open> {
+/// Those that were under way when an earlier daemon ended, and those of them that will not go on.
+fn resume(file: &Path) -> (BTreeMap<IpAddr, Open>, Vec<Open>) {
     let text = std::fs::read(file).unwrap_or_default();
     // A file that cannot be read is that of no daemon.
     let entries: Vec<BootEntry> = serde_json::from_slice(&text).unwrap_or_default();
-    entries.into_iter().map(|entry| (entry.address, Open::resumed(entry))).collect()
+    let (open, over): (Vec<Open>, Vec<Open>) = entries.into_iter().map(Open::resumed).partition(|open| {
+        let last = open.entry.last().map_or(Duration::ZERO, |last| Duration::from_millis(last.after_ms));
+        open.began.elapsed().saturating_sub(last) < SILENT_MAX
+    });
+    (open.into_iter().map(|open| (open.entry.address, open)).collect(), over)
 }
 
 fn append(file: &Path, entry: &BootEntry) -> io::Result<()> {

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use icbd_export::BootNetwork;
@@ -14,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use crate::roles::cache::state::CacheServer;
 
 const PORT: u16 = 514;
+/// Whoever has the port may let go of it.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// What is longer is cut.
 const MESSAGE_BYTES_MAX: usize = 2048;
 
@@ -42,12 +45,17 @@ async fn hear_all(server: &CacheServer, at: &BTreeSet<Ipv4Addr>) {
 }
 
 async fn hear(server: &CacheServer, at: Ipv4Addr) {
-    let socket = match UdpSocket::bind((at, PORT)).await {
-        Ok(socket) => socket,
-        Err(error) => {
-            tracing::info!(address = %at, port = PORT, %error, "what workstations say when they boot is not heard");
-            return;
+    let mut is_told = false;
+    let socket = loop {
+        match UdpSocket::bind((at, PORT)).await {
+            Ok(socket) => break socket,
+            Err(error) if !is_told => {
+                tracing::info!(address = %at, port = PORT, %error, "what workstations say when they boot is not heard");
+                is_told = true;
+            }
+            Err(_) => {}
         }
+        tokio::time::sleep(LOOK_AGAIN).await;
     };
     let mut message = [0; MESSAGE_BYTES_MAX];
     loop {

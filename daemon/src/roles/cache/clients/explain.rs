@@ -137,6 +137,10 @@ async fn outlook(
             let (written_bytes, since) = of(&disk);
             CloneOutlook::Kept { written_bytes, since }
         }
+        Before::Unfinished(disk) => {
+            let (written_bytes, since) = of(&disk);
+            CloneOutlook::Reset { written_bytes, since }
+        }
         Before::Written(disk) => {
             let (written_bytes, since) = of(&disk);
             match in_use(server, name) {

@@ -1,13 +1,14 @@
 //! What each session of a workstation's clone begins as: the version, and what a program of the administrator's made of it for
 //! this workstation.
 //!
-//! The program writes to a clone that nobody is offered yet, and what it wrote is put below all that the workstation writes. What
-//! a kill leaves half-made was written by nobody's session, so it is reset at the next boot like any other.
+//! The program writes to a clone that is noted to be unfinished, which nobody is offered, and what it wrote is put below all that
+//! the workstation writes. What a failure or a kill leaves half-made is reset before anybody gets it, or nobody does.
 
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use icbd_cache::{CloneDisk, CloneName, Fate, Layers};
+use icbd_cache::{CloneDisk, CloneName, Layers};
 use icbd_image::VersionId;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -24,13 +25,35 @@ use crate::settings::CloneHook;
 
 /// So much of what the program said last is kept.
 const SAID_BYTES_MAX: usize = 4096;
+/// It is told to end first, and has so long to unmount what it mounted.
+const GRACE: Duration = Duration::from_secs(5);
+/// What it said is there when it ends, unless something that it started goes on talking.
+const SAID_MAX: Duration = Duration::from_secs(1);
+
+/// A program and what it started, which do not outlive who waits for them.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn tell(&self, signal: Signal) {
+        if let Some(group) = self.0 {
+            // Its leader was not waited for yet, so the number is still its own.
+            let _ = killpg(group, signal);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.tell(Signal::SIGKILL);
+    }
+}
 
 /// Has a clone in which nothing is written yet begin as `clone.hook` makes it, unless it does already.
 pub(in super::super) async fn ensure(server: &Arc<CacheServer>, name: &CloneName) -> Result<(), Failure> {
     let clones = server.cache.clones();
     let (Some(hook), Some(clone)) = (hook(server), clones.get(name)) else { return Ok(()) };
-    // What is to become a version is for all workstations.
-    if clone.has_personal() || clone.fate() == Fate::Edited || !clones.is_untouched(&clone).await? {
+    // One that is kept goes on as it was; what is to become a version is for all workstations.
+    if clone.has_personal() || clone.is_kept() || !clones.is_untouched(&clone).await? {
         return Ok(());
     }
     let _held_back = match reset::free(server, name, Asks::Boot).await {
@@ -41,9 +64,12 @@ pub(in super::super) async fn ensure(server: &Arc<CacheServer>, name: &CloneName
             return Ok(());
         }
     };
+    clones.begin_personal(name).await?;
     let Err(why) = make(server, &hook, &clone).await else { return Ok(()) };
+    // A program that was killed has its files closed a moment later.
+    let _ = reset::closed(server, &clone).await;
     if let Err(error) = clones.reset(name, Layers::Session).await {
-        tracing::warn!(clone = %name, %error, "what clone.hook left is reset at the next boot");
+        tracing::warn!(clone = %name, %error, "what clone.hook left cannot be reset yet: until then nobody gets it");
     }
     let (client, program) = (&name.client, hook.program.display());
     let message = format!("{client} gets no disk, for clone.hook {program} {why}; mend it, and boot {client} again");
@@ -63,7 +89,7 @@ pub(in super::super) fn outlook(
     let is_empty = matches!(outlook, CloneOutlook::Made | CloneOutlook::Untouched | CloneOutlook::Reset { .. });
     match server.cache.clones().get(name) {
         Some(clone) if clone.has_personal() => Some(PersonalOutlook::Made),
-        Some(clone) if clone.fate() == Fate::Edited => None,
+        Some(clone) if clone.is_kept() => None,
         _ => (is_empty && hook(server).is_some()).then_some(PersonalOutlook::ToMake),
     }
 }
@@ -93,28 +119,30 @@ async fn run(server: &CacheServer, hook: &CloneHook, name: &CloneName) -> Result
         .env("ICBD_MAC", mac)
         .env("ICBD_UUID", uuid)
         .current_dir("/")
-        // What it starts ends with it.
         .process_group(0)
-        .kill_on_drop(true)
         .stdin(Stdio::null())
         .stdout(says.try_clone().map_err(cannot)?)
         .stderr(says);
     let mut child = command.spawn().map_err(cannot)?;
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+    let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
     // The other ends of the pipe are the program's alone now.
     drop(command);
-    let said = Receiver::from_owned_fd(said.into()).map_err(cannot)?;
-    let end = async { tokio::join!(last_line(said), child.wait()) };
-    match tokio::time::timeout(hook.timeout, end).await {
-        Ok((_, Ok(status))) if status.success() => Ok(()),
-        Ok((said, Ok(status))) => Err(failed(status, &said)),
-        Ok((_, Err(error))) => Err(cannot(error)),
-        Err(_) => {
-            // It was not waited for yet, so the number is still its own.
-            let _ = group.map(|group| killpg(group, Signal::SIGKILL));
-            Err(format!("did not end within clone.hook_timeout, {} s, and was killed", hook.timeout.as_secs()))
-        }
+    let said = tokio::spawn(last_line(Receiver::from_owned_fd(said.into()).map_err(cannot)?));
+    let Ok(ended) = tokio::time::timeout(hook.timeout, child.wait()).await else {
+        group.tell(Signal::SIGTERM);
+        tokio::time::sleep(GRACE).await;
+        group.tell(Signal::SIGKILL);
+        let _ = child.wait().await;
+        group.0 = None;
+        return Err(format!("did not end within clone.hook_timeout, {} s, and was killed", hook.timeout.as_secs()));
+    };
+    group.0 = None;
+    let status = ended.map_err(cannot)?;
+    if status.success() {
+        return Ok(());
     }
+    let said = tokio::time::timeout(SAID_MAX, said).await;
+    Err(failed(status, &said.ok().and_then(Result::ok).unwrap_or_default()))
 }
 
 fn failed(status: ExitStatus, said: &str) -> String {

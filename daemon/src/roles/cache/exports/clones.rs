@@ -26,7 +26,8 @@ pub(super) fn wanted(server: &CacheServer, declaration: &Declaration) -> Vec<Off
     let is_edited = |clone: &CloneDisk| {
         clone.fate() == Fate::Edited && view.version(&clone.name().version).is_some_and(is_in_service)
     };
-    let is_meant = |clone: &CloneDisk| versions.contains(&clone.name().version) || is_edited(clone);
+    let is_meant =
+        |clone: &CloneDisk| !clone.is_unfinished() && (versions.contains(&clone.name().version) || is_edited(clone));
     let clones = clones.iter().filter(|clone| clone.name().version.image == declaration.image && is_meant(clone));
     let offers = clones.map(|clone| Offer {
         name: offer_name(clone.name()),

@@ -42,7 +42,7 @@ async fn turn(server: &CacheServer) -> Result<(), Failure> {
         return Ok(());
     }
     let folder = server.netboot.dnsmasq.loaders();
-    let (mut entries, mut kept) = (Vec::new(), BTreeSet::new());
+    let (mut entries, mut first_failure) = (Vec::new(), None);
     for network in servers(&seen.networks) {
         for image in server.images() {
             // Why one cannot be booted its menu says, or `icbd client explain`.
@@ -50,7 +50,11 @@ async fn turn(server: &CacheServer) -> Result<(), Failure> {
             let Ok((record, cmdline)) = signed_entry(server, &image.name, first.into()).await else { continue };
             let (serial, version) = (record.serial().to_string(), record.statement.statement().version());
             let at = format!("{KERNELS}/{serial}");
-            load(server, &record, &folder.join(&at)).await?;
+            // One that cannot be had now keeps nobody from the others.
+            if let Err(failure) = load(server, &record, &folder.join(&at)).await {
+                first_failure = first_failure.or(Some(failure));
+                continue;
+            }
             entries.push(SignedEntry {
                 server: network.server(),
                 image: image.name.to_string(),
@@ -58,7 +62,6 @@ async fn turn(server: &CacheServer) -> Result<(), Failure> {
                 folder: at,
                 cmdline,
             });
-            kept.insert(serial);
         }
     }
     let default = settings.default.map(|image| image.to_string());
@@ -74,14 +77,23 @@ async fn turn(server: &CacheServer) -> Result<(), Failure> {
         };
         write.await.map_err(|error| failed("write", &path, &error))?;
     }
-    // Of versions that nobody is to boot any more.
-    let Ok(mut there) = tokio::fs::read_dir(folder.join(KERNELS)).await else { return Ok(()) };
+    forget(server, &folder.join(KERNELS)).await;
+    first_failure.map_or(Ok(()), Err)
+}
+
+/// Removes kernels of versions that are gone. Whoever loads another one just now goes on.
+async fn forget(server: &CacheServer, kernels: &Path) {
+    let known: BTreeSet<String> = {
+        let view = server.cache.view();
+        let records = view.images().iter().flat_map(|image| &image.versions);
+        records.map(|record| record.serial().to_string()).collect()
+    };
+    let Ok(mut there) = tokio::fs::read_dir(kernels).await else { return };
     while let Ok(Some(entry)) = there.next_entry().await {
-        if !kept.contains(entry.file_name().to_string_lossy().as_ref()) {
+        if !known.contains(entry.file_name().to_string_lossy().as_ref()) {
             let _ = tokio::fs::remove_dir_all(entry.path()).await;
         }
     }
-    Ok(())
 }
 
 /// One network for each address under which workstations see this server: GRUB knows no more.

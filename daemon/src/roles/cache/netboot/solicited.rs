@@ -10,6 +10,7 @@ use icbd_export::{BootNetwork, Dhcp, NoRouter};
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
+use super::INTERVAL;
 use crate::roles::cache::state::CacheServer;
 
 /// More is no packet of those that matter.
@@ -26,6 +27,7 @@ pub(in super::super) async fn answer(server: Arc<CacheServer>, stop: Cancellatio
     loop {
         let all = async {
             join_all(on.iter().map(|interface| answer_on(interface))).await;
+            // There is none.
             pending::<()>().await;
         };
         tokio::select! {
@@ -39,8 +41,16 @@ pub(in super::super) async fn answer(server: Arc<CacheServer>, stop: Cancellatio
     }
 }
 
-/// Ends only if it cannot.
+/// Never ends: an interface may have no address of its own yet, or be made anew.
 async fn answer_on(interface: &str) {
+    loop {
+        answer_while_there(interface).await;
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// Ends when it cannot.
+async fn answer_while_there(interface: &str) {
     let opened = NoRouter::on(interface).and_then(|(network, socket)| Ok((network, UdpSocket::from_std(socket)?)));
     let (mut network, socket) = match opened {
         Ok(opened) => opened,
@@ -59,7 +69,10 @@ async fn answer_on(interface: &str) {
                     tracing::debug!(interface, %error, "a machine waits for a router of IPv6");
                 }
             }
-            Err(error) => tracing::debug!(interface, %error, "a packet of IPv6 is lost"),
+            Err(error) => {
+                tracing::debug!(interface, %error, "its packets of IPv6 cannot be heard");
+                return;
+            }
         }
     }
 }
