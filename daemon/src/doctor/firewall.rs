@@ -99,9 +99,9 @@ fn lets_through(rule: &Value, items: &[Value], transport: Transport, port: u16) 
                 return false;
             }
             names_port = true;
-        } else if left.get("ct").is_some() && !is_for_new(&condition["right"]) {
-            return false;
-        } else if left["meta"]["key"] == "l4proto" && condition["right"] != transport.name() {
+        } else if left.get("ct").is_some() && !is_for_new(&condition["right"])
+            || left["meta"]["key"] == "l4proto" && condition["right"] != transport.name()
+        {
             return false;
         } else if left["payload"]["field"] == "saddr" {
             names_port = true;
