@@ -24,6 +24,8 @@ packages=(
     nfs-ganesha nfs-ganesha-vfs rpcbind iproute2 libnfs-utils
     # DHCP and TFTP, what firmware loads by them, and firmware of another kind
     dnsmasq-base ipxe ovmf shim-signed grub-efi-amd64-signed
+    # machines that are little more than a kernel, and DHCP clients that are no machines
+    busybox-static
     # a firewall to be looked through
     nftables
     # a workstation that writes and verifies what it wrote
