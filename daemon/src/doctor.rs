@@ -70,28 +70,28 @@ pub(crate) struct DoctorReport {
 }
 
 /// What the machine is, or is to be.
-pub(crate) enum Patient<'a> {
-    Master(&'a MasterSettings),
-    Cache(&'a CacheSettings),
+pub(crate) enum Patient {
+    Master(Box<MasterSettings>),
+    Cache(Box<CacheSettings>),
     /// Why that is not known.
     Unknown(Failure),
 }
 
 /// Looks at everything that concerns it.
-pub(crate) async fn examine(patient: Patient<'_>) -> anyhow::Result<DoctorReport> {
+pub(crate) async fn examine(patient: Patient) -> anyhow::Result<DoctorReport> {
     let mut findings = machine::look();
     let ports = match patient {
         Patient::Master(settings) => {
             findings.extend(store::look(&settings.repo, None));
-            ports::of_master(settings)
+            ports::of_master(&settings)
         }
         Patient::Cache(settings) => {
             findings.extend(store::look(&settings.store, settings.reserve_bytes));
-            findings.extend(sources::look(settings).await);
+            findings.extend(sources::look(&settings).await);
             let of_exports = settings.clone();
             findings.extend(tokio::task::spawn_blocking(move || cache::examine_exports(&of_exports)).await?);
-            findings.extend(networks::look(settings).await?);
-            ports::of_cache(settings)
+            findings.extend(networks::look(&settings).await?);
+            ports::of_cache(&settings)
         }
         Patient::Unknown(failure) => {
             findings.push(Finding::error("config", Verdict::Wrong, failure));

@@ -242,3 +242,22 @@ fn nobody_waits_for_a_router_that_there_is_not() -> Result<()> {
     lan.machine(8)?.advertise(1800)?;
     wait_for("that it is silent", || Ok(own.ask_for_router()?.is_none().then_some(())))
 }
+
+/// What a workstation says by syslog while it boots is shown with its boot, and the boot is known also to the next daemon.
+#[test]
+fn what_a_boot_says_last_is_known() -> Result<()> {
+    let (lan, lab) = (Lan::new()?, Lab::new()?);
+    let mut cache = cache_server(&lab, FULL)?;
+    cache.command(&["netboot", "enable"])?.ok()?;
+    let workstation = lan.machine(7)?;
+    boots(&workstation, "http://10.88.0.1:7071/boot")?;
+    let socket = workstation.listen(5140)?;
+    let shown = |cache: &CacheServer| cache.command(&["client", "boots", &workstation.mac])?.ok();
+    wait_for("what it says", || {
+        socket.send_to(b"<13>icbd: no network card", (SERVER, 514))?;
+        Ok(shown(&cache)?.contains("  icbd: no network card").then_some(()))
+    })?;
+    cache.kill_worker()?;
+    ensure!(shown(&cache)?.contains("menu "), "{}", shown(&cache)?);
+    Ok(())
+}

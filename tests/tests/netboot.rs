@@ -57,6 +57,14 @@ impl Site {
         self.cache.command(&[&["export", "add", "debian", "--clients", NETWORK], by].concat())?.ok().map(drop)
     }
 
+    /// Has the workstation with this network card, pc-17, get a disk of its own.
+    fn export_to(&self, mac: &str) -> Result<()> {
+        let list = self.lab.path("clients.csv");
+        fs::write(&list, format!("name,mac\npc-17,{mac}\n"))?;
+        self.cache.command(&["client", "import", list.to_str().context("a path of text")?])?.ok()?;
+        self.export(&["--iscsi", "--clone"])
+    }
+
     fn enable(&self) -> Result<()> {
         self.cache.command(&["netboot", "enable"])?.ok()?;
         Ok(())
@@ -102,10 +110,7 @@ fn published(image: &std::path::Path, of: Of) -> PathBuf {
 fn a_workstation_boots_by_the_network_from_its_clone() -> Result<()> {
     let site = Site::new(Of::Disk)?;
     let (card, mac) = site.lan.card(17)?;
-    let list = site.lab.path("clients.csv");
-    fs::write(&list, format!("name,mac\npc-17,{mac}\n"))?;
-    site.cache.command(&["client", "import", list.to_str().context("a path of text")?])?.ok()?;
-    site.export(&["--iscsi", "--clone"])?;
+    site.export_to(&mac)?;
     site.enable()?;
     let mut vm = Vm::boot_network(&site.lab, &card, &mac, 512)?;
     vm.wait_for("login:", BOOT_DEADLINE)?;
@@ -150,10 +155,7 @@ fn a_workstation_boots_by_the_network_from_a_folder() -> Result<()> {
 fn a_workstation_has_its_root_on_its_clone() -> Result<()> {
     let site = Site::new(Of::Disk)?;
     let (card, mac) = site.lan.card(17)?;
-    let list = site.lab.path("clients.csv");
-    fs::write(&list, format!("name,mac\npc-17,{mac}\n"))?;
-    site.cache.command(&["client", "import", list.to_str().context("a path of text")?])?.ok()?;
-    site.export(&["--iscsi", "--clone"])?;
+    site.export_to(&mac)?;
     site.make_package(&[])?;
     site.enable()?;
     let mut vm = Vm::boot_network(&site.lab, &card, &mac, 512)?;

@@ -67,11 +67,11 @@ fn parts(settings: &Settings) -> Vec<Part> {
         (Role::Master, "master-status.json", "master-images.json"),
         (Role::Cache, "cache-status.json", "cache-images.json"),
     ] {
-        let sockets = settings.sockets(likely);
         // Where only one of them can be meant, it is asked once.
         if settings.role().is_some_and(|role| role != likely) {
             continue;
         }
+        let sockets = settings.sockets(likely);
         let others = sockets.clone();
         parts.push((status, Box::new(move || ask(&sockets[..1], "/v1/status"))));
         parts.push((images, Box::new(move || ask(&others[..1], "/v1/images"))));

@@ -9,19 +9,14 @@ use crate::output::counted;
 use crate::settings::{Role, Settings};
 
 pub(crate) async fn run(settings: &Settings) -> Result<()> {
-    let master = || settings.master(&MasterArgs::default());
-    let cache = || settings.cache(&CacheArgs::default());
-    let report = match settings.role() {
-        Some(Role::Master) => match master() {
-            Ok(settings) => examine(Patient::Master(&settings)).await?,
-            Err(failure) => examine(Patient::Unknown(failure)).await?,
-        },
-        Some(Role::Cache) => match cache() {
-            Ok(settings) => examine(Patient::Cache(&settings)).await?,
-            Err(failure) => examine(Patient::Unknown(failure)).await?,
-        },
-        None => examine(Patient::Unknown(nothing(settings))).await?,
+    let patient = match settings.role() {
+        Some(Role::Master) => {
+            settings.master(&MasterArgs::default()).map(|settings| Patient::Master(Box::new(settings)))
+        }
+        Some(Role::Cache) => settings.cache(&CacheArgs::default()).map(|settings| Patient::Cache(Box::new(settings))),
+        None => Err(nothing(settings)),
     };
+    let report = examine(patient.unwrap_or_else(Patient::Unknown)).await?;
     settings.talk().result(&report, DoctorReport::words)?;
     match report.wrong_count() {
         0 => Ok(()),

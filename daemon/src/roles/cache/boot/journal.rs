@@ -76,7 +76,12 @@ impl Journal {
             Err(error) => tracing::warn!(file = %file.display(), %error, "earlier boots are not known"),
         }
         let journal = Journal { file, open, inner: Mutex::new(inner) };
-        over.into_iter().for_each(|boot| journal.end(&mut journal.lock(), boot));
+        if !over.is_empty() {
+            let mut inner = journal.lock();
+            over.into_iter().for_each(|boot| journal.end(&mut inner, boot));
+            // Or the next daemon would end them once more.
+            journal.keep_open(&inner);
+        }
         journal
     }
 
