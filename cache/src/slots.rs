@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use icbd_fetch::FetchError;
+use icbd_image::Hash;
 use tokio::sync::oneshot;
 
 /// What a waiter is told. `None`: the cache is stopping.
@@ -29,6 +30,8 @@ enum Slot {
 /// Where a block is to be had.
 #[derive(Debug)]
 pub(crate) enum Place {
+    /// Nowhere: it has no bytes but zeros.
+    Zero,
     Backing,
     Memory(Bytes),
     /// Somebody fetches it.
@@ -38,23 +41,30 @@ pub(crate) enum Place {
 }
 
 impl Slots {
-    /// Finds or claims one block. `readable` is asked under the lock: a block's bit is set before its slot goes.
-    pub(crate) fn want(&self, block: u64, readable: impl FnOnce() -> bool) -> Place {
+    /// Finds or claims the blocks of a read, all at once: of readers side by side one claims a run whole.
+    /// `readable` is asked under the lock: a block's bit is set before its slot goes.
+    pub(crate) fn want<'a>(
+        &self,
+        blocks: impl Iterator<Item = (u64, &'a Hash)>,
+        readable: impl Fn(u64) -> bool,
+    ) -> Vec<Place> {
         let mut slots = self.lock();
-        match slots.get_mut(&block) {
+        let find = |(block, hash): (u64, &Hash)| match slots.get_mut(&block) {
+            _ if hash.is_zero() => Place::Zero,
             Some(Slot::Pending(bytes)) => Place::Memory(bytes.clone()),
             Some(Slot::Flying(waiters)) => {
                 let (sender, receiver) = oneshot::channel();
                 waiters.push(sender);
                 Place::Joined(receiver)
             }
-            None if readable() => Place::Backing,
+            None if readable(block) => Place::Backing,
             None => {
                 let (sender, receiver) = oneshot::channel();
                 slots.insert(block, Slot::Flying(vec![sender]));
                 Place::Claimed(receiver)
             }
-        }
+        };
+        blocks.map(find).collect()
     }
 
     /// Claims the first run of at most `most` blocks that are wanted and not on their way.

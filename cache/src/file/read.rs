@@ -172,12 +172,10 @@ impl File {
     fn find(self: &Arc<Self>, blocks: Range<u64>, hashes: &[Hash], urgency: Urgency) -> Vec<Part> {
         let mut parts = Vec::with_capacity(hashes.len());
         let mut claimed: Vec<Range<u64>> = Vec::new();
-        for (block, hash) in blocks.clone().zip(hashes) {
-            if hash.is_zero() {
-                parts.push(Part::Zero);
-                continue;
-            }
-            parts.push(match self.slots.want(block, || self.is_readable(block..block + 1)) {
+        let places = self.slots.want(blocks.clone().zip(hashes), |block| self.is_readable(block..block + 1));
+        for (block, place) in blocks.clone().zip(places) {
+            parts.push(match place {
+                Place::Zero => Part::Zero,
                 Place::Backing => Part::Backing,
                 Place::Memory(bytes) => Part::Memory(bytes),
                 Place::Joined(receiver) => Part::Awaited(receiver),
