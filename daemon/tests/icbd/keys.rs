@@ -39,7 +39,12 @@ fn a_configuration_is_checked_and_shown() {
     std::fs::write(lab.path("bad.toml"), "role = \"master\"\n[master]\nrepo = \"/srv\"\nlisen = []\n").unwrap();
     let says = ["bad.toml:4: unknown key \"lisen\" in [master]; did you mean \"listen\"?"];
     lab.fails(&["config", "check", "--config", "bad.toml"], 2, &says);
-    lab.fails(&["status", "--config", "bad.toml"], 2, &says);
+    // A daemon that is well is asked all the same; where none answers, both are said.
+    lab.fails(&["status", "--config", "bad.toml"], 6, &[says[0], "no icbd daemon answers"]);
+    lab.ok(&["image", "publish", "lab", "tree", "--repo", "repo"]);
+    let master = lab.master("repo");
+    let beside = lab.run(&["status", "--config", "bad.toml", "--socket", &master.socket]);
+    assert!(beside.code == 0 && beside.out.starts_with("master") && beside.err.contains(says[0]), "{beside:?}");
     lab.fails(&["config", "check", "--config", "none.toml"], 2, &["none.toml"]);
     std::fs::write(lab.path("poor.toml"), "role = \"cache\"\n").unwrap();
     lab.fails(&["config", "check", "--config", "poor.toml"], 2, &["no source is named"]);
