@@ -15,6 +15,8 @@ const CONFIG_FILE: &str = "dnsmasq.conf";
 const LEASES_FILE: &str = "netboot.leases";
 /// What an address is given for: a class day's length, so that those who are away give theirs back.
 const LEASE: &str = "8h";
+/// iPXE's option by which it waits for no other server's word on what to boot.
+const NO_PROXY: u8 = 176;
 
 /// A dnsmasq of icbd's own.
 #[derive(Debug, Clone)]
@@ -112,6 +114,7 @@ impl Dnsmasq {
                     let dns: String = network.dns.iter().map(|dns| format!(",{dns}")).collect();
                     line(format_args!("dhcp-option=tag:{tag},option:dns-server{dns}"));
                     line(format_args!("dhcp-option=tag:{tag},option:log-server,{address}"));
+                    line(format_args!("dhcp-option=tag:{tag},tag:ipxe,encap:175,{NO_PROXY},1b"));
                 }
                 None => line(format_args!("dhcp-range=set:{tag},{},proxy,{}", subnet.network(), subnet.netmask())),
             }
@@ -198,6 +201,7 @@ mod tests {
             // Nobody is told of a gateway or a name server that there is not.
             "dhcp-option=tag:net0,option:router",
             "dhcp-option=tag:net0,option:dns-server,10.0.0.53",
+            "dhcp-option=tag:net0,tag:ipxe,encap:175,176,1b",
             "dhcp-boot=tag:net0,tag:ipxe,http://10.1.2.1:7071/boot,,10.1.2.1",
             "dhcp-range=set:net1,10.1.3.0,proxy,255.255.255.0",
             "dhcp-boot=tag:net1,tag:ipxe,http://10.1.3.1:7071/boot,,10.1.3.1",

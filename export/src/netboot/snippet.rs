@@ -84,6 +84,8 @@ dhcp-match=set:icbd-efi64,option:client-arch,7
 dhcp-match=set:icbd-efi64,option:client-arch,9
 dhcp-match=set:icbd-http64,option:client-arch,16
 dhcp-boot=tag:icbd-ipxe,{script}
+# iPXE waits for no other server's word on what to boot: three seconds less.
+dhcp-option=tag:icbd-ipxe,encap:175,176,1b
 dhcp-boot=tag:!icbd-ipxe,tag:icbd-bios,{bios},,{address}
 dhcp-boot=tag:!icbd-ipxe,tag:icbd-efi64,{efi},,{address}
 dhcp-boot=tag:!icbd-ipxe,tag:icbd-http64,{by_http}

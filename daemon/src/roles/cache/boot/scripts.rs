@@ -10,6 +10,8 @@ use crate::exports::OfferReport;
 use crate::failure::{Exit, Failure};
 use crate::roles::cache::state::CacheServer;
 
+/// What iPXE was given: who boots need not ask for it again, which takes seconds.
+const LEASE: &str = "icbd.ip=${netX/ip}:${netX/gateway}:${netX/netmask}:${netX/hostname}:${netX/dns}";
 /// More is no command line.
 const CMDLINE_BYTES_MAX: u64 = 2048;
 
@@ -61,7 +63,7 @@ pub(super) async fn kernel(
     let arguments = arguments(server, record, &root, &http).await?;
     let path = |file: &str| format!("{http}/files/{image}/{number}/{file}");
     Ok(format!(
-        "#!ipxe\nkernel {} initrd=initrd.img {arguments} BOOTIF=01-${{netX/mac:hexhyp}}\ninitrd --name initrd.img {}\nboot\n",
+        "#!ipxe\nkernel {} initrd=initrd.img {arguments} BOOTIF=01-${{netX/mac:hexhyp}} {LEASE}\ninitrd --name initrd.img {}\nboot\n",
         path(KERNEL),
         path(INITRD)
     ))
