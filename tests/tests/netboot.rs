@@ -92,6 +92,21 @@ impl Site {
         Ok(())
     }
 
+    /// Has a workstation boot from what the cache server keeps, and then from a snapshot of it. The master is away.
+    fn boots_without_master(self, version: &str, (card, mac): (&str, &str), memory_mb: u32) -> Result<()> {
+        self.cache.prefetch_all(version)?;
+        drop(self.master);
+        self.cache.daemon.allow_log("source is offline");
+        for is_sealed in [false, true] {
+            if is_sealed {
+                self.cache.command(&["image", "seal", version])?.ok()?;
+            }
+            let mut vm = Vm::boot_network(&self.lab, card, mac, memory_mb)?;
+            vm.wait_for("login:", BOOT_DEADLINE).with_context(|| format!("sealed: {is_sealed}"))?;
+        }
+        Ok(())
+    }
+
     fn clones(&self) -> Result<Value> {
         Ok(serde_json::from_str(&self.cache.command(&["clone", "list", "--json"])?.ok()?)?)
     }
@@ -104,8 +119,8 @@ fn published(image: &std::path::Path, of: Of) -> PathBuf {
     }
 }
 
-/// A diskless workstation that is switched on gets its address, its menu and its own disk, and boots to its login from a cold
-/// cache.
+/// A diskless workstation that is switched on gets its address, its menu and its own disk, and boots to its login: from a cold
+/// cache, from a warm one, and from a sealed version.
 #[test]
 fn a_workstation_boots_by_the_network_from_its_clone() -> Result<()> {
     let site = Site::new(Of::Disk)?;
@@ -120,11 +135,12 @@ fn a_workstation_boots_by_the_network_from_its_clone() -> Result<()> {
         clones["clones"][0]["client"] == "pc-17" && clones["clones"][0]["written_bytes"].as_u64() > Some(0),
         "{clones}"
     );
-    Ok(())
+    drop(vm);
+    site.boots_without_master("debian@1", (&card, &mac), 512)
 }
 
-/// A diskless workstation boots from a folder that nobody can write to, with a boot package that was made of it. A network card that
-/// this has no driver for is named.
+/// A diskless workstation boots from a folder that nobody can write to, with a boot package that was made of it: from a cold cache,
+/// from a warm one, and from a sealed version. A network card that the package has no driver for is named.
 #[test]
 fn a_workstation_boots_by_the_network_from_a_folder() -> Result<()> {
     let site = Site::new(Of::Tree)?;
@@ -139,18 +155,21 @@ fn a_workstation_boots_by_the_network_from_a_folder() -> Result<()> {
     let mut vm = Vm::boot_network(&site.lab, &card, &mac, 768)?;
     vm.wait_for("login:", BOOT_DEADLINE)?;
     ensure!(vm.said().contains("boot.d runs for debian@2"), "{}", vm.said());
+    // It goes on with the address that its boot loader was given, and asks nobody again.
+    ensure!(vm.said().contains("IP-Config") && !vm.said().contains(" DHCP"), "{}", vm.said());
     site.wait_up(&mac)?;
     drop(vm);
     // The kernel of this image is one for virtual machines of our days.
-    let (card, mac) = site.lan.card(18)?;
-    let mut vm = Vm::boot_network_by(&site.lab, "e1000", (&card, &mac), 768)?;
+    let (other_card, other_mac) = site.lan.card(18)?;
+    let mut vm = Vm::boot_network_by(&site.lab, "e1000", (&other_card, &other_mac), 768)?;
     vm.wait_for("icbd: no driver here for the network card 8086:100e", BOOT_DEADLINE)?;
-    vm.wait_for(&format!("icbd: no network card with the address {mac}"), BOOT_DEADLINE)?;
-    Ok(())
+    vm.wait_for(&format!("icbd: no network card with the address {other_mac}"), BOOT_DEADLINE)?;
+    drop(vm);
+    site.boots_without_master("debian@2", (&card, &mac), 768)
 }
 
 /// A diskless workstation boots its kernel by HTTP, and has its root on its own clone by iSCSI, with a boot package that was made of
-/// the disk.
+/// the disk: from a cold cache, from a warm one, and from a sealed version.
 #[test]
 fn a_workstation_has_its_root_on_its_clone() -> Result<()> {
     let site = Site::new(Of::Disk)?;
@@ -164,7 +183,8 @@ fn a_workstation_has_its_root_on_its_clone() -> Result<()> {
     site.wait_up(&mac)?;
     let clones = site.clones()?;
     ensure!(clones["clones"][0]["written_bytes"].as_u64() > Some(0), "{clones}");
-    Ok(())
+    drop(vm);
+    site.boots_without_master("debian@2", (&card, &mac), 512)
 }
 
 /// Firmware that has no iPXE of its own loads it from the cache server, and comes to the same menu. UEFI does, by TFTP.
