@@ -18,7 +18,7 @@ source "$lab/once.sh"
 source "$lab/machine.sh"
 
 echo "building the machine with the kernel's servers (a minute or two); log in $log"
-debian_13 nfs-kernel-server,nfs-common,rpcbind,fuse3,open-iscsi,libiscsi-bin
+debian_13 nfs-kernel-server,nfs-common,rpcbind,autofs,fuse3,open-iscsi,libiscsi-bin
 
 cat >"$root/sbin/lab-init" <<'INIT'
 #!/bin/sh

@@ -1,5 +1,6 @@
 //! The kernel's NFS server serves folders of a real mount to the kernel's own clients, in a machine that has both.
 
+mod homes;
 mod site;
 
 use std::collections::BTreeSet;
@@ -40,6 +41,8 @@ fn clients_of_the_kernels_server_read_whatever_happens() -> Result<()> {
     done("mounting anew");
     the_daemon_has_it_serve(&site).context("exporting")?;
     done("exporting");
+    homes::are_mounted_for_who_goes_there(&site).context("home directories")?;
+    done("home directories");
     another_server_takes_over(&site).context("failing over")?;
     done("failing over");
     what_is_amiss_is_said(&site).context("stopping the server")

@@ -14,7 +14,7 @@ use icbd_export::{Knfsd, Share};
 use icbd_tests::{CacheServer, Lab, MIB, Master, NfsServer, fill, run_bounded, wait_for};
 
 pub(crate) const CLIENT: &str = "198.18.0.1";
-const SERVER: &str = "198.18.0.10";
+pub(crate) const SERVER: &str = "198.18.0.10";
 pub(crate) const VERSIONS: [&str; 2] = ["3", "4.2"];
 pub(crate) const PIECE: usize = 64 << 10;
 pub(crate) const NAMES: usize = 2000;
