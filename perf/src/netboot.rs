@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use icbd_tests::{
-    BOOT_DEADLINE, CacheServer, CacheSettings, FileSystem, Ganesha, LAN, Lab, Lan, MIB, Master, SERVER, Tgtd, Vm,
-    Volume, disk_argument, netboot_image, wait_for,
+    BOOT_DEADLINE, CacheServer, CacheSettings, Dnsmasq, FileSystem, Ganesha, LAN, Lab, Lan, MIB, Master, SERVER, Tgtd,
+    Vm, Volume, disk_argument, netboot_image, wait_for,
 };
 use serde_json::Value;
 
@@ -46,6 +46,13 @@ struct Boots {
     stages: [Samples; STAGES.len()],
 }
 
+/// Boots over a line.
+#[derive(Debug, Default)]
+struct Line {
+    ways: [[Boots; STATES.len()]; WAYS.len()],
+    others: Samples,
+}
+
 pub(crate) fn run(scale: &Scale) -> Result<String> {
     let rounds = scale.rounds.min(ROUNDS_MAX);
     // In a network of its own, which ends with the thread.
@@ -55,6 +62,9 @@ pub(crate) fn run(scale: &Scale) -> Result<String> {
 
 fn measure(rounds: usize) -> Result<String> {
     let lan = Lan::new()?;
+    // With it, others' dnsmasq can say that there is a router of IPv6, for which iPXE waits.
+    let address = Command::new("ip").args(["address", "add", "fd88::1/64", "dev", "lan", "nodad"]).status();
+    ensure!(address.context("starting ip; install the package iproute2")?.success(), "no address of IPv6");
     let (card, mac) = lan.card(17)?;
     let (lab, image) = (Lab::new()?, netboot_image()?);
     let repo = lab.path("repo");
@@ -69,26 +79,48 @@ fn measure(rounds: usize) -> Result<String> {
     }
     let local_disk = local_disk(&lab, &image.join("disk.raw"))?;
     let mut local = Samples::default();
-    let mut all: Vec<[Boots; STATES.len()]> = Vec::new();
-    all.resize_with(RATES.len() * WAYS.len(), Default::default);
+    let mut lines: [Line; RATES.len()] = Default::default();
     for _ in 0..rounds {
-        local.push(login(Vm::boot(&lab, &local_disk)?)?);
-        for (at, ((rate, _), way)) in RATES.iter().flat_map(|rate| WAYS.iter().map(move |way| (rate, way))).enumerate()
-        {
+        local.push(login("from its own disk", Vm::boot(&lab, &local_disk)?)?);
+        for ((rate, _), line) in RATES.iter().zip(&mut lines) {
             limit(&card, rate)?;
-            boot(&lan, (&card, &mac), &master, way, &mut all[at])?;
+            line.others.push(boot_by_others((&card, &mac), &image.join("disk.raw"))?);
+            for (way, boots) in WAYS.iter().zip(&mut line.ways) {
+                boot(&lan, (&card, &mac), &master, way, boots)?;
+            }
         }
     }
-    Ok(table(&local, &all))
+    Ok(table(&local, &lines))
+}
+
+/// The same disk as a plain file, by servers that know nothing of icbd.
+fn boot_by_others((card, mac): (&str, &str), disk: &Path) -> Result<f64> {
+    let lab = Lab::new()?;
+    // What one boot writes is not what the next one finds.
+    let copy = copy(disk, &lab)?;
+    let tgtd = Tgtd::start_on(&lab, SERVER)?;
+    let url = tgtd.serve_plain(&copy, None, ["--initiator-address", "ALL"])?;
+    let target = url.rsplit('/').nth(1).context("a target in its URL")?;
+    let root = format!("--dhcp-option-force=17,iscsi:{SERVER}:::1:{target}");
+    // iPXE is spared the waiting for others' words here as well.
+    let spared = ["--dhcp-match=set:ipxe,175", "--dhcp-option=tag:ipxe,encap:175,176,1b", "--enable-ra"];
+    let gives = ["--interface=lan", "--dhcp-range=10.88.0.100,10.88.0.150", "--dhcp-range=::,constructor:lan,ra-only"];
+    let _dnsmasq = Dnsmasq::start(&lab, None, &[&gives[..], &spared, &[&root]].concat())?;
+    login("by tgtd alone", Vm::boot_network(&lab, card, mac, MEMORY_MB)?)
+}
+
+fn copy(disk: &Path, lab: &Lab) -> Result<PathBuf> {
+    let copy = lab.unique("copy.raw");
+    let done = Command::new("cp").args(["--sparse=always", "--reflink=auto"]).arg(disk).arg(&copy).status()?;
+    ensure!(done.success(), "{} cannot be copied", disk.display());
+    Ok(copy)
 }
 
 /// The same disk, whose boot loader does not have the kernel look for it by iSCSI.
 fn local_disk(lab: &Lab, disk: &Path) -> Result<String> {
     const BY_ISCSI: &[u8] = b" quiet ISCSI_AUTO=true\n";
     const CHUNK: usize = 1 << 20;
-    let copy = lab.path("local.raw");
-    let done = Command::new("cp").args(["--sparse=always", "--reflink=auto"]).arg(disk).arg(&copy).status()?;
-    ensure!(done.success(), "{} cannot be copied", disk.display());
+    let copy = copy(disk, lab)?;
     let file = File::options().read(true).write(true).open(&copy)?;
     let (mut chunk, mut at, mut found) = (vec![0; CHUNK], 0, 0);
     while let read @ 1.. = file.read_at(&mut chunk, at)? {
@@ -114,8 +146,10 @@ fn limit(card: &str, rate: &str) -> Result<()> {
     Ok(())
 }
 
-fn login(mut machine: Vm) -> Result<f64> {
-    Ok(machine.wait_for("login:", BOOT_DEADLINE)?.as_secs_f64())
+fn login(what: &str, mut machine: Vm) -> Result<f64> {
+    let seconds = machine.wait_for("login:", BOOT_DEADLINE)?.as_secs_f64();
+    eprintln!("netboot: {what}: {seconds:.1} s");
+    Ok(seconds)
 }
 
 /// A boot from each state of a cache that begins with nothing.
@@ -153,7 +187,9 @@ fn boot(lan: &Lan, (card, mac): (&str, &str), master: &Master, way: &Way, boots:
         }
         let before = fetched(&cache)?;
         let mut machine = Vm::boot_network(&lab, card, mac, MEMORY_MB)?;
-        boots.login.push(machine.wait_for("login:", BOOT_DEADLINE)?.as_secs_f64());
+        let login = machine.wait_for("login:", BOOT_DEADLINE)?.as_secs_f64();
+        eprintln!("netboot: {} {state}: {login:.1} s", way.name);
+        boots.login.push(login);
         let stages = stages(&cache, mac, way)?;
         for (stage, samples) in STAGES.iter().zip(&mut boots.stages) {
             if let Some(seconds) = stages.iter().find(|(name, _)| name == stage).map(|(_, seconds)| *seconds) {
@@ -193,27 +229,36 @@ fn fetched(cache: &CacheServer) -> Result<u64> {
     cache.status()?["fetched_bytes"].as_u64().context("no fetched_bytes")
 }
 
-fn table(local: &Samples, all: &[[Boots; STATES.len()]]) -> String {
+fn table(local: &Samples, lines: &[Line]) -> String {
     let mut table = format!(
         "### Boots by the network\n\nA machine without a disk, from QEMU's start to `login:`, in emulation, on one machine with all the rest: its address, iPXE's \
          menu (one second), and then the system; its line to the cache server by `tbf`, the master on loopback. `script`, `root`, `up`: when, after it asked \
          for an address, it asked for its boot script, mounted its root, and reached multi-user.target; one without a boot package does not tell. \
-         The ratios are to a boot of the same system from a local disk, {:.1} s (medians of {} rounds); the goal, again over 1 Gbit/s, is 1.15.\n\n\
+         The ratios are to a boot of the same system from a local disk, {:.1} s (medians of {} rounds); the goal, again over 1 Gbit/s, is 1.15. \
+         Without icbd: `sanboot` of a plain file that tgtd serves, beside a dnsmasq.\n\n\
          | way | line | cache | login | ratio | script | root | up | from the master |\n\
          | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n",
         local.median(),
         local.len()
     );
-    let lines = RATES.iter().flat_map(|(_, line)| WAYS.iter().map(move |way| (*line, way.name)));
-    for ((line, way), states) in lines.zip(all) {
-        for (state, boots) in STATES.iter().zip(states) {
+    for ((_, rate), line) in RATES.iter().zip(lines) {
+        table.push_str(&format!(
+            "| without icbd | {rate} | – | {:.1} s | {:.2} | – | – | – | – |\n",
+            line.others.median(),
+            ratio_of_rounds(&line.others, local)
+        ));
+        let of_ways = WAYS
+            .iter()
+            .zip(&line.ways)
+            .flat_map(|(way, states)| STATES.iter().zip(states).map(move |of| (way.name, of)));
+        for (way, (state, boots)) in of_ways {
             let stages: Vec<String> = boots
                 .stages
                 .iter()
                 .map(|samples| if samples.len() == 0 { "–".to_owned() } else { format!("{:.1} s", samples.median()) })
                 .collect();
             table.push_str(&format!(
-                "| {way} | {line} | {state} | {:.1} s | {:.2} | {} | {:.1} MiB |\n",
+                "| {way} | {rate} | {state} | {:.1} s | {:.2} | {} | {:.1} MiB |\n",
                 boots.login.median(),
                 ratio_of_rounds(&boots.login, local),
                 stages.join(" | "),
