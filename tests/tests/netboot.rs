@@ -7,13 +7,14 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use icbd_tests::{
-    BOOT_DEADLINE, BootTarget, CacheServer, CacheSettings, Dnsmasq, Ganesha, Lab, Lan, Master, SERVER, Tgtd, Vm,
-    netboot_image, set_address, wait_for,
+    BOOT_DEADLINE, BootTarget, CacheServer, CacheSettings, Dnsmasq, FileSystem, Ganesha, Lab, Lan, Master, SERVER,
+    Tgtd, Vm, Volume, netboot_image, set_address, wait_for,
 };
 use serde_json::Value;
 
 const NETWORK: &str = "10.88.0.0/24";
 const REFUSED: i32 = 4;
+const STORE_BYTES: u64 = 4 << 30;
 /// Longer than somebody may be silent who is logged in.
 const WAITS_SECONDS: u32 = 45;
 const SERVE: &str = "[serve]\nlisten = [\"10.88.0.1:7071\"]\n";
@@ -21,11 +22,12 @@ const FULL: &str = "[[network]]\ninterface = \"lan\"\ndhcp = \"full\"\npool = \"
 const MENU: &str = "[netboot]\ndefault = \"debian\"\nmenu_timeout = \"1s\"\n";
 
 struct Site {
-    lab: Lab,
     cache: CacheServer,
     _tgtd: Tgtd,
     _ganesha: Option<Ganesha>,
     master: Master,
+    _store: Volume,
+    lab: Lab,
     lan: Lan,
 }
 
@@ -48,9 +50,11 @@ impl Site {
         let settings = ganesha.as_ref().map_or_else(CacheSettings::default, Ganesha::cache_settings);
         let env = vec![("TGT_IPC_SOCKET", tgtd.socket().to_owned())];
         let config = format!("{}{SERVE}{FULL}{MENU}", settings.config);
-        let settings = CacheSettings { env, config, ..settings };
+        // What a version can be sealed on.
+        let volume = Volume::new(&lab, FileSystem::Btrfs, STORE_BYTES)?;
+        let settings = CacheSettings { env, config, store: Some(volume.path().join("store")), ..settings };
         let cache = CacheServer::start_with(&lab, &[&master.url()], &settings)?;
-        Ok(Site { lab, cache, _tgtd: tgtd, _ganesha: ganesha, master, lan })
+        Ok(Site { cache, _tgtd: tgtd, _ganesha: ganesha, master, _store: volume, lab, lan })
     }
 
     fn export(&self, by: &[&str]) -> Result<()> {
