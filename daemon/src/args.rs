@@ -134,6 +134,24 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// Whether it asks a daemon that runs, and needs nothing of the configuration but where that is.
+    pub(crate) fn is_for_daemon(&self) -> bool {
+        match self {
+            Command::Netboot(command) => !matches!(command, NetbootCommand::Snippet { .. }),
+            Command::Status { .. }
+            | Command::Prefetch(_)
+            | Command::Export(_)
+            | Command::Client(_)
+            | Command::Clone(_)
+            | Command::Profile(_)
+            | Command::Log { .. }
+            | Command::SupportBundle { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub(crate) struct MasterArgs {
     /// The repository; created if the directory is missing or empty
@@ -143,7 +161,7 @@ pub(crate) struct MasterArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Vec<SocketAddr>,
     /// Let this network connect, besides this machine; may be repeated
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = export::network)]
     pub allow: Vec<IpNet>,
 }
 
@@ -159,7 +177,7 @@ pub(crate) struct CacheArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Vec<SocketAddr>,
     /// Let this network connect, besides this machine; may be repeated
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = export::network)]
     pub allow: Vec<IpNet>,
     /// Where blocks are kept [default: /var/lib/icbd]
     #[arg(long, value_name = "DIR")]

@@ -18,7 +18,8 @@ source "$lab/once.sh"
 source "$lab/machine.sh"
 
 echo "building the bare Debian server (a minute or two); log in $log"
-debian_13 systemd-sysv,udev,login
+# What the package suggests for network boot is there: the machine has no network to get it from.
+debian_13 systemd-sysv,udev,login,procps,dnsmasq-base,ipxe
 
 echo bare >"$root/etc/hostname"
 echo 'LABEL=root / ext4 defaults 0 1' >"$root/etc/fstab"

@@ -76,6 +76,28 @@ DROP
     cmp /root/lab/disk /icbd/lab/1/disk || wrong "the mount shows something else"
     systemd-analyze --no-pager security icbd-cache icbd-master | tail -n 3
 
+    step "network boot begins and ends under the unit"
+    ip link add lan type bridge
+    ip address add 10.1.2.1/24 dev lan
+    ip link set lan up
+    cp /etc/icbd/icbd.toml /run/icbd.toml
+    cat >>/etc/icbd/icbd.toml <<CONF
+[serve]
+listen = ["10.1.2.1:7071"]
+[[network]]
+interface = "lan"
+dhcp = "full"
+pool = "10.1.2.100-10.1.2.199"
+CONF
+    systemctl restart icbd-cache
+    icbd netboot enable || wrong "network boot does not begin"
+    is "$(ps -o user= -C dnsmasq)" nobody "the user of its dnsmasq"
+    icbd netboot disable || wrong "network boot does not end"
+    ! pgrep dnsmasq || wrong "its dnsmasq runs on"
+    mv /run/icbd.toml /etc/icbd/icbd.toml
+    systemctl restart icbd-cache
+    ip link delete lan
+
     step "lines of /etc/fstab: one for the unit that is enabled, one for a daemon of its own"
     mkdir /second
     # An emulated machine that shares its processor takes minutes for what a server does in seconds.

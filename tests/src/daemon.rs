@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -38,6 +38,22 @@ pub struct Daemon {
     _lab: Lab,
 }
 
+/// icbd with what its unit lets it do, and no more: a scenario is one of a packaged server.
+fn as_under_its_unit(args: &[String]) -> Result<Command> {
+    let role = args.first().context("the role")?;
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../mount-helpers/icbd-{role}.service"));
+    let unit = std::fs::read_to_string(&unit).with_context(|| format!("reading {}", unit.display()))?;
+    let lines = unit.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let capabilities: Vec<String> = lines
+        .flat_map(str::split_whitespace)
+        .filter_map(|name| name.strip_prefix("CAP_"))
+        .map(|name| format!("+{}", name.to_lowercase()))
+        .collect();
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--bounding-set=-all,{}", capabilities.join(","))).arg("--no-new-privs").arg(icbd_path()?);
+    Ok(command)
+}
+
 impl Daemon {
     /// Starts `icbd ARGS` and waits until it says `READY=1`. `name` names its log.
     pub fn start(lab: &Lab, name: &str, args: &[String]) -> Result<Daemon> {
@@ -52,7 +68,7 @@ impl Daemon {
         let log = lab.unique(&format!("{name}.log"));
         let output = File::create(&log).with_context(|| format!("making {}", log.display()))?;
         let started = Instant::now();
-        let child = Command::new(icbd_path()?)
+        let child = as_under_its_unit(args)?
             .args(args)
             .env("NOTIFY_SOCKET", &address)
             .env_remove("RUST_LOG")

@@ -67,7 +67,7 @@ impl ByArgs {
 }
 
 /// A network, or one address; bits behind the prefix are a mistake.
-fn network(text: &str) -> Result<IpNet, String> {
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let example = "write a network such as 10.1.2.0/24, or one address";
     if let Ok(address) = text.parse::<std::net::IpAddr>() {
         return Ok(address.into());

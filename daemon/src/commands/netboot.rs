@@ -27,8 +27,12 @@ pub(crate) async fn run(settings: &Settings, command: NetbootCommand) -> Result<
     settings.talk().result(&report, NetbootReport::words)?;
     match report.state {
         NetbootState::Failed | NetbootState::Starting => {
-            let message =
-                "it is kept, and begins once what is wrong is mended; `icbd netboot show` says how that goes on";
+            let message = match enable {
+                true => {
+                    "it is kept, and begins once what is wrong is mended; `icbd netboot show` says how that goes on"
+                }
+                false => "it is not wholly ended yet; `icbd netboot show` says how that goes on",
+            };
             Err(Failure::new(Exit::Partly, message).into())
         }
         NetbootState::Off | NetbootState::Serving => Ok(()),

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use icbd_export::WantedNetwork;
+use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -104,6 +106,20 @@ fn unusable_values(text: &str, document: &DeTable<'_>, file: &File) -> Vec<Probl
             .then(|| format!("{} bytes are too few for a cache to work with; give it 16MiB or more", bytes.0))
     };
     check("memory", 0, "in_flight", file.memory.in_flight.as_ref().and_then(too_little));
+    let host = |net: &IpNet| {
+        (*net != net.trunc())
+            .then(|| format!("{net} lets in all of {}; write that, or {}", net.trunc(), IpNet::from(net.addr())))
+    };
+    let hosts = |nets: &Option<Vec<IpNet>>| nets.iter().flatten().find_map(host);
+    check("serve", 0, "allow", hosts(&file.serve.allow));
+    check("master", 0, "allow", hosts(&file.master.allow));
+    let networks = super::netboot(&file.network, &file.netboot).networks;
+    // The first that is not right: those before it are.
+    let wrong = (0..networks.len()).find_map(|nth| Some((nth, WantedNetwork::check_all(&networks[..=nth]).err()?)));
+    if let Some((nth, error)) = wrong {
+        let line = line_of_key(text, document, "network", nth, "interface");
+        problems.push(Problem { line, message: format!("[[network]] {error}") });
+    }
     problems.sort_by_key(|problem| problem.line);
     problems
 }
@@ -158,7 +174,29 @@ fn syntax(text: &str, error: &toml::de::Error) -> Problem {
 fn value(text: &str, document: &DeTable<'_>, error: &toml::de::Error) -> Problem {
     let at = error.span().map_or(0, |span| span.start);
     let key = key_at(document, at).map_or(String::new(), |key| format!("{key}: "));
-    Problem { line: line_of(text, at), message: format!("{key}{}", error.message().trim()) }
+    let found = error.span().and_then(|span| text.get(span)).unwrap_or_default();
+    Problem { line: line_of(text, at), message: format!("{key}{}", words(error.message().trim(), found)) }
+}
+
+/// What a parser says, in the words of whoever writes a configuration; `found` is what it found.
+fn words(said: &str, found: &str) -> String {
+    let mut quoted = said.split('`').skip(1).step_by(2);
+    match said {
+        _ if said.contains("expected a sequence") => format!("a list is wanted; write [{found}]"),
+        _ if said.contains("socket address syntax") => {
+            format!("{found} is no address with a port, such as \"0.0.0.0:7071\"")
+        }
+        _ if said.contains("IP address syntax") => format!("{found} is no network, such as \"10.1.2.0/24\""),
+        _ if said.contains("IPv4 address syntax") => format!("{found} is no IPv4 address, such as \"10.1.2.1\""),
+        _ if said.starts_with("missing field") => {
+            format!("`{}` is missing", quoted.next().unwrap_or_default())
+        }
+        _ if said.starts_with("unknown variant") => {
+            let (wrong, known) = (quoted.next().unwrap_or_default(), quoted.collect::<Vec<_>>());
+            format!("{wrong:?} is none of {}{}", known.join(", "), near::hint(wrong, known.iter().copied()))
+        }
+        _ => said.to_owned(),
+    }
 }
 
 /// The key, with its section, whose value byte `at` is part of.
@@ -232,6 +270,14 @@ mod tests {
             ],
         );
         check(
+            "[serve]\nallow = [\"10.0.0.0/8\", \"10.1.2.7/24\"]\n",
+            &["2: serve.allow: 10.1.2.7/24 lets in all of 10.1.2.0/24; write that, or 10.1.2.7/32"],
+        );
+        check(
+            "[[network]]\ninterface = \"a\"\n[[network]]\n# here\ninterface = \"b\"\ngateway = \"10.1.2.1\"\n",
+            &["5: [[network]] b: `gateway` is for dhcp = \"full\" alone: another server says that here"],
+        );
+        check(
             "[memory]\nin_flight = \"1B\"\n",
             &["2: memory.in_flight: 1 bytes are too few for a cache to work with; give it 16MiB or more"],
         );
@@ -240,9 +286,17 @@ mod tests {
     #[test]
     fn other_errors_name_the_line() {
         assert!(problems("role = \n")[0].starts_with("1: not TOML: "));
-        assert!(problems("\nrole = \"boss\"\n")[0].starts_with("2: role: unknown variant `boss`"));
+        assert!(problems("\nrole = \"boss\"\n")[0].starts_with("2: role: \"boss\" is none of "));
         assert!(problems("[master]\nallow = [\"10.0.0.0/99\"]\n")[0].starts_with("2: master.allow: "));
-        assert!(problems("[[source]]\n")[0].contains("missing field `url`"));
+        assert!(problems("[[source]]\n")[0].contains("`url` is missing"));
+        let check = |text: &str, says: &str| assert!(problems(text)[0].contains(says), "{:?}", problems(text));
+        check("[serve]\nlisten = \"0.0.0.0:7071\"\n", "2: serve.listen: a list is wanted; write [\"0.0.0.0:7071\"]");
+        check("[serve]\nlisten = [\"0.0.0.0\"]\n", "is no address with a port, such as \"0.0.0.0:7071\"");
+        check("[serve]\nallow = [\"10.0.0.10/99\"]\n", "is no network, such as \"10.1.2.0/24\"");
+        check(
+            "[[network]]\ninterface = \"a\"\ndhcp = \"ful\"\n",
+            "3: network.dhcp: \"ful\" is none of full, proxy, off; did you mean \"full\"?",
+        );
     }
 
     #[test]

@@ -127,8 +127,15 @@ impl Process {
         let mut open = OpenMounts { there: BTreeSet::new(), has_gone: false };
         let entries = std::fs::read_dir(&folder).map_err(|source| self.failed("fd", source))?;
         for entry in entries.map_while(Result::ok) {
-            // Whatever is closed meanwhile is not open.
-            let Ok(path) = std::fs::read_link(entry.path()) else { continue };
+            let path = match std::fs::read_link(entry.path()) {
+                Ok(path) => path,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    let said = "this cache server may not look at them: its unit lacks CAP_SYS_PTRACE";
+                    return Err(refused("the files that it has open".to_owned(), said));
+                }
+                // Whatever is closed meanwhile is not open.
+                Err(_) => continue,
+            };
             let Ok(info) = std::fs::read_to_string(self.proc.join("fdinfo").join(entry.file_name())) else { continue };
             let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
             match id {

@@ -13,8 +13,8 @@ const PACKAGE: &str = "dnsmasq-base";
 const CONFIG_FILE: &str = "dnsmasq.conf";
 /// Who was given which address.
 const LEASES_FILE: &str = "netboot.leases";
-/// What an address is given for: a class day's length, so that those who are away give theirs back.
-const LEASE: &str = "8h";
+/// What an address is given for: longer than a workstation is on, which asks for its own but once, at its boot.
+const LEASE: &str = "7d";
 /// iPXE's option by which it waits for no other server's word on what to boot.
 const NO_PROXY: u8 = 176;
 
@@ -197,7 +197,7 @@ mod tests {
             "interface=lan",
             "interface=mgmt",
             "enable-tftp=eth1.204",
-            "dhcp-range=set:net0,10.1.2.100,10.1.2.199,255.255.255.0,10.1.2.255,8h",
+            "dhcp-range=set:net0,10.1.2.100,10.1.2.199,255.255.255.0,10.1.2.255,7d",
             // Nobody is told of a gateway or a name server that there is not.
             "dhcp-option=tag:net0,option:router",
             "dhcp-option=tag:net0,option:dns-server,10.0.0.53",

@@ -89,10 +89,55 @@ pub enum NetworkError {
     NotOurs { interface: String, key: &'static str },
     #[error("{interface} and {other} both serve {subnet}; name it once")]
     Twice { interface: String, other: String, subnet: Ipv4Net },
+    #[error("{interface} is named twice; name it once, or each of its networks with `subnet`")]
+    Again { interface: String },
 }
 
 fn join(networks: &[Ipv4Net]) -> String {
     networks.iter().map(Ipv4Net::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl WantedNetwork {
+    /// What is wrong with the first of these that is not right, wherever they are to be served.
+    pub fn check_all(all: &[WantedNetwork]) -> Result<(), NetworkError> {
+        for (nth, wanted) in all.iter().enumerate() {
+            if all[..nth].iter().any(|other| (&other.interface, other.subnet) == (&wanted.interface, wanted.subnet)) {
+                return Err(NetworkError::Again { interface: wanted.interface.clone() });
+            }
+            wanted.check(wanted.subnet.map(|subnet| subnet.trunc()), None)?;
+        }
+        Ok(())
+    }
+
+    /// `subnet` and `own`, the cache server's address, as far as they are known.
+    fn check(&self, subnet: Option<Ipv4Net>, own: Option<Ipv4Addr>) -> Result<(), NetworkError> {
+        let interface = || self.interface.clone();
+        if self.dhcp != Dhcp::Full {
+            let given =
+                [("pool", self.pool.is_some()), ("gateway", self.gateway.is_some()), ("dns", !self.dns.is_empty())];
+            let first = given.into_iter().find(|(_, is_given)| *is_given);
+            return first.map_or(Ok(()), |(key, _)| Err(NetworkError::NotOurs { interface: interface(), key }));
+        }
+        let example = || Pool::within(subnet.unwrap_or(EXAMPLE));
+        let pool = self.pool.ok_or_else(|| NetworkError::NoPool { interface: interface(), example: example() })?;
+        let is_outside = |subnet: &Ipv4Net| !subnet.contains(&pool.first) || !subnet.contains(&pool.last);
+        if let Some(subnet) = subnet.filter(is_outside) {
+            return Err(NetworkError::PoolElsewhere { interface: interface(), pool, subnet });
+        }
+        let ours = own.map(|own| (own, "this server's own"));
+        let others = self.gateway.map(|address| (address, "the gateway's"));
+        let edges = subnet.map(|subnet| [(subnet.network(), "the network's"), (subnet.broadcast(), "for broadcasts")]);
+        let mut taken = ours.into_iter().chain(others).chain(edges.into_iter().flatten());
+        if let Some((address, whose)) = taken.find(|(address, _)| pool.contains(*address)) {
+            return Err(NetworkError::PoolTaken { interface: interface(), pool, address, whose });
+        }
+        match (self.gateway, subnet) {
+            (Some(gateway), Some(subnet)) if !subnet.contains(&gateway) => {
+                Err(NetworkError::GatewayElsewhere { interface: interface(), gateway, subnet })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl BootNetwork {
@@ -102,16 +147,31 @@ impl BootNetwork {
         interfaces: &[Interface],
         listen: &[SocketAddr],
     ) -> Result<Vec<BootNetwork>, NetworkError> {
-        let mut all: Vec<BootNetwork> = Vec::new();
+        let (all, first_error) = BootNetwork::some(wanted, interfaces, listen);
+        first_error.map_or(Ok(all), Err)
+    }
+
+    /// Those that are right, and what is wrong with the first that is not.
+    pub fn some(
+        wanted: &[WantedNetwork],
+        interfaces: &[Interface],
+        listen: &[SocketAddr],
+    ) -> (Vec<BootNetwork>, Option<NetworkError>) {
+        let (mut all, mut first_error): (Vec<BootNetwork>, _) = (Vec::new(), None);
         for wanted in wanted {
-            let network = BootNetwork::of(wanted, interfaces, listen)?;
-            if let Some(other) = all.iter().find(|other| overlap(&other.subnet, &network.subnet)) {
-                let (interface, other) = (network.interface, other.interface.clone());
-                return Err(NetworkError::Twice { interface, other, subnet: network.subnet });
+            let found = BootNetwork::of(wanted, interfaces, listen).and_then(|network| {
+                let other = all.iter().find(|other| overlap(&other.subnet, &network.subnet));
+                other.map_or(Ok(network.clone()), |other| {
+                    let (interface, other) = (network.interface.clone(), other.interface.clone());
+                    Err(NetworkError::Twice { interface, other, subnet: network.subnet })
+                })
+            });
+            match found {
+                Ok(network) => all.push(network),
+                Err(error) => first_error = first_error.or(Some(error)),
             }
-            all.push(network);
         }
-        Ok(all)
+        (all, first_error)
     }
 
     fn of(
@@ -141,44 +201,18 @@ impl BootNetwork {
         let port = listen.iter().find(is_reached).map(SocketAddr::port);
         let port = port.ok_or_else(|| NetworkError::NoHttp { interface: interface(), address })?;
         let (WantedNetwork { dhcp, pool, gateway, dns, .. }, subnet) = (wanted.clone(), subnet.trunc());
-        let network =
-            BootNetwork { interface: interface(), address, port, subnet, is_relayed, dhcp, pool, gateway, dns };
-        network.check()?;
-        Ok(network)
+        wanted.check(Some(subnet), Some(address))?;
+        Ok(BootNetwork { interface: interface(), address, port, subnet, is_relayed, dhcp, pool, gateway, dns })
     }
 
     /// Where its workstations find icbd's HTTP.
     pub fn server(&self) -> SocketAddr {
         SocketAddr::from((self.address, self.port))
     }
-
-    fn check(&self) -> Result<(), NetworkError> {
-        let BootNetwork { subnet, .. } = *self;
-        let interface = || self.interface.clone();
-        if self.dhcp != Dhcp::Full {
-            let given =
-                [("pool", self.pool.is_some()), ("gateway", self.gateway.is_some()), ("dns", !self.dns.is_empty())];
-            let first = given.into_iter().find(|(_, is_given)| *is_given);
-            return first.map_or(Ok(()), |(key, _)| Err(NetworkError::NotOurs { interface: interface(), key }));
-        }
-        let pool =
-            self.pool.ok_or_else(|| NetworkError::NoPool { interface: interface(), example: Pool::within(subnet) })?;
-        if !subnet.contains(&pool.first) || !subnet.contains(&pool.last) {
-            return Err(NetworkError::PoolElsewhere { interface: interface(), pool, subnet });
-        }
-        let ours = (self.address, "this server's own");
-        let others = self.gateway.iter().map(|address| (*address, "the gateway's"));
-        let edges = [(subnet.network(), "the network's"), (subnet.broadcast(), "for broadcasts")];
-        let mut taken = std::iter::once(ours).chain(others).chain(edges);
-        if let Some((address, whose)) = taken.find(|(address, _)| pool.contains(*address)) {
-            return Err(NetworkError::PoolTaken { interface: interface(), pool, address, whose });
-        }
-        match self.gateway.filter(|gateway| !subnet.contains(gateway)) {
-            Some(gateway) => Err(NetworkError::GatewayElsewhere { interface: interface(), gateway, subnet }),
-            None => Ok(()),
-        }
-    }
 }
+
+/// Where it is not known which network is meant.
+const EXAMPLE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 1, 2, 0), 24);
 
 fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
@@ -233,6 +267,31 @@ impl<'de> Deserialize<'de> for Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_anywhere_is_said_before_it_is_tried() {
+        let of = |subnet: &str, more: fn(&mut WantedNetwork)| {
+            let mut network = WantedNetwork {
+                subnet: subnet.parse().ok(),
+                gateway: "10.1.2.254".parse().ok(),
+                ..wanted("eth0", Dhcp::Full, Some("10.1.2.100-10.1.2.199"))
+            };
+            more(&mut network);
+            WantedNetwork::check_all(&[network]).map_err(|error| error.to_string())
+        };
+        assert_eq!((of("", |_| ()), of("10.1.2.0/24", |_| ())), (Ok(()), Ok(())));
+        for (said, says) in [
+            (of("", |it| it.pool = None), "such as 10.1.2.127-10.1.2.223"),
+            (of("", |it| it.dhcp = Dhcp::Proxy), "`pool` is for dhcp = \"full\" alone"),
+            (of("", |it| it.gateway = "10.1.2.150".parse().ok()), "which is the gateway's"),
+            (of("10.1.3.0/24", |_| ()), "does not lie in 10.1.3.0/24"),
+            (of("10.1.2.0/25", |_| ()), "does not lie in 10.1.2.0/25"),
+        ] {
+            assert!(said.clone().unwrap_err().contains(says), "{said:?}");
+        }
+        let twice = [wanted("eth0", Dhcp::Off, None), wanted("eth0", Dhcp::Proxy, None)];
+        assert!(WantedNetwork::check_all(&twice).unwrap_err().to_string().contains("named twice"));
+    }
 
     fn wanted(interface: &str, dhcp: Dhcp, pool: Option<&str>) -> WantedNetwork {
         WantedNetwork {

@@ -7,6 +7,7 @@ mod solicited;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -41,12 +42,16 @@ pub(super) struct Netboot {
     dnsmasq: Dnsmasq,
     folder: PathBuf,
     wake: Notify,
+    /// How often somebody waited for what was changed.
+    asked: AtomicU64,
     seen: watch::Sender<Seen>,
 }
 
 /// How it is.
 #[derive(Debug, Clone, Default)]
 struct Seen {
+    /// How often it had been asked for by then.
+    asked: u64,
     state: NetbootState,
     networks: Vec<BootNetwork>,
     trouble: Option<String>,
@@ -70,6 +75,7 @@ impl Netboot {
             dnsmasq: Dnsmasq::new(folder, store),
             folder: folder.to_owned(),
             wake: Notify::new(),
+            asked: AtomicU64::new(0),
             seen: watch::Sender::default(),
         }
     }
@@ -120,9 +126,19 @@ impl Netboot {
 
     /// The networks as they are named, each with its address now.
     fn networks(&self, listen: &[SocketAddr]) -> Result<Vec<BootNetwork>, Failure> {
-        let refused = |error: String| Failure::new(Exit::Refused, error);
-        let interfaces = interfaces().map_err(|error| refused(format!("cannot list network interfaces: {error}")))?;
-        BootNetwork::all(&self.settings().networks, &interfaces, listen).map_err(|error| refused(error.to_string()))
+        networks(&self.settings(), listen)
+    }
+
+    /// Fails if other networks were named that cannot be served: what is served goes on.
+    pub(super) fn check_other(&self, new: &NetbootSettings, listen: &[SocketAddr]) -> Result<(), Failure> {
+        let is_on = self.enabled.get().unwrap_or_default();
+        if !is_on || new.networks == self.settings().networks || new.networks.is_empty() {
+            return Ok(());
+        }
+        networks(new, listen).map(drop).map_err(|failure| {
+            let message = format!("[[network]] {}; nothing of the configuration was taken over", failure.message);
+            Failure::new(failure.exit, message)
+        })
     }
 
     fn wanted(&self, listen: &[SocketAddr]) -> Wanted {
@@ -133,18 +149,14 @@ impl Netboot {
             Ok(true) => {}
         }
         // One that lost its address keeps nobody from the others.
-        let (mut networks, mut troubles) = (Vec::new(), Vec::new());
-        match self.networks(listen) {
-            Ok(all) => networks = all,
+        let mut troubles = Vec::new();
+        let networks = match self.networks(listen) {
+            Ok(all) => all,
             Err(failure) => {
                 troubles.push(failure.message);
-                let interfaces = interfaces().unwrap_or_default();
-                for wanted in &self.settings().networks {
-                    let alone = BootNetwork::all(std::slice::from_ref(wanted), &interfaces, listen);
-                    networks.extend(alone.unwrap_or_default());
-                }
+                BootNetwork::some(&self.settings().networks, &interfaces().unwrap_or_default(), listen).0
             }
-        }
+        };
         // Without what it needs, all others boot as before.
         let signed = if self.settings().secure_boot { check_signed() } else { Ok(()) };
         let is_signed = self.settings().secure_boot && signed.is_ok();
@@ -167,9 +179,10 @@ impl Netboot {
     /// Waits until what was changed was seen to, unless that takes too long for people to wait.
     async fn settle(&self) {
         let mut seen = self.seen.subscribe();
-        self.seen.send_modify(|seen| seen.state = NetbootState::Starting);
+        let asked = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
         self.wake.notify_one();
-        let _ = tokio::time::timeout(SETTLED_MAX, seen.wait_for(|seen| seen.state != NetbootState::Starting)).await;
+        let is_settled = |seen: &Seen| seen.asked >= asked && seen.state != NetbootState::Starting;
+        let _ = tokio::time::timeout(SETTLED_MAX, seen.wait_for(is_settled)).await;
     }
 
     pub(super) fn report(&self) -> NetbootReport {
@@ -184,7 +197,8 @@ impl Netboot {
             state: seen.state,
             networks: seen.networks.iter().map(Into::into).collect(),
             files: files.into_iter().collect(),
-            troubles: seen.trouble.into_iter().chain(unreadable).collect(),
+            // A look that came after it says the same.
+            troubles: unreadable.or(seen.trouble).into_iter().collect(),
         }
     }
 
@@ -194,6 +208,13 @@ impl Netboot {
     }
 }
 
+/// The networks as they are named, each with its address now.
+fn networks(settings: &NetbootSettings, listen: &[SocketAddr]) -> Result<Vec<BootNetwork>, Failure> {
+    let refused = |error: String| Failure::new(Exit::Refused, error);
+    let interfaces = interfaces().map_err(|error| refused(format!("cannot list network interfaces: {error}")))?;
+    BootNetwork::all(&settings.networks, &interfaces, listen).map_err(|error| refused(error.to_string()))
+}
+
 /// Has it be served as it should be, until `stop`.
 pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
     let netboot = &server.netboot;
@@ -201,12 +222,13 @@ pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
     let (mut running, mut failed): (Option<Running>, Option<String>) = (None, None);
     let (mut not_before, mut pause) = (Instant::now(), PAUSE_MIN);
     loop {
+        let asked = netboot.asked.load(Ordering::Acquire);
         let wanted = netboot.wanted(&server.plane.listen);
-        if running.as_ref().is_some_and(|running| Some(&running.text) != wanted.text.as_ref()) {
-            if let Some(running) = running.take() {
-                running.end().await;
+        if let Some(before) = running.as_mut().filter(|running| Some(&running.text) != wanted.text.as_ref()) {
+            failed = before.end().await.err();
+            if failed.is_none() {
+                running = None;
             }
-            failed = None;
         }
         if running.is_none()
             && Instant::now() >= not_before
@@ -221,13 +243,13 @@ pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
                 }
             }
         }
-        if wanted.text.is_none() {
+        if wanted.text.is_none() && running.is_none() {
             failed = None;
             // Of one that is not served nothing is left.
             let _ = std::fs::remove_dir_all(&netboot.folder);
         }
         let is_serving = running.as_ref().is_some_and(|running| running.is_serving);
-        see(&server, wanted, is_serving, failed.clone());
+        see(&server, asked, wanted, is_serving, failed.clone());
         let wait = match (&running, &failed) {
             (None, Some(_)) => not_before.saturating_duration_since(Instant::now()),
             _ => INTERVAL,
@@ -247,8 +269,10 @@ pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
             },
         }
     }
-    if let Some(running) = running.take() {
-        running.end().await;
+    if let Some(running) = &mut running
+        && let Err(why) = running.end().await
+    {
+        tracing::error!(why, "network boot goes on without this cache server");
     }
 }
 
@@ -259,15 +283,15 @@ fn later(not_before: &mut Instant, pause: &mut Duration) {
 }
 
 /// Tells how it is, and whom that admits.
-fn see(server: &CacheServer, wanted: Wanted, is_serving: bool, failed: Option<String>) {
+fn see(server: &CacheServer, asked: u64, wanted: Wanted, is_serving: bool, failed: Option<String>) {
     let state = match (&wanted.text, is_serving, &failed) {
-        (None, _, _) if wanted.trouble.is_some() => NetbootState::Failed,
+        (None, _, _) if wanted.trouble.is_some() || failed.is_some() => NetbootState::Failed,
         (None, _, _) => NetbootState::Off,
         (Some(_), true, _) => NetbootState::Serving,
         (Some(_), false, Some(_)) => NetbootState::Failed,
         (Some(_), false, None) => NetbootState::Starting,
     };
-    let seen = Seen { state, networks: wanted.networks, trouble: failed.or(wanted.trouble) };
+    let seen = Seen { asked, state, networks: wanted.networks, trouble: failed.or(wanted.trouble) };
     let before = server.netboot.seen.send_replace(seen.clone());
     if before.networks != seen.networks {
         super::exports::admit(server);

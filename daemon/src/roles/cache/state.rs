@@ -80,6 +80,7 @@ impl CacheServer {
     pub(super) fn reload(&self) -> anyhow::Result<Reloaded> {
         let check = |settings: &Settings, args: &CacheArgs| -> anyhow::Result<_> {
             let cache = settings.cache(args)?;
+            self.netboot.check_other(&cache.netboot, &self.plane.listen)?;
             Ok((cache.trust.load()?, cache.trust.authorities()?, cache))
         };
         self.config.reload(check, |(trust, authorities, settings), reloaded| {

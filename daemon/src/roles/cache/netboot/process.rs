@@ -9,6 +9,8 @@ use tokio::process::{Child, ChildStderr, Command};
 
 /// It says so once it has taken its ports.
 const STARTED: &str = ": started, version ";
+/// Somebody else has one of its ports.
+const TAKEN: &str = "Address already in use";
 /// It ends at once when it is told to.
 const ENDED_MAX: Duration = Duration::from_secs(5);
 
@@ -42,14 +44,16 @@ impl Running {
         Ok(Running { text: text.to_owned(), is_serving: false, child, lines, last: String::new() })
     }
 
-    /// Ends it.
-    pub(super) async fn end(mut self) {
-        if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()) {
-            // Not waited for yet, so the number is still its own.
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
-        }
-        if tokio::time::timeout(ENDED_MAX, self.child.wait()).await.is_err() {
-            let _ = self.child.kill().await;
+    /// Ends it. Who cannot be ended runs on.
+    pub(super) async fn end(&mut self) -> Result<(), String> {
+        let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()) else { return Ok(()) };
+        let cannot = |error: &dyn std::fmt::Display| format!("dnsmasq (process {pid}) cannot be ended: {error}");
+        // Not waited for yet, so the number is still its own.
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)
+            .map_err(|error| cannot(&error))?;
+        match tokio::time::timeout(ENDED_MAX, self.child.wait()).await {
+            Ok(_) => Ok(()),
+            Err(_) => self.child.kill().await.map_err(|error| cannot(&error)),
         }
     }
 
@@ -69,9 +73,10 @@ impl Running {
                 Ok(None) | Err(_) => {
                     let how =
                         self.child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
+                    let who = if self.last.contains(TAKEN) { "; `icbd doctor` says who has it" } else { "" };
                     return Said::Ended(match self.last.trim() {
                         "" => format!("dnsmasq ended ({how})"),
-                        last => format!("dnsmasq ended ({how}): {last}"),
+                        last => format!("dnsmasq ended ({how}): {last}{who}"),
                     });
                 }
             }

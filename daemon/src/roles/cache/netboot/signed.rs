@@ -46,8 +46,7 @@ async fn turn(server: &CacheServer) -> Result<(), Failure> {
     for network in servers(&seen.networks) {
         for image in server.images() {
             // Why one cannot be booted its menu says, or `icbd client explain`.
-            let Some(first) = network.subnet.hosts().next() else { continue };
-            let Ok((record, cmdline)) = signed_entry(server, &image.name, first.into()).await else { continue };
+            let Ok((record, cmdline)) = signed_entry(server, &image.name, network.subnet).await else { continue };
             let (serial, version) = (record.serial().to_string(), record.statement.statement().version());
             let at = format!("{KERNELS}/{serial}");
             // One that cannot be had now keeps nobody from the others.
