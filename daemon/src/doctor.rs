@@ -87,6 +87,7 @@ pub(crate) async fn examine(patient: Patient) -> anyhow::Result<DoctorReport> {
         }
         Patient::Cache(settings) => {
             findings.extend(store::look(&settings.store, settings.reserve_bytes));
+            findings.push(store::look_at_mount(&settings.mount));
             findings.extend(sources::look(&settings).await);
             let of_exports = settings.clone();
             findings.extend(tokio::task::spawn_blocking(move || cache::examine_exports(&of_exports)).await?);

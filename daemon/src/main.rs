@@ -5,6 +5,7 @@
 
 mod args;
 mod audit;
+mod blocking;
 mod check;
 mod clients;
 mod clones;
@@ -43,6 +44,7 @@ use std::process::ExitCode;
 use args::{Args, Command};
 use clap::Parser;
 use commands::block_on;
+use doctor::Patient;
 use failure::{Exit, Failure};
 use settings::Settings;
 
@@ -96,10 +98,15 @@ fn print(answer: &clap::Error) -> ExitCode {
 
 fn run(args: Args) -> anyhow::Result<ExitCode> {
     let settings = match (Settings::resolve(&args.global), &args.command) {
-        // A daemon that runs is asked how it is, whatever somebody does to its configuration meanwhile.
-        (Err(failure), Command::Status { .. }) => {
+        // A daemon that runs is asked and told, whatever somebody does to its configuration meanwhile.
+        (Err(failure), command) if command.is_for_daemon() => {
             output::complain(&format!("icbd: {failure}"));
             Settings::unconfigured(&args.global)
+        }
+        // What every server needs can be looked at all the same.
+        (Err(failure), Command::Doctor) => {
+            block_on(commands::doctor::look(&Settings::unconfigured(&args.global), Patient::Unknown(failure)))?;
+            return Ok(ExitCode::SUCCESS);
         }
         (settings, _) => settings?,
     };

@@ -180,10 +180,15 @@ impl Settings {
         }
     }
 
+    /// Where the configuration file is, whatever is in it, if there is one.
+    pub(crate) fn place(&self) -> Option<PathBuf> {
+        let default = Path::new(CONFIG_PATH);
+        self.named.clone().or_else(|| default.exists().then(|| default.into()))
+    }
+
     /// The same with the configuration file as it is now.
     pub(crate) fn again(&self) -> Result<Settings, Failure> {
-        let default = Path::new(CONFIG_PATH);
-        let config = self.named.clone().or_else(|| default.exists().then(|| default.into()));
+        let config = self.place();
         let file = config.as_deref().map(read).transpose()?.unwrap_or_default();
         Ok(Settings { config, file, ..self.clone() })
     }

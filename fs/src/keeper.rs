@@ -10,6 +10,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
@@ -109,6 +110,8 @@ impl Keeper<'_> {
     fn start(&self) -> Result<Child, FsError> {
         self.handovers.set_inherited(true)?;
         Command::new(&self.settings.program)
+            // Lists of processes say what somebody started.
+            .arg0(std::env::args_os().next().unwrap_or_else(|| self.settings.program.clone().into()))
             .args(&self.settings.arguments)
             .arg(&self.settings.option)
             .arg(self.handovers.numbers())

@@ -76,7 +76,7 @@ fn parts(settings: &Settings) -> Vec<Part> {
         parts.push((status, Box::new(move || ask(&sockets[..1], "/v1/status"))));
         parts.push((images, Box::new(move || ask(&others[..1], "/v1/images"))));
     }
-    if let Some(config) = settings.config.clone() {
+    if let Some(config) = settings.place() {
         parts
             .push(("icbd.toml", Box::new(move || Ok(without_secrets(&std::fs::read_to_string(config)?).into_bytes()))));
     }

@@ -16,7 +16,12 @@ pub(crate) async fn run(settings: &Settings) -> Result<()> {
         Some(Role::Cache) => settings.cache(&CacheArgs::default()).map(|settings| Patient::Cache(Box::new(settings))),
         None => Err(nothing(settings)),
     };
-    let report = examine(patient.unwrap_or_else(Patient::Unknown)).await?;
+    look(settings, patient.unwrap_or_else(Patient::Unknown)).await
+}
+
+/// Says what is wrong with it.
+pub(crate) async fn look(settings: &Settings, patient: Patient) -> Result<()> {
+    let report = examine(patient).await?;
     settings.talk().result(&report, DoctorReport::words)?;
     match report.wrong_count() {
         0 => Ok(()),

@@ -27,17 +27,18 @@ pub(super) enum Transport {
 pub(super) struct Port {
     pub transport: Transport,
     pub number: u16,
-    /// Where it is taken; `None`: by whom it is served is said elsewhere.
-    at: Option<IpAddr>,
     pub what: &'static str,
-    /// What its holder's command line contains.
-    ours: Ours,
+    /// Where it is taken, and by whom it should be; `None`: by whom it is served is said elsewhere.
+    taken: Option<(IpAddr, Ours)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Ours {
-    Program(&'static str),
-    /// Several may hold it, each for its networks.
+    /// icbd itself.
+    Daemon,
+    /// The same, and it works without.
+    Wished,
+    /// Several may hold it, each for its networks; the command line of icbd's own contains this.
     Shared(String),
 }
 
@@ -64,25 +65,25 @@ pub(super) fn of_master(settings: &MasterSettings) -> Vec<Port> {
 
 pub(super) fn of_cache(settings: &CacheSettings) -> Vec<Port> {
     let mut ports = plane(&settings.listen, "the cache server's HTTP");
-    let elsewhere = |number, what| Port { transport: Transport::Tcp, number, at: None, what, ours: Ours::Program("") };
+    let elsewhere = |number, what| Port { transport: Transport::Tcp, number, what, taken: None };
     ports.extend((settings.iscsi != IscsiServer::Off).then(|| elsewhere(ISCSI, "iSCSI")));
     ports.extend((settings.nfs.which != NfsServer::Off).then(|| elsewhere(NFS, "NFS")));
     let dhcp: Vec<Dhcp> = settings.netboot.networks.iter().map(|network| network.dhcp).collect();
     let config = Dnsmasq::new(&settings.loaders, &settings.store).config().display().to_string();
-    let mut udp = |number, what| {
-        let (at, ours) = (Some(Ipv4Addr::UNSPECIFIED.into()), Ours::Shared(config.clone()));
-        ports.push(Port { transport: Transport::Udp, number, at, what, ours });
+    let mut udp = |number, what, ours| {
+        let taken = Some((Ipv4Addr::UNSPECIFIED.into(), ours));
+        ports.push(Port { transport: Transport::Udp, number, what, taken });
     };
+    let of_dnsmasq = || Ours::Shared(config.clone());
     if dhcp.iter().any(|dhcp| *dhcp != Dhcp::Off) {
-        udp(DHCP, "DHCP");
+        udp(DHCP, "DHCP", of_dnsmasq());
     }
     if dhcp.contains(&Dhcp::Proxy) {
-        udp(PROXY_DHCP, "proxy DHCP");
+        udp(PROXY_DHCP, "proxy DHCP", of_dnsmasq());
     }
     if !dhcp.is_empty() {
-        udp(TFTP, "TFTP");
-        let (transport, what) = (Transport::Udp, "what workstations say when they boot");
-        ports.push(Port { transport, number: SYSLOG, at: None, what, ours: Ours::Program("") });
+        udp(TFTP, "TFTP", of_dnsmasq());
+        udp(SYSLOG, "what workstations say when they boot", Ours::Wished);
     }
     ports
 }
@@ -93,9 +94,8 @@ fn plane(listen: &[SocketAddr], what: &'static str) -> Vec<Port> {
     let port = |address: &SocketAddr| Port {
         transport: Transport::Tcp,
         number: address.port(),
-        at: Some(address.ip()),
         what,
-        ours: Ours::Program("icbd"),
+        taken: Some((address.ip(), Ours::Daemon)),
     };
     reached.map(port).collect()
 }
@@ -105,15 +105,19 @@ pub(super) fn look(ports: &[Port]) -> Vec<Finding> {
     let mut holders = None;
     let mut findings = Vec::new();
     for port in ports {
-        let Some(at) = port.at else { continue };
+        let Some((at, ours)) = &port.taken else { continue };
         let is_meant = |listener: &&Listener| {
             (listener.transport, listener.address.port()) == (port.transport, port.number)
-                && overlap(at, listener.address.ip())
+                && overlap(*at, listener.address.ip())
         };
-        for listener in listeners.iter().filter(is_meant) {
-            let holders = holders.get_or_insert_with(holders_by_socket);
-            findings.extend(held(port, listener, holders.get(&listener.inode)));
+        let meant: Vec<&Listener> = listeners.iter().filter(is_meant).collect();
+        if meant.is_empty() {
+            continue;
         }
+        let holders = holders.get_or_insert_with(holders_by_socket);
+        let holder = |listener: &Listener| holders.get(&listener.inode);
+        let has_ours = meant.iter().any(|listener| holder(listener).is_some_and(|holder| ours.is(holder)));
+        findings.extend(meant.iter().filter_map(|listener| held(port, ours, listener, holder(listener), has_ours)));
     }
     findings.dedup();
     findings
@@ -125,32 +129,60 @@ fn overlap(one: IpAddr, other: IpAddr) -> bool {
     one == other || one.is_unspecified() || other.is_unspecified()
 }
 
-fn held(port: &Port, listener: &Listener, holder: Option<&Holder>) -> Option<Finding> {
-    let Port { transport, number, what, ours, .. } = port;
+impl Ours {
+    fn is(&self, holder: &Holder) -> bool {
+        match self {
+            Ours::Daemon | Ours::Wished => holder.name == "icbd",
+            Ours::Shared(config) => holder.command.contains(config),
+        }
+    }
+}
+
+/// `has_ours`: icbd's own holds it, too.
+fn held(port: &Port, ours: &Ours, listener: &Listener, holder: Option<&Holder>, has_ours: bool) -> Option<Finding> {
+    let Port { transport, number, what, .. } = port;
     let name = match holder {
         Some(holder) => format!("{} (process {})", holder.name, holder.pid),
         None => "somebody".to_owned(),
     };
     let port = format!("{} port {number} of {what}", transport.name());
+    let is_on_all = listener.address.ip().is_unspecified();
+    if holder.is_some_and(|holder| ours.is(holder)) {
+        let whose = if matches!(ours, Ours::Shared(_)) { "icbd's " } else { "" };
+        return Some(Finding::ok("ports", format!("{port} is held by {whose}{name}")));
+    }
     match ours {
-        Ours::Program(program) => match holder.is_some_and(|holder| holder.command.contains(program)) {
-            true => Some(Finding::ok("ports", format!("{port} is held by {name}"))),
-            false => Some(Finding::wrong(
-                "ports",
-                format!("{port} is taken by {name}, at {}", listener.address),
-                "end that, or have icbd listen on another one",
-            )),
-        },
-        Ours::Shared(config) if holder.is_some_and(|holder| holder.command.contains(config)) => {
-            Some(Finding::ok("ports", format!("{port} is held by icbd's {name}")))
-        }
+        Ours::Daemon => Some(Finding::wrong(
+            "ports",
+            format!("{port} is taken by {name}, at {}", listener.address),
+            "end that, or have icbd listen on another one",
+        )),
+        Ours::Wished if has_ours => None,
+        Ours::Wished => Some(Finding::warning(
+            "ports",
+            format!(
+                "{port} is taken by {name}, at {}: they boot, and `icbd client boots` does not know what they say",
+                listener.address
+            ),
+            "have that listen on other addresses, if you want to know",
+        )),
         // Whoever takes it for all addresses leaves none for others.
-        Ours::Shared(_) if *number == TFTP && listener.address.ip().is_unspecified() => Some(Finding::wrong(
+        Ours::Shared(_) if *number == TFTP && is_on_all => Some(Finding::wrong(
             "ports",
             format!("{port} is taken by {name} on all addresses"),
             "end that server of TFTP, or have it listen on other addresses",
         )),
         Ours::Shared(_) if *number == TFTP => None,
+        // Servers of DHCP that know of each other share it.
+        Ours::Shared(_) if is_on_all && !has_ours && holder.is_none_or(|holder| holder.name != "dnsmasq") => {
+            Some(Finding::warning(
+                "ports",
+                format!(
+                    "{port} is held by {name} on all addresses: unless that shares it, icbd's dnsmasq cannot start"
+                ),
+                "end that, or write dhcp = \"off\" and give it what `icbd netboot snippet` prints",
+            ))
+        }
         Ours::Shared(_) => {
             let what = format!("{port} is held by {name}, too: no harm where that serves other networks");
             Some(Finding::note("ports", what))

@@ -39,6 +39,22 @@ pub(super) fn look(path: &Path, reserve_bytes: Option<u64>) -> Vec<Finding> {
     findings
 }
 
+/// Where all images are to be seen.
+pub(super) fn look_at_mount(path: &Path) -> Finding {
+    match path.symlink_metadata() {
+        Ok(_) => Finding::ok("mount", format!("{} is there", path.display())),
+        // What was mounted by one who was killed.
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Finding::note("mount", format!("{} cannot be looked at: {error}", path.display()))
+        }
+        Err(_) => Finding::wrong(
+            "mount",
+            format!("the mount point {} does not exist", path.display()),
+            format!("`mkdir -p {}`", path.display()),
+        ),
+    }
+}
+
 fn reflinks(probe: &Probe) -> Finding {
     let (path, file_system) = (probe.path.display(), &probe.file_system);
     match &probe.reflinks {
@@ -47,7 +63,9 @@ fn reflinks(probe: &Probe) -> Finding {
         }
         Tried::Refused(why) => Finding::warning(
             "store",
-            format!("{path} is {file_system}, which shares nothing ({why}): sealing copies, and each copy takes room"),
+            format!(
+                "{path} is {file_system}, which shares nothing ({why}): what versions have in common takes room in each"
+            ),
             "put it on btrfs, or on XFS with reflink=1; `icbd store probe` says more",
         ),
         // Said as a fault.

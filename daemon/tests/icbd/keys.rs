@@ -45,6 +45,12 @@ fn a_configuration_is_checked_and_shown() {
     let master = lab.master("repo");
     let beside = lab.run(&["status", "--config", "bad.toml", "--socket", &master.socket]);
     assert!(beside.code == 0 && beside.out.contains("  master of ") && beside.err.contains(says[0]), "{beside:?}");
+    // What is asked for help is given, and holds what is wrong.
+    let bundle = lab.run(&["support-bundle", "bundle.tar", "--config", "bad.toml", "--socket", &master.socket]);
+    assert!(bundle.code == 0 && bundle.err.contains(says[0]), "{bundle:?}");
+    let bundle = std::fs::read(lab.path("bundle.tar")).unwrap();
+    assert!(bundle.windows(8).any(|text| text == b"lisen = "), "the file is not in it");
+    lab.fails(&["netboot", "disable", "--config", "bad.toml"], 6, &[says[0], "no icbd daemon answers"]);
     lab.fails(&["config", "check", "--config", "none.toml"], 2, &["none.toml"]);
     std::fs::write(lab.path("poor.toml"), "role = \"cache\"\n").unwrap();
     lab.fails(&["config", "check", "--config", "poor.toml"], 2, &["no source is named"]);
