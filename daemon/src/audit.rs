@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+use crate::blocking;
 use crate::control::Peer;
 use crate::output;
 
@@ -146,17 +147,19 @@ impl Audit {
 
     fn append(&self, entry: &Entry) -> anyhow::Result<()> {
         let mut line = serde_json::to_string(entry)?;
-        let mut tail = self.file.lock().expect("nobody panics with this lock");
-        if tail.is_cut {
-            line.insert(0, '\n');
-        }
-        line.push('\n');
-        // One write: lines of two processes do not mix.
-        let written = tail.file.write_all(line.as_bytes());
-        tail.is_cut = written.is_err();
-        written?;
-        tail.file.sync_data()?;
-        Ok(())
+        blocking::in_place(|| {
+            let mut tail = self.file.lock().expect("nobody panics with this lock");
+            if tail.is_cut {
+                line.insert(0, '\n');
+            }
+            line.push('\n');
+            // One write: lines of two processes do not mix.
+            let written = tail.file.write_all(line.as_bytes());
+            tail.is_cut = written.is_err();
+            written?;
+            tail.file.sync_data()?;
+            Ok(())
+        })
     }
 
     /// The last changes, oldest first, at most `entries_max`.

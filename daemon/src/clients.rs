@@ -40,6 +40,17 @@ pub(crate) struct ImportReport {
     pub difference: Difference,
     /// Clones of workstations that are not on the list.
     pub left: Vec<LeftReport>,
+    /// What the list has workstations boot, and nobody can now.
+    #[serde(default)]
+    pub unmet: Vec<UnmetReport>,
+}
+
+/// That a workstation cannot boot what the list says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UnmetReport {
+    pub client: ClientName,
+    pub boots: ImageRef,
+    pub why: String,
 }
 
 /// A clone of a workstation that is not on the list.
@@ -143,6 +154,7 @@ impl ImportReport {
                  `icbd clone remove {client} {version}`"
             )
         }));
+        lines.extend(self.unmet.iter().map(|unmet| format!("! {unmet}")));
         match (self.dry_run, self.first) {
             (true, _) => lines.push("nothing was changed".to_owned()),
             (false, true) => {
@@ -151,6 +163,16 @@ impl ImportReport {
             (false, false) => {}
         }
         lines.join("\n")
+    }
+}
+
+impl fmt::Display for UnmetReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let UnmetReport { client, boots, why } = self;
+        write!(
+            f,
+            "{client} is to boot {boots} by the list of workstations: {why}; as long as that is so, it boots what others do"
+        )
     }
 }
 
@@ -264,7 +286,7 @@ mod tests {
     }
 
     fn report(difference: Difference) -> ImportReport {
-        ImportReport { dry_run: false, first: false, difference, left: Vec::new() }
+        ImportReport { dry_run: false, first: false, difference, left: Vec::new(), unmet: Vec::new() }
     }
 
     #[test]

@@ -49,6 +49,9 @@ pub(crate) struct ExportReport {
     /// Whether each client gets a writable disk of its own.
     #[serde(default)]
     pub clone: bool,
+    /// How much is here of the version that a workstation gets at its next boot.
+    #[serde(default, with = "crate::readiness")]
+    pub ready: Option<Readiness>,
     /// One for each version that somebody may begin to use, or still uses.
     pub offers: Vec<OfferReport>,
     /// Why not all is offered.
@@ -137,13 +140,14 @@ impl OfferReport {
 
     /// Where clients find the server.
     pub(crate) fn portal(portals: &[SocketAddr], clients: &[IpNet]) -> Option<SocketAddr> {
+        // Nobody is told of an address from where no way leads to them.
         let shown = |portal: &SocketAddr| match portal.ip().is_unspecified() {
-            true => SocketAddr::new(clients.iter().find_map(towards).unwrap_or(portal.ip()), portal.port()),
-            false => *portal,
+            true => clients.iter().find_map(towards).map(|address| SocketAddr::new(address, portal.port())),
+            false => Some(*portal),
         };
         // One that workstations reach, if there is any.
         let is_of_others = |portal: &&SocketAddr| !portal.ip().is_loopback();
-        portals.iter().find(is_of_others).or(portals.first()).map(shown)
+        portals.iter().find(is_of_others).or(portals.first()).and_then(shown)
     }
 }
 
@@ -197,7 +201,7 @@ impl ExportReport {
                 let leaving = if offer.leaving { " (leaving)" } else { "" };
                 row(format!("{}{leaving}", offer.url), offer.ready, offer.users())
             };
-            let none = export.offers.is_empty().then(|| row("-".to_owned(), None, "nobody".to_owned()));
+            let none = export.offers.is_empty().then(|| row("-".to_owned(), export.ready, "nobody".to_owned()));
             export.offers.iter().map(offer).chain(none).collect::<Vec<_>>()
         });
         let list = table(&["IMAGE", "BY", "CLIENTS", "TARGET", "READY", "IN USE BY"], rows.collect::<Vec<_>>());

@@ -334,8 +334,15 @@ fn a_workstation_tries_a_version_before_others() -> Result<()> {
     let sheet = |boots: &str| format!("name,uuid,boots\npc-1,{UUID},{boots}\npc-2,{UUID_2},\n");
     let refused = site.import(&sheet("lab@x"), &[])?.failed_with(USAGE)?;
     refused.says(&["line 2, column 3 (boots)", "such as debian-lab@4"])?;
+    for (boots, why) in [("lob@2", "there is no image lob"), ("lab@9", "there is no version lab@9")] {
+        let said = format!("! pc-1 is to boot {boots} by the list of workstations: {why}");
+        site.import(&sheet(boots), &[])?.prints(&[&said])?.ok()?;
+        site.cache.command(&["client", "explain", "pc-1"])?.prints(&[&said, "the deployed version"])?.ok()?;
+    }
     site.import(&sheet("lab@2"), &[])?.prints(&["pc-1", "boots lab@2"])?.ok()?;
     site.wait_explains("lab@2, which the list of workstations has it boot")?;
+    let met = site.import(&sheet("lab@2"), &[])?.ok()?;
+    ensure!(!met.contains("! "), "{met}");
     site.cache.command(&["client", "show", "pc-1"])?.prints(&["boots  lab@2"])?.ok()?;
     let tries = || Ok(Some(site.boot("client=pc-1")?).filter(|target| target.name.ends_with("lab.2.pc-1")));
     let target = wait_for("the version to try", tries)?;

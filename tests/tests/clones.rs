@@ -131,6 +131,55 @@ fn a_workstation_writes_to_a_disk_of_its_own() -> Result<()> {
     Ok(())
 }
 
+/// How much is here of what a workstation would get is said before the first has its disk.
+#[test]
+fn what_is_here_is_said_before_anybody_boots() -> Result<()> {
+    let site = Site::new()?;
+    let row = || -> Result<String> {
+        let list = site.cache.command(&["export", "list"])?.ok()?;
+        let row = list.lines().find(|line| line.starts_with("lab ")).context("no row")?;
+        Ok(row.split_whitespace().skip(3).collect::<Vec<_>>().join(" "))
+    };
+    ensure!(row()? == format!("{NETWORK} - no nobody"), "{}", row()?);
+    site.cache.prefetch_all("lab@1")?;
+    ensure!(row()? == format!("{NETWORK} - complete nobody"), "{}", row()?);
+    Ok(())
+}
+
+/// Where another disk of the image is exported, a workstation boots that one, unless what it wrote over the first is kept.
+#[test]
+fn another_disk_is_another_clone() -> Result<()> {
+    let site = Site::new()?;
+    let remove = || site.cache.command(&["export", "remove", "lab", "--iscsi"])?.ok().map(drop);
+    let export = |disk| -> Result<()> {
+        let add = ["export", "add", "lab", "--iscsi", "--clients", NETWORK, "--clone", "--disk", disk];
+        site.cache.command(&add)?.ok().map(drop)
+    };
+    remove()?;
+    fs::write(site.lab.path("tree/other.raw"), disk(7))?;
+    site.publish(2, &["--deploy"])?;
+    wait_for("the new version", || {
+        Ok(site.cache.command(&["image", "list", "lab"])?.ok()?.contains("lab@2").then_some(()))
+    })?;
+    export("disk.raw")?;
+    let first = site.boot("pc-1")?;
+    first.io(&["write -P 0x11 0 64k", "flush"])?.ok()?;
+    remove()?;
+    export("other.raw")?;
+    ensure!(site.boot("pc-1")?.read(&site.lab)? == disk(7), "it is not the disk that is exported");
+    site.cache.command(&["log"])?.prints(&["clone remove pc-1 lab@2", "another disk of its image is exported now"])?;
+    site.cache.command(&["clone", "keep", "pc-1", "lab"])?.ok()?;
+    remove()?;
+    export("disk.raw")?;
+    site.cache.daemon.allow_log("gets no boot script");
+    let (status, text) = boot_script(&site.cache, "lab?client=pc-1")?;
+    ensure!(
+        status == 403 && text.contains("is of other.raw, and kept") && text.contains("disk.raw"),
+        "{status} {text}"
+    );
+    site.cache.command(&["client", "explain", "pc-1"])?.prints(&["is of other.raw, and kept"])?.ok().map(drop)
+}
+
 /// A clone is reset when its client's boot script is fetched, and at no other time: not by a second fetch while it runs, by
 /// whomever, nor by a new connection, nor if it is kept.
 #[test]
@@ -263,6 +312,11 @@ fn what_cannot_be_booted_is_refused() -> Result<()> {
         let (found, text) = boot_script(&site.cache, query)?;
         ensure!(found == status && text.contains(says), "{query}: {found} {text}");
     }
+    // A menu gets words that iPXE shows, and nothing that it would do.
+    let (found, text) = boot_script(&site.cache, "lob?client=pc-1&menu=1")?;
+    let lines: Vec<&str> = text.lines().collect();
+    let is_said = matches!(&lines[..], ["#!ipxe", why, "exit 1"] if why.starts_with("echo lob cannot be booted: ") && !why.contains(';'));
+    ensure!(found == 200 && is_said, "{found} {text}");
     ensure!(site.clones()?.is_empty(), "{:?}", site.clones());
     site.cache.command(&["clone", "list"])?.prints(&["there is no clone"])?.ok()?;
     let target = site.boot("pc-1")?;

@@ -21,9 +21,10 @@ const NETWORK: &str = "127.0.0.0/8";
 
 struct Site {
     lab: Lab,
+    // Ends before its tgtd, or it would say in its log that this is gone.
+    cache: CacheServer,
     tgtd: Tgtd,
     master: Master,
-    cache: CacheServer,
 }
 
 /// The disk of a version.

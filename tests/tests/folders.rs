@@ -15,13 +15,15 @@ const PIECE: usize = MIB as usize;
 const USAGE: i32 = 2;
 const ABSENT: i32 = 3;
 const REFUSED: i32 = 4;
+const PARTLY: i32 = 8;
 const TOOL_DEADLINE: Duration = Duration::from_secs(60);
 
 struct Site {
     lab: Lab,
+    // Ends before its Ganesha, or it would say in its log that this is gone.
+    cache: CacheServer,
     ganesha: Ganesha,
     master: Master,
-    cache: CacheServer,
 }
 
 /// The disk of a version.
@@ -238,7 +240,11 @@ fn what_cannot_be_exported_by_nfs_is_refused() -> Result<()> {
     wait_for("that it is told", is_told)?;
     site.add("other", &[])?.failed_with(REFUSED)?.says(&["edited by hand", "move what is yours"])?;
     ensure!(fs::read_to_string(&ours)? == edited, "it was changed");
+    // What cannot be ended is not said to be.
+    let left = site.cache.command(&["export", "remove", "lab", "--nfs"])?;
+    left.failed_with(PARTLY)?.says(&["serves it still", "edited by hand"])?;
     fs::remove_file(&ours)?;
+    site.export()?;
     wait_for("that it is written anew", || Ok(ours.exists().then_some(())))?;
     site.comes_again(1)?;
     site.cache.set_config(&settings(&site.ganesha).config.replace("nfs = \"ganesha\"", "nfs = \"off\""))?;

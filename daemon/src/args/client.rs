@@ -10,8 +10,9 @@ pub(crate) enum ClientCommand {
     /// Have this be the list of workstations: who is not on it gets no clone when it boots
     ///
     /// The file is CSV, as spreadsheets save it, in UTF-8 and separated by commas, semicolons or tabs. Its first line names the
-    /// columns, in any order: name, mac (several of one workstation with spaces between), uuid, lab. A workstation has a name, and
-    /// a MAC address or a UUID. The list takes the place of the one before; what is wrong with it is said with line and
+    /// columns, in any order: name, mac (several of one workstation with spaces between), uuid, lab, boots (what it boots if nobody
+    /// chooses, such as debian-lab, or debian-lab@4 to try that version). A workstation has a name, and a MAC address or a UUID. The
+    /// list takes the place of the one before; what is wrong with it is said with line and
     /// column, and nothing is changed then. Who runs goes on, whatever is imported.
     Import {
         /// The file; `-`: standard input

@@ -5,7 +5,7 @@ use icbd_image::{ClientName, ImageName, Timestamp, VersionId};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::ClientReport;
+use super::{ClientReport, UnmetReport};
 use crate::exports::SessionReport;
 use crate::output::{bytes, time};
 
@@ -17,6 +17,9 @@ pub(crate) struct ExplainReport {
     pub imported: bool,
     /// Why no boot script is served at all.
     pub trouble: Option<String>,
+    /// That it cannot boot what the list of workstations says.
+    #[serde(default)]
+    pub unmet: Option<UnmetReport>,
     /// One for each image that is exported.
     pub images: Vec<BootReport>,
 }
@@ -38,6 +41,9 @@ pub(crate) struct BootReport {
     pub tried: bool,
     /// Where the disk is, or will be once the workstation boots.
     pub url: Option<String>,
+    /// Of a folder: whether who boots the image has it as its root.
+    #[serde(default)]
+    pub root: bool,
     /// Of an export with clones; absent where it would get none.
     pub clone: Option<CloneOutlook>,
     /// Whether its clone begins as something else than the version.
@@ -92,6 +98,7 @@ impl ExplainReport {
             lines.push(format!("! no list of workstations is imported: whoever calls itself {name} is believed"));
         }
         lines.extend(self.trouble.iter().map(|trouble| format!("! {trouble}")));
+        lines.extend(self.unmet.iter().map(|unmet| format!("! {unmet}")));
         if self.images.is_empty() {
             lines.push("nothing is exported; `icbd export add IMAGE --iscsi --clients 10.1.2.0/24` does".to_owned());
         }
@@ -118,6 +125,9 @@ impl BootReport {
                 lines.push(match (&self.clone, protocol) {
                     (Some(clone), _) => format!("  {}", clone.words(version, client)),
                     (None, Protocol::Iscsi) => "  read-only, the same disk for all".to_owned(),
+                    (None, Protocol::Nfs) if self.root => {
+                        "  read-only, the root of its kernel, the same for all".to_owned()
+                    }
                     (None, _) => format!("  read-only, for whoever asks for that; /boot/{image} does not lead there"),
                 });
             }
@@ -190,6 +200,7 @@ mod tests {
             edited: false,
             tried: false,
             url: Some("iscsi://10.1.2.1:3260/x/1".to_owned()),
+            root: false,
             clone,
             personal: None,
             older: Vec::new(),

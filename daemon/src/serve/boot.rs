@@ -35,6 +35,8 @@ pub(crate) struct Asking {
     pub mac: Option<String>,
     /// As its firmware tells it: `${uuid}`.
     pub uuid: Option<String>,
+    /// There if a menu asks, which is to say why nothing is booted.
+    pub menu: Option<String>,
 }
 
 /// Who knows what workstations boot.

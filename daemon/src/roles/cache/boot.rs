@@ -41,7 +41,7 @@ use crate::serve::{Asking, Booting};
 pub(super) use journal::{Journal, Known};
 pub(super) use signed::{SIGNED_FILES, signed_entry};
 use ways::{Choice, Way};
-pub(super) use ways::{PACKAGE, is_for_somebody};
+pub(super) use ways::{PACKAGE, is_booted_as_folder, is_for_somebody};
 
 /// Who is still logged in may be a machine that was switched off: its connection is found dead, or somebody really runs.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -73,7 +73,14 @@ impl Booting for Answers {
     }
 
     fn script(&self, image: ImageName, asking: Asking, from: IpAddr) -> BoxFuture<'static, Result<String, Failure>> {
-        answer(self.0.clone(), image, asking, from).boxed()
+        let (is_of_menu, shown) = (asking.menu.is_some(), image.clone());
+        let script = answer(self.0.clone(), image, asking, from);
+        let or_why = move |script| match script {
+            // iPXE shows nobody what an error says.
+            Err(failure) if is_of_menu => Ok(scripts::refusal(&shown, &failure)),
+            script => script,
+        };
+        script.map(or_why).boxed()
     }
 
     fn beacon(&self, stage: Stage, from: IpAddr) {
@@ -115,6 +122,7 @@ async fn answer(server: Arc<CacheServer>, image: ImageName, asking: Asking, from
         let script = script(&server, &image, &claims, from).await;
         if let Err(failure) = &script {
             tracing::warn!(%image, %from, why = failure.message, "a workstation gets no boot script");
+            server.journal.hear(from.to_canonical(), &format!("icbd: {}", failure.message));
         }
         script
     };
@@ -169,6 +177,15 @@ pub(super) fn not_exported(image: &ImageName, protocol: Protocol) -> Failure {
     Failure::new(Exit::Refused, message)
 }
 
+/// The same by any of which somebody boots.
+pub(super) fn not_bootable(image: &ImageName) -> Failure {
+    let message = format!(
+        "{image} is exported neither as a disk nor as a folder; on the cache server `icbd export add {image} --iscsi --clients CIDR` \
+         does, or --nfs for one with a boot package"
+    );
+    Failure::new(Exit::Refused, message)
+}
+
 /// Refused for whoever asks from elsewhere.
 pub(super) fn check_is_for(declaration: &Declaration, from: IpAddr) -> Result<(), Failure> {
     if declaration.is_for(from) {
@@ -216,6 +233,18 @@ pub(super) fn tried(server: &CacheServer, image: &ImageName, client: &ClientName
     bootable(view.image(image)?).find(|record| record.number() == number).cloned()
 }
 
+/// Why nobody can be booted what the list of workstations says, as it is now.
+pub(super) fn unmet(server: &CacheServer, wish: &ImageRef) -> Option<String> {
+    let view = server.cache.view();
+    let Some(image) = view.image(&wish.image) else { return Some(format!("there is no image {}", wish.image)) };
+    let number = wish.number?;
+    match bootable(image).any(|record| record.number() == number) {
+        true => None,
+        false if image.version(number).is_none() => Some(format!("there is no version {wish}")),
+        false => Some(format!("{wish} is older than what is deployed, or not in service")),
+    }
+}
+
 /// What the list of workstations has one boot.
 fn wish(server: &CacheServer, client: &ClientName) -> Option<ImageRef> {
     let list = listed(server).ok().flatten()?;
@@ -238,20 +267,42 @@ pub(super) enum Before {
     /// Nothing is written in it.
     Untouched,
     Kept(Arc<CloneDisk>),
+    /// It is of another file of the version than the one that is exported: it goes.
+    Other(Arc<CloneDisk>),
     /// What clone.hook left when it failed: it is reset, or nobody gets it.
     Unfinished(Arc<CloneDisk>),
     /// It is reset, unless somebody may be using it.
     Written(Arc<CloneDisk>),
 }
 
-pub(super) async fn before(server: &CacheServer, name: &CloneName) -> Result<Before, Failure> {
+pub(super) async fn before(
+    server: &CacheServer,
+    declaration: &Declaration,
+    record: &VersionRecord,
+    name: &CloneName,
+) -> Result<Before, Failure> {
     let clones = server.cache.clones();
-    Ok(match clones.get(name) {
-        None => Before::Nothing,
-        Some(clone) if clone.is_unfinished() => Before::Unfinished(clone),
-        Some(clone) if clone.is_kept() => Before::Kept(clone),
-        Some(clone) if clones.is_untouched(&clone).await.map_err(Failure::from)? => Before::Untouched,
-        Some(clone) => Before::Written(clone),
+    let Some(clone) = clones.get(name) else { return Ok(Before::Nothing) };
+    // What is not known now was known when it was made.
+    let exported = exports::disk(server, record, declaration).await.ok();
+    if let Some(exported) = exported.filter(|exported| *exported != clone.file()) {
+        if clone.is_kept() {
+            let message = format!(
+                "{name} is of {}, and kept; {exported} is what is exported now: export the other one again, or end it with `icbd clone \
+                 remove {} {}`",
+                clone.file(),
+                name.client,
+                name.version
+            );
+            return Err(Failure::new(Exit::Refused, message));
+        }
+        return Ok(Before::Other(clone));
+    }
+    Ok(match clone {
+        clone if clone.is_unfinished() => Before::Unfinished(clone),
+        clone if clone.is_kept() => Before::Kept(clone),
+        clone if clones.is_untouched(&clone).await.map_err(Failure::from)? => Before::Untouched,
+        clone => Before::Written(clone),
     })
 }
 
@@ -263,8 +314,13 @@ async fn begin(
     name: &CloneName,
     from: IpAddr,
 ) -> Result<(), Failure> {
-    match before(server, name).await? {
+    match before(server, declaration, record, name).await? {
         Before::Untouched | Before::Kept(_) => {}
+        Before::Other(_) => {
+            reset::remove(server, name, Asks::Boot).await?;
+            note(server, "remove", name, "another disk of its image is exported now");
+            make(server, declaration, record, name).await?;
+        }
         Before::Unfinished(_) => reset::reset(server, name, Asks::Boot, Layers::Session).await?,
         Before::Written(clone) => renew(server, &clone, from).await,
         Before::Nothing => make(server, declaration, record, name).await?,
@@ -328,7 +384,7 @@ async fn renew(server: &Arc<CacheServer>, clone: &Arc<CloneDisk>, from: IpAddr) 
     let until = Instant::now() + WAIT_MAX;
     let refused = loop {
         match reset::reset(server, clone.name(), Asks::Boot, Layers::Session).await {
-            Ok(()) => return record(server, "reset", clone.name(), &format!("its boot script was fetched by {from}")),
+            Ok(()) => return note(server, "reset", clone.name(), &format!("its boot script was fetched by {from}")),
             Err(refused) if Instant::now() >= until => break refused,
             Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
         }
@@ -337,7 +393,7 @@ async fn renew(server: &Arc<CacheServer>, clone: &Arc<CloneDisk>, from: IpAddr) 
 }
 
 /// Notes in the audit log what was done to a clone though nobody gave the word.
-fn record(server: &CacheServer, verb: &str, name: &CloneName, why: &str) {
+fn note(server: &CacheServer, verb: &str, name: &CloneName, why: &str) {
     let what = format!("clone {verb} {} {}", name.client, name.version);
     server.audit.record(&Peer::this_process(), Change { what: &what, why }, &Ok::<(), anyhow::Error>(()));
 }
@@ -345,7 +401,7 @@ fn record(server: &CacheServer, verb: &str, name: &CloneName, why: &str) {
 /// Removes what a workstation wrote over a version that it boots no more, unless somebody may be using it.
 async fn drop_one(server: &Arc<CacheServer>, name: &CloneName) {
     match reset::remove(server, name, Asks::Boot).await {
-        Ok(()) => record(server, "remove", name, "its workstation boots another version"),
+        Ok(()) => note(server, "remove", name, "its workstation boots another version"),
         Err(refused) => {
             tracing::debug!(clone = %name, why = refused.message, "what was written over another version stays for now");
         }

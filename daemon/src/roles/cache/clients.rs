@@ -9,13 +9,14 @@ use icbd_cache::{CloneStatus, Fate};
 use icbd_export::{
     Claims, Fault, Faults, Mac, Neighbours, Offered, Problem, Protocol, Session, Workstation, read_sheet, who,
 };
-use icbd_image::{ClientName, Timestamp};
+use icbd_image::{ClientName, ImageRef, Timestamp};
 
+use super::boot;
 use super::state::CacheServer;
 use crate::audit::Change;
 use crate::clients::{
     BootEntry, BootsSpec, ClientClone, ClientReport, ClientSpec, ClientsReport, ImportReport, ImportSpec, LeftReport,
-    RunReport, WakeSpec, counts, faults_of,
+    RunReport, UnmetReport, WakeSpec, counts, faults_of,
 };
 use crate::control::Peer;
 use crate::failure::{Exit, Failure};
@@ -23,7 +24,7 @@ use crate::near;
 pub(super) use explain::explain;
 
 /// The columns of a list, for who writes others.
-const COLUMNS: [&str; 4] = ["name", "mac", "uuid", "lab"];
+const COLUMNS: [&str; 5] = ["name", "mac", "uuid", "lab", "boots"];
 
 /// Has a list be the list, with both ends of it in the audit log; or says what it would change.
 pub(super) async fn import(server: Arc<CacheServer>, peer: Peer, spec: ImportSpec) -> anyhow::Result<ImportReport> {
@@ -31,8 +32,10 @@ pub(super) async fn import(server: Arc<CacheServer>, peer: Peer, spec: ImportSpe
     let first = matches!(server.workstations.list(), Ok(None));
     let difference = server.workstations.difference(&list).map_err(failed)?;
     let left = left(&server, &list);
+    let wishes = list.iter().filter_map(|workstation| Some((&workstation.name, workstation.boots.as_ref()?)));
+    let unmet = wishes.filter_map(|(client, boots)| unmet(&server, client, boots)).collect();
     if spec.dry_run {
-        return Ok(ImportReport { dry_run: true, first, difference, left });
+        return Ok(ImportReport { dry_run: true, first, difference, left, unmet });
     }
     let what = format!("{spec}: {}", counts(&difference));
     let change = Change { what: &what, why: &spec.why };
@@ -42,7 +45,13 @@ pub(super) async fn import(server: Arc<CacheServer>, peer: Peer, spec: ImportSpe
         Ok(replaced.map_err(failed)?)
     };
     let difference = server.audit.both_ends(&peer, change, replace).await?;
-    Ok(ImportReport { dry_run: false, first, difference, left })
+    Ok(ImportReport { dry_run: false, first, difference, left, unmet })
+}
+
+/// Why a workstation cannot boot what the list says, if so.
+fn unmet(server: &CacheServer, client: &ClientName, boots: &ImageRef) -> Option<UnmetReport> {
+    let why = boot::unmet(server, boots)?;
+    Some(UnmetReport { client: client.clone(), boots: boots.clone(), why })
 }
 
 fn wrong(file: &str, faults: &Faults) -> Failure {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use icbd_export::Mac;
 use icbd_image::{ClientName, Timestamp, VersionId};
 
+use crate::blocking;
 use crate::clients::{BootEntry, Stage, StageEntry};
 use crate::output;
 
@@ -87,7 +88,8 @@ impl Journal {
 
     /// Somebody said something.
     pub(in super::super) fn hear(&self, from: IpAddr, line: &str) {
-        let mut inner = self.lock();
+        // Somebody may be writing with the lock.
+        let mut inner = blocking::in_place(|| self.lock());
         let Some(Open { entry, .. }) = inner.open.get_mut(&from) else { return };
         entry.said.push(line.chars().take(LINE_CHARS_MAX).collect());
         let over = entry.said.len().saturating_sub(SAID_MAX);
@@ -96,6 +98,10 @@ impl Journal {
 
     /// Somebody has come so far. `fetched_bytes`: what came from sources since the start of the daemon.
     pub(in super::super) fn reach(&self, from: IpAddr, stage: Stage, known: Known, fetched_bytes: u64) {
+        blocking::in_place(|| self.reach_now(from, stage, known, fetched_bytes));
+    }
+
+    fn reach_now(&self, from: IpAddr, stage: Stage, known: Known, fetched_bytes: u64) {
         let mut inner = self.lock();
         let now = Instant::now();
         if inner.open.get(&from).is_none_or(|open| open.is_over(stage, &known, now)) {
@@ -142,6 +148,10 @@ impl Journal {
 
     /// Gives up those of which nothing was heard for long.
     pub(in super::super) fn sweep(&self) {
+        blocking::in_place(|| self.sweep_now());
+    }
+
+    fn sweep_now(&self) {
         let mut inner = self.lock();
         let silent = |open: &Open| open.heard.elapsed() > SILENT_MAX;
         let over: Vec<IpAddr> = inner.open.iter().filter(|(_, open)| silent(open)).map(|(at, _)| *at).collect();
@@ -155,7 +165,7 @@ impl Journal {
 
     /// All that are known, the newest first.
     pub(in super::super) fn all(&self) -> Vec<BootEntry> {
-        let inner = self.lock();
+        let inner = blocking::in_place(|| self.lock());
         let mut all: Vec<BootEntry> = inner.open.values().map(|open| open.entry.clone()).collect();
         all.extend(inner.ended.iter().cloned());
         all.sort_by_key(|entry| std::cmp::Reverse((entry.began.seconds, entry.began.nanoseconds)));
@@ -247,7 +257,11 @@ impl Open {
         let entry = &mut self.entry;
         entry.mac = entry.mac.or(known.mac);
         entry.client = entry.client.take().or(known.client);
-        entry.version = known.version.or(entry.version.take());
+        // Whoever boots one image may log in to a disk of another, too.
+        entry.version = match stage {
+            Stage::Script => known.version.or(entry.version.take()),
+            _ => entry.version.take().or(known.version),
+        };
         entry.from_source_bytes = self.carried_bytes + fetched_bytes.saturating_sub(self.fetched_before);
         let is_new = !entry.stages.iter().any(|entry| entry.stage == stage);
         if is_new {
@@ -329,12 +343,18 @@ mod tests {
         {
             journal.reach(FROM, stage, if stage == Stage::Script { lab.clone() } else { known(None) }, 100);
         }
+        // A disk beside the one that it boots from.
+        journal.reach(FROM, Stage::Disk, known(Some("space@1")), 100);
         for (stage, bytes) in [(Stage::Kernel, 150), (Stage::Root, 180), (Stage::Up, 200)] {
             journal.reach(FROM, stage, Known::default(), bytes);
         }
         let all = journal.all();
         assert_eq!(all.len(), 1, "{all:?}");
-        let whole = [Stage::Address, Stage::Loader, Stage::Menu, Stage::Script, Stage::Kernel, Stage::Root, Stage::Up];
+        let (begins, goes_on) = (
+            [Stage::Address, Stage::Loader, Stage::Menu, Stage::Script],
+            [Stage::Disk, Stage::Kernel, Stage::Root, Stage::Up],
+        );
+        let whole = [begins, goes_on].concat();
         assert_eq!(stages(&all[0]), whole);
         assert_eq!(
             (all[0].version.as_ref().map(ToString::to_string).as_deref(), all[0].from_source_bytes),

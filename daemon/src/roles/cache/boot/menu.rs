@@ -38,7 +38,7 @@ pub(super) async fn menu(server: Arc<CacheServer>, asking: Asking, from: IpAddr)
     let client = who::named(&server, &claims);
     let mut items = Vec::new();
     for image in server.images() {
-        items.extend(item(&server, image.name, from, client.as_ref()).await);
+        items.extend(item(&server, image.name, from, client.as_ref(), &claims).await);
     }
     let wish = client.as_ref().and_then(|client| super::wish(&server, client)).map(|wish| wish.image);
     let title = client.as_ref().map_or_else(|| from.to_string(), ToString::to_string);
@@ -51,16 +51,26 @@ pub(super) async fn menu(server: Arc<CacheServer>, asking: Asking, from: IpAddr)
         &title,
         &default,
         settings.menu_timeout.as_millis(),
-        &format!("{http}/boot/${{image}}?{}", question(&claims)),
+        &format!("{http}/boot/${{image}}?{}&menu=1", question(&claims)),
     ))
 }
 
 /// An image that is deployed and exported to whoever asks.
-async fn item(server: &CacheServer, image: ImageName, from: IpAddr, client: Option<&ClientName>) -> Option<Item> {
+async fn item(
+    server: &CacheServer,
+    image: ImageName,
+    from: IpAddr,
+    client: Option<&ClientName>,
+    claims: &Claims,
+) -> Option<Item> {
     if !ways::is_for_somebody(server, &image, from) {
         return None;
     }
-    let (text, can_boot) = match ways::choose(server, &image, from, client).await {
+    let choice = ways::choose(server, &image, from, client).await.and_then(|choice| {
+        // Who gets no clone is told before it asks.
+        if choice.declaration.clone { who::client(server, &image, claims, from).map(|_| choice) } else { Ok(choice) }
+    });
+    let (text, can_boot) = match choice {
         Ok(choice) => {
             let readiness = server.readiness().get(&choice.record.serial()).copied();
             let version = choice.record.statement.statement().version();
@@ -103,10 +113,11 @@ fn text(items: &[Item], title: &str, default: &str, timeout_ms: u128, script: &s
     line(format_args!("choose {timeout}--default {default} image || goto local"));
     line(format_args!("iseq ${{image}} local && goto local ||"));
     line(format_args!("iseq ${{image}} shell && goto shell ||"));
-    line(format_args!("chain --replace {script} || goto failed"));
+    // Whatever fails comes back here, and nothing of it is left to be loaded as an initrd.
+    line(format_args!("chain --autofree {script} || goto failed"));
     line(format_args!(":failed"));
-    line(format_args!("echo ${{image}} could not be booted: see `icbd client explain` on the cache server"));
-    line(format_args!("prompt --timeout 15000 Press any key for the menu ||"));
+    line(format_args!("echo `icbd client boots` and `icbd client explain` on the cache server say more"));
+    line(format_args!("prompt --timeout 30000 Press any key for the menu ||"));
     line(format_args!("goto menu"));
     line(format_args!(":local"));
     // Firmware that does not go on by itself has no disk to go on with.
@@ -116,10 +127,10 @@ fn text(items: &[Item], title: &str, default: &str, timeout_ms: u128, script: &s
     text
 }
 
-/// A line of a menu holds no variable and no end of a line.
+/// A line of a menu is no longer than a screen is wide.
 fn shown(text: &str) -> String {
     const CHARS_MAX: usize = 120;
-    text.chars().filter(|c| !c.is_control() && *c != '$').take(CHARS_MAX).collect()
+    scripts::plain_words(text).chars().take(CHARS_MAX).collect()
 }
 
 #[cfg(test)]
@@ -137,9 +148,9 @@ mod tests {
         for line in [
             "menu Machine images for pc-1",
             "item lab lab@3, boot set",
-            "item --gap win cannot be booted: {no}kernel",
+            "item --gap win cannot be booted: {no} kernel",
             "choose --timeout 5000 --default lab image || goto local",
-            "chain --replace http://10.1.2.1/boot/${image}?mac=52:54:00:00:00:01 || goto failed",
+            "chain --autofree http://10.1.2.1/boot/${image}?mac=52:54:00:00:00:01 || goto failed",
         ] {
             assert!(text.lines().any(|known| known == line), "{line} in\n{text}");
         }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use icbd_export::{LUN, OfferName};
-use icbd_image::{FileIndex, VersionId, VersionRecord};
+use icbd_image::{FileIndex, ImageName, VersionId, VersionRecord};
 
 use super::ways::{CMDLINE, INITRD, KERNEL};
 use crate::exports::OfferReport;
@@ -12,8 +12,8 @@ use crate::roles::cache::state::CacheServer;
 
 /// What iPXE was given: who boots need not ask for it again, which takes seconds.
 const LEASE: &str = "icbd.ip=${netX/ip}:${netX/gateway}:${netX/netmask}:${netX/hostname}:${netX/dns}";
-/// More is no command line.
-const CMDLINE_BYTES_MAX: u64 = 2048;
+/// A kernel takes twice as much, and what icbd tells it has to have room.
+const CMDLINE_BYTES_MAX: u64 = 1024;
 
 /// Boots from a disk.
 pub(super) fn sanboot(server: &CacheServer, name: &OfferName, from: IpAddr) -> Result<String, Failure> {
@@ -44,6 +44,17 @@ pub(super) fn folder(server: &CacheServer, version: &VersionId, from: IpAddr) ->
     let (path, portals) = found;
     let portal = OfferReport::portal(&portals, &[from.into()]).ok_or_else(|| not_yet(&version.to_string()))?;
     Ok(format!("icbd.root=nfs:{}:{}:{path}/{}", portal.ip(), portal.port(), version.number))
+}
+
+/// Tells who sits before it why nothing is booted.
+pub(super) fn refusal(image: &ImageName, failure: &Failure) -> String {
+    format!("#!ipxe\necho {image} cannot be booted: {}\nexit 1\n", plain_words(&failure.message))
+}
+
+/// What iPXE takes for nothing but words.
+pub(super) fn plain_words(text: &str) -> String {
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    words.chars().filter(|c| !c.is_control() && !"|&;$".contains(*c)).collect()
 }
 
 fn not_yet(what: &str) -> Failure {
@@ -94,7 +105,6 @@ async fn cmdline(server: &CacheServer, record: &VersionRecord) -> Result<String,
     let Some(file) = version.head().follow(CMDLINE.as_bytes()).and_then(file) else { return Ok(String::new()) };
     let bytes = file.read(0, CMDLINE_BYTES_MAX as usize).await.map_err(Failure::from)?;
     let text = String::from_utf8_lossy(&bytes);
-    let words: String = text.split_whitespace().map(|word| format!(" {word}")).collect();
-    // What iPXE takes for more than words is not passed on.
-    Ok(words.chars().filter(|c| !c.is_control() && !"|&;$".contains(*c)).collect())
+    let words = plain_words(&text);
+    Ok(if words.is_empty() { words } else { format!(" {words}") })
 }

@@ -1,24 +1,24 @@
 //! What is booted without a script, by a boot loader that cannot ask for one.
 
-use std::net::IpAddr;
-
 use icbd_image::{ImageName, VersionRecord};
 
-use super::ways::{Choice, INITRD, KERNEL, Way, choose};
+use super::ways::{Choice, INITRD, KERNEL, Way, choose, somebody_of};
 use super::{not_exported, scripts};
 use crate::failure::Failure;
 use crate::roles::cache::state::CacheServer;
 use icbd_export::Protocol;
+use ipnet::Ipv4Net;
 
 /// What is loaded of a version, and how it is called then.
 pub(in super::super) const SIGNED_FILES: [(&str, &str); 2] = [(KERNEL, "vmlinuz"), (INITRD, "initrd.img")];
 
-/// What whoever is there boots of an image, and what its kernel is told. Only of a folder: it is the same for all.
+/// What workstations of a network boot of an image, and what their kernel is told. Only of a folder: it is the same for all.
 pub(in super::super) async fn signed_entry(
     server: &CacheServer,
     image: &ImageName,
-    from: IpAddr,
+    network: Ipv4Net,
 ) -> Result<(VersionRecord, String), Failure> {
+    let from = somebody_of(server, image, network).ok_or_else(|| not_exported(image, Protocol::Nfs))?;
     let Choice { record, way, .. } = choose(server, image, from, None).await?;
     if way != Way::KernelAndFolder {
         return Err(not_exported(image, Protocol::Nfs));

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use icbd_export::{Declaration, Protocol};
 use icbd_image::{ClientName, Head, ImageName, VersionRecord};
+use ipnet::{IpNet, Ipv4Net};
 
-use super::{booted, check_is_for, not_exported};
+use super::{booted, check_is_for, not_bootable};
 use crate::failure::{Exit, Failure};
 use crate::images::find_image;
 use crate::roles::cache::state::CacheServer;
@@ -45,7 +46,7 @@ pub(super) async fn choose(
 ) -> Result<Choice, Failure> {
     find_image(&server.images(), image)?;
     let declarations = declarations(server, image)?;
-    let first = declarations.first().ok_or_else(|| not_exported(image, Protocol::Iscsi))?;
+    let first = declarations.first().ok_or_else(|| not_bootable(image))?;
     // Why not, where nothing is for who asks.
     let declarations: Vec<&Declaration> = declarations.iter().filter(|declaration| declaration.is_for(from)).collect();
     if declarations.is_empty() {
@@ -86,6 +87,34 @@ fn has_package(head: &Head) -> bool {
     [KERNEL, INITRD].iter().all(|path| head.follow(path.as_bytes()).is_some())
 }
 
+/// Somebody of a network to whom an image is exported as a folder.
+pub(super) fn somebody_of(server: &CacheServer, image: &ImageName, network: Ipv4Net) -> Option<IpAddr> {
+    let declarations = declarations(server, image).ok()?;
+    let folders = declarations.iter().filter(|declaration| declaration.protocol == Protocol::Nfs);
+    folders.flat_map(|declaration| &declaration.clients).find_map(|clients| somebody_in(clients, network))
+}
+
+fn somebody_in(clients: &IpNet, network: Ipv4Net) -> Option<IpAddr> {
+    let IpNet::V4(clients) = clients else { return None };
+    let common = match (clients.contains(&network), network.contains(clients)) {
+        (true, _) => network,
+        (_, true) => *clients,
+        _ => return None,
+    };
+    common.hosts().next().map(IpAddr::V4)
+}
+
+/// Whether who boots a version, if it is exported as a folder, has that as its root.
+pub(in super::super) async fn is_booted_as_folder(
+    server: &CacheServer,
+    record: &VersionRecord,
+) -> Result<bool, Failure> {
+    let version = server.cache.version_once(record.serial()).await.map_err(Failure::from)?;
+    let declarations = declarations(server, &version.id().image)?;
+    let declarations: Vec<&Declaration> = declarations.iter().collect();
+    Ok(way(&declarations, has_package(version.head())).is_some_and(|(_, way)| way == Way::KernelAndFolder))
+}
+
 /// Whether whoever asks from there boots an image by any of its exports: the boot package is for those.
 pub(in super::super) fn is_for_somebody(server: &CacheServer, image: &ImageName, from: IpAddr) -> bool {
     let declarations = declarations(server, image).unwrap_or_default();
@@ -95,6 +124,14 @@ pub(in super::super) fn is_for_somebody(server: &CacheServer, image: &ImageName,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_for_a_part_of_a_network_is_for_somebody_of_it() {
+        let of = |clients: &str| somebody_in(&clients.parse().unwrap(), "10.1.2.0/24".parse().unwrap());
+        let found = ["10.1.2.128/25", "10.1.2.7/32", "10.0.0.0/8", "0.0.0.0/0", "10.1.3.0/24", "fd00::/8"].map(of);
+        let said = found.map(|found| found.map_or("nobody".to_owned(), |address| address.to_string()));
+        assert_eq!(said, ["10.1.2.129", "10.1.2.7", "10.1.2.1", "10.1.2.1", "nobody", "nobody"]);
+    }
 
     #[test]
     fn who_writes_gets_a_disk_and_others_a_folder() {

@@ -6,7 +6,7 @@ use icbd_cache::{CloneDisk, CloneName};
 use icbd_export::{Declaration, OfferName, Protocol};
 use icbd_image::{ImageName, Timestamp, VersionId, VersionRecord};
 
-use super::{Seen, absent, find, listed, named};
+use super::{Seen, absent, find, listed, named, unmet};
 use crate::clients::{BootReport, ClientClone, ClientReport, ClientSpec, CloneOutlook, ExplainReport, OlderReport};
 use crate::exports::{OfferReport, SessionReport};
 use crate::failure::{Exit, Failure};
@@ -38,7 +38,8 @@ pub(in super::super) async fn explain(server: Arc<CacheServer>, spec: ClientSpec
     let silent = "no boot script is served: write `listen = [\"0.0.0.0:7071\"]` under [serve] in the configuration, and restart the \
                   cache";
     let trouble = is_silent.then(|| silent.to_owned());
-    Ok(ExplainReport { client, imported: listed.is_some(), trouble, images })
+    let unmet = client.boots.as_ref().and_then(|boots| unmet(&server, &client.name, boots));
+    Ok(ExplainReport { client, imported: listed.is_some(), trouble, unmet, images })
 }
 
 async fn of_image(
@@ -56,6 +57,7 @@ async fn of_image(
         edited: false,
         tried: false,
         url: None,
+        root: false,
         clone: None,
         personal: None,
         older: Vec::new(),
@@ -77,6 +79,7 @@ async fn of_image(
         let offer = export.offers.into_iter().find(|offer| offer.version == name.version && offer.url != "-");
         let why = || export.troubles.first().map_or("its server has not answered yet", String::as_str).to_owned();
         report.refused = offer.is_none().then(|| format!("{} is not offered yet: {}", name.version, why()));
+        report.root = *protocol == Protocol::Nfs && boot::is_booted_as_folder(server, &record).await.unwrap_or(false);
         (report.url, report.version) = (offer.map(|offer| offer.url), Some(name.version));
         return Ok(report);
     }
@@ -111,7 +114,7 @@ async fn outlook(
     record: &VersionRecord,
     name: &CloneName,
 ) -> Result<CloneOutlook, Failure> {
-    let before = boot::before(server, name).await?;
+    let before = boot::before(server, declaration, record, name).await?;
     if let Before::Nothing = before {
         let is_own = |other: &CloneName| (&other.client, &other.version.image) == (&name.client, &name.version.image);
         let mut clones = server.cache.clones().all().into_iter();
@@ -141,7 +144,7 @@ async fn outlook(
             let (written_bytes, since) = of(&disk);
             CloneOutlook::Reset { written_bytes, since }
         }
-        Before::Written(disk) => {
+        Before::Written(disk) | Before::Other(disk) => {
             let (written_bytes, since) = of(&disk);
             match in_use(server, name) {
                 None => CloneOutlook::Reset { written_bytes, since },

@@ -8,7 +8,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use icbd_cache::{CloneDisk, CloneName, Layers};
+use icbd_cache::{CloneDisk, CloneName};
 use icbd_image::VersionId;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -68,8 +68,8 @@ pub(in super::super) async fn ensure(server: &Arc<CacheServer>, name: &CloneName
     let Err(why) = make(server, &hook, &clone).await else { return Ok(()) };
     // A program that was killed has its files closed a moment later.
     let _ = reset::closed(server, &clone).await;
-    if let Err(error) = clones.reset(name, Layers::Session).await {
-        tracing::warn!(clone = %name, %error, "what clone.hook left cannot be reset yet: until then nobody gets it");
+    if let Err(error) = clones.remove(name).await {
+        tracing::warn!(clone = %name, %error, "what clone.hook left cannot be removed yet: until then nobody gets it");
     }
     let (client, program) = (&name.client, hook.program.display());
     let message = format!("{client} gets no disk, for clone.hook {program} {why}; mend it, and boot {client} again");

@@ -88,7 +88,13 @@ pub(super) async fn free<'a>(
 pub(super) async fn closed(server: &CacheServer, clone: &CloneDisk) -> Result<(), Failure> {
     let closed = tokio::time::timeout(CLOSED_MAX, server.cache.clones().closed(clone)).await;
     closed.map_err(|_| {
-        Failure::new(Exit::Refused, format!("{} is open in some program; `lsof` says in which", clone.name()))
+        Failure::new(
+            Exit::Refused,
+            format!(
+                "{} is open in some program; `lsof` says in which, `losetup --list` whether it is mounted",
+                clone.name()
+            ),
+        )
     })
 }
 

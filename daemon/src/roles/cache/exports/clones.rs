@@ -26,8 +26,11 @@ pub(super) fn wanted(server: &CacheServer, declaration: &Declaration) -> Vec<Off
     let is_edited = |clone: &CloneDisk| {
         clone.fate() == Fate::Edited && view.version(&clone.name().version).is_some_and(is_in_service)
     };
-    let is_meant =
-        |clone: &CloneDisk| !clone.is_unfinished() && (versions.contains(&clone.name().version) || is_edited(clone));
+    // One of another disk goes when its workstation boots.
+    let is_of_disk = |clone: &CloneDisk| declaration.disk.as_deref().is_none_or(|disk| disk == clone.file());
+    let is_meant = |clone: &CloneDisk| {
+        !clone.is_unfinished() && is_of_disk(clone) && (versions.contains(&clone.name().version) || is_edited(clone))
+    };
     let clones = clones.iter().filter(|clone| clone.name().version.image == declaration.image && is_meant(clone));
     let offers = clones.map(|clone| Offer {
         name: offer_name(clone.name()),

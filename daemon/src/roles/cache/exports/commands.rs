@@ -32,10 +32,13 @@ pub(in super::super) async fn report(server: &CacheServer, declaration: &Declara
 }
 
 /// What is declared, as if nothing had come of it.
-fn declared(declaration: &Declaration) -> ExportReport {
+fn declared(server: &CacheServer, declaration: &Declaration) -> ExportReport {
     let Declaration { image, protocol, clients, disk, clone } = declaration.clone();
     let (offers, troubles, connected) = Default::default();
-    ExportReport { image, protocol, server: None, clients, disk, clone, offers, troubles, connected }
+    let view = server.cache.view();
+    let next = view.image(&image).and_then(|image| image.version(image.deployed?));
+    let ready = next.and_then(|version| server.readiness().get(&version.serial()).copied());
+    ExportReport { image, protocol, server: None, clients, disk, clone, ready, offers, troubles, connected }
 }
 
 fn of_disks(server: &CacheServer, declaration: &Declaration, seen: &Seen) -> ExportReport {
@@ -57,7 +60,7 @@ fn of_disks(server: &CacheServer, declaration: &Declaration, seen: &Seen) -> Exp
         offers: offers.collect(),
         troubles: troubles.cloned().collect(),
         server: seen.server.map(str::to_owned),
-        ..declared(declaration)
+        ..declared(server, declaration)
     }
 }
 
@@ -77,7 +80,7 @@ fn of_folders(server: &CacheServer, declaration: &Declaration) -> ExportReport {
         connected: server.exports.nfs.connected(declaration),
         troubles: seen.trouble.into_iter().collect(),
         server: seen.server.map(str::to_owned),
-        ..declared(declaration)
+        ..declared(server, declaration)
     }
 }
 
@@ -109,7 +112,7 @@ async fn of_files(server: &CacheServer, declaration: &Declaration) -> ExportRepo
         offers: offers.into_values().collect(),
         troubles: troubles.into_iter().collect(),
         server: Some("icbd".to_owned()),
-        ..declared(declaration)
+        ..declared(server, declaration)
     }
 }
 

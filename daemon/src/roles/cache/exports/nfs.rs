@@ -86,16 +86,19 @@ impl Nfs {
         self.server()?.check(shares)
     }
 
-    /// Whether a server serves an image, or will once it is started. Blocks.
+    /// Whether a server may serve an image, or will once it is started. Blocks.
     pub(super) fn has(&self, image: &ImageName, mount: &Path) -> bool {
-        let is_meant = |share: &Share| share.image == *image && share.folder.starts_with(mount);
-        self.all().iter().any(|server| server.served().is_ok_and(|shares| shares.iter().any(is_meant)))
+        !self.none_serves(|share| share.image == *image && share.folder.starts_with(mount))
     }
 
     /// Whether it is known that nothing is served that lies in `mount`.
     fn is_clear(&self, mount: &Path) -> bool {
-        let is_others = |share: &Share| !share.folder.starts_with(mount);
-        self.all().iter().all(|server| server.served().is_ok_and(|shares| shares.iter().all(is_others)))
+        self.none_serves(|share| share.folder.starts_with(mount))
+    }
+
+    /// Whether all servers say that they serve nothing of the kind.
+    fn none_serves(&self, is_meant: impl Fn(&Share) -> bool + Copy) -> bool {
+        self.all().iter().all(|server| server.served().is_ok_and(|shares| !shares.iter().any(is_meant)))
     }
 
     fn all(&self) -> [&dyn FileServer; 2] {
