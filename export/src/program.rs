@@ -10,13 +10,13 @@ pub(crate) fn run(mut command: Command, within: Duration) -> io::Result<Option<O
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let id = rustix::process::Pid::from_child(&child);
     let (send, receive) = mpsc::channel();
-    let reader = std::thread::spawn(move || drop(send.send(child.wait_with_output())));
+    // Who waits in the kernel dies later, and what it started may go on talking: neither is waited for.
+    std::thread::spawn(move || drop(send.send(child.wait_with_output())));
     let answer = receive.recv_timeout(within);
-    if answer.is_err() {
+    if answer.is_err() && receive.try_recv().is_err() {
         // Not waited for yet, so the number is still its own.
         let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
     }
-    drop(reader.join());
     answer.ok().transpose()
 }
 

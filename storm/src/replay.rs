@@ -88,19 +88,17 @@ pub fn replay(target: &Target, trace: &Trace, storm: &Storm) -> Result<Outcome, 
     }
     let start = Barrier::new(disks.len() + usize::from(scanner.is_some()) + 1);
     let (is_over, scanned) = (AtomicBool::new(false), AtomicU64::new(0));
-    let (began, ended) = std::thread::scope(|scope| {
+    let (ended, scan_bytes, scan_error) = std::thread::scope(|scope| {
         let clients: Vec<_> =
             disks.drain(..).map(|disk| scope.spawn(|| boot(disk, trace.reads(), storm, &start))).collect();
         let scanner = scanner.map(|disk| scope.spawn(|| scan(disk, &start, &is_over, &scanned)));
         start.wait();
-        let began = Instant::now();
         let ended: Vec<_> = clients.into_iter().map(|client| client.join().expect("no client panics")).collect();
         let scan_bytes = scanned.load(Ordering::Relaxed);
         is_over.store(true, Ordering::Relaxed);
         let scan_error = scanner.and_then(|scanner| scanner.join().expect("the scan does not panic").err());
-        (began, (ended, scan_bytes, scan_error))
+        (ended, scan_bytes, scan_error)
     });
-    let (ended, scan_bytes, scan_error) = ended;
     if let Some(error) = scan_error {
         return Err(failed("scanning".to_owned())(error));
     }
@@ -110,7 +108,10 @@ pub fn replay(target: &Target, trace: &Trace, storm: &Storm) -> Result<Outcome, 
     }
     let digest =
         agreed_digest(&clients).map_err(|client| StormError::Differs { target: target.to_string(), client })?;
-    let mut done: Vec<Duration> = clients.iter().map(|client| client.done - began).collect();
+    // Whoever else was told to start may have been woken late.
+    let began = clients.iter().map(|client| client.began).min();
+    let since = |done: Instant| began.map_or(Duration::ZERO, |began| done - began);
+    let mut done: Vec<Duration> = clients.iter().map(|client| since(client.done)).collect();
     done.sort_unstable();
     let mut latencies_us: Vec<u32> = clients.iter().flat_map(|client| client.latencies_us.iter().copied()).collect();
     latencies_us.sort_unstable();
@@ -120,6 +121,7 @@ pub fn replay(target: &Target, trace: &Trace, storm: &Storm) -> Result<Outcome, 
 
 /// One client that came to the end of the trace.
 struct Booted {
+    began: Instant,
     done: Instant,
     latencies_us: Vec<u32>,
     digest: Option<blake3::Hash>,
@@ -131,6 +133,7 @@ fn boot(mut disk: Disk, reads: &[Read], storm: &Storm, start: &Barrier) -> Resul
     let mut hasher = storm.digest.then(blake3::Hasher::new);
     let mut owed = Duration::ZERO;
     start.wait();
+    let began = Instant::now();
     for (at, read) in reads.iter().enumerate() {
         if storm.think {
             owed += read.think;
@@ -147,7 +150,7 @@ fn boot(mut disk: Disk, reads: &[Read], storm: &Storm, start: &Barrier) -> Resul
             hasher.update(bytes);
         }
     }
-    Ok(Booted { done: Instant::now(), latencies_us, digest: hasher.map(|hasher| hasher.finalize()) })
+    Ok(Booted { began, done: Instant::now(), latencies_us, digest: hasher.map(|hasher| hasher.finalize()) })
 }
 
 /// Reads the disk from start to end until `is_over`, counting in `scanned`.

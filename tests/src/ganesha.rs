@@ -38,6 +38,8 @@ pub struct Ganesha {
     here: Ipv4Addr,
     there: Ipv4Addr,
     log: PathBuf,
+    /// Of NFS, that it speaks.
+    versions: &'static str,
     lab: Lab,
 }
 
@@ -72,7 +74,7 @@ impl Ganesha {
         let rpcbind = rpcbind(lab)?;
         let pid = rpcbind.id();
         let (log, lab) = (PathBuf::new(), lab.clone());
-        let mut ganesha = Ganesha { rpcbind, server: None, link, here, there, log, lab };
+        let mut ganesha = Ganesha { rpcbind, server: None, link, here, there, log, versions: "3, 4", lab };
         let link = &ganesha.link;
         ip(&["link", "add", link, "type", "veth", "peer", "name", "nfs", "netns", &pid.to_string()])?;
         join(link)?;
@@ -139,13 +141,28 @@ impl Ganesha {
         // A short grace, or clients of version 4 would wait a minute and a half for a server that was killed.
         let own = format!(
             "NFS_CORE_PARAM {{ NFS_Port = 2049; MNT_Port = 20048; Bind_addr = {address}; Mount_Path_Pseudo = true;\n\
-             \tEnable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; Protocols = 3, 4; }}\n\
+             \tEnable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; Protocols = {}; }}\n\
              NFSv4 {{ RecoveryBackend = fs; RecoveryRoot = {}; Lease_Lifetime = 2; Grace_Period = 2; }}\n\
              MDCACHE {{ FD_LWMark_Percent = 0; LRU_Run_Interval = 1; }}\n\
              LOG {{ Default_Log_Level = EVENT; }}\n{settings}\n",
+            self.versions,
             recovery.display()
         );
         Ok(fs::write(self.settings(), own)?)
+    }
+
+    /// Ends it, and starts one that speaks these versions only, with these lines of configuration.
+    pub fn speak_only(&mut self, versions: &'static str, settings: &str) -> Result<()> {
+        self.versions = versions;
+        self.set(settings)?;
+        self.start_again()
+    }
+
+    /// Has nobody get an answer from its rpcbind, as behind a firewall that says nothing.
+    pub fn hide_rpcbind(&self) -> Result<()> {
+        let rules = "add table inet lab; add chain inet lab input { type filter hook input priority 0; }; \
+                     add rule inet lab input meta l4proto { tcp, udp } th dport 111 drop";
+        self.inside("nft", &[rules])?.ok().map(drop)
     }
 
     fn settings(&self) -> PathBuf {

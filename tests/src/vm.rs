@@ -190,7 +190,7 @@ fn kernel(folder: &Path, settings: &str, second: &Path) -> Command {
     // The later size of memory is meant. One processor: with two, a kernel of this age dies now and then of how QEMU emulates them.
     command.args(arguments(&disk_argument(&folder.join("disk.raw")))).args(["-m", "768", "-cpu", CPU]);
     command.arg("-kernel").arg(folder.join("vmlinuz")).arg("-initrd").arg(folder.join("initrd.img"));
-    command.args(["-append", &format!("console=ttyS0 quiet panic=-1 {settings}")]);
+    command.args(["-append", &format!("console=ttyS0 quiet panic=-1 no_timer_check {settings}")]);
     command.args(["-drive", &format!("file={},format=raw,if=virtio,readonly=on", disk_argument(second))]);
     command
 }
