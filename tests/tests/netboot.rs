@@ -196,7 +196,7 @@ fn a_workstation_has_its_root_on_its_clone() -> Result<()> {
     site.boots_without_master("debian@2", (&card, &mac), 512)
 }
 
-/// Who sits before a workstation that gets nothing reads why, and has the menu again.
+/// Who sits before a workstation that gets nothing reads why, and has the menu again, from which it boots once that is mended.
 #[test]
 fn why_nothing_is_booted_is_on_the_screen() -> Result<()> {
     let site = Site::new(Of::Disk)?;
@@ -211,6 +211,9 @@ fn why_nothing_is_booted_is_on_the_screen() -> Result<()> {
     vm.wait_for(&format!("debian cannot be booted: {why}"), BOOT_DEADLINE)?;
     vm.wait_for("Press any key for the menu", BOOT_DEADLINE)?;
     site.cache.command(&["client", "boots", &mac])?.prints(&["pc-17", "said last:", why])?;
+    site.cache.set_config(&format!("{SERVE}{FULL}{MENU}"))?;
+    site.cache.command(&["config", "reload"])?.ok()?;
+    vm.wait_for("login:", BOOT_DEADLINE)?;
     Ok(())
 }
 

@@ -109,6 +109,8 @@ pub(super) fn look(ports: &[Port]) -> Vec<Finding> {
         let is_meant = |listener: &&Listener| {
             (listener.transport, listener.address.port()) == (port.transport, port.number)
                 && overlap(*at, listener.address.ip())
+                // By UDP only networks are served.
+                && !(port.transport == Transport::Udp && listener.address.ip().is_loopback())
         };
         let meant: Vec<&Listener> = listeners.iter().filter(is_meant).collect();
         if meant.is_empty() {

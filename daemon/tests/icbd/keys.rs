@@ -50,7 +50,11 @@ fn a_configuration_is_checked_and_shown() {
     assert!(bundle.code == 0 && bundle.err.contains(says[0]), "{bundle:?}");
     let bundle = std::fs::read(lab.path("bundle.tar")).unwrap();
     assert!(bundle.windows(8).any(|text| text == b"lisen = "), "the file is not in it");
-    lab.fails(&["netboot", "disable", "--config", "bad.toml"], 6, &[says[0], "no icbd daemon answers"]);
+    lab.fails(
+        &["netboot", "disable", "--config", "bad.toml", "--socket", "none.sock"],
+        6,
+        &[says[0], "no icbd daemon answers"],
+    );
     lab.fails(&["config", "check", "--config", "none.toml"], 2, &["none.toml"]);
     std::fs::write(lab.path("poor.toml"), "role = \"cache\"\n").unwrap();
     lab.fails(&["config", "check", "--config", "poor.toml"], 2, &["no source is named"]);

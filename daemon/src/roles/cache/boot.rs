@@ -269,7 +269,7 @@ pub(super) enum Before {
     Kept(Arc<CloneDisk>),
     /// It is of another file of the version than the one that is exported: it goes.
     Other(Arc<CloneDisk>),
-    /// What clone.hook left when it failed: it is reset, or nobody gets it.
+    /// What a kill of clone.hook left, or what of a failed one could not be removed: it is reset, or nobody gets it.
     Unfinished(Arc<CloneDisk>),
     /// It is reset, unless somebody may be using it.
     Written(Arc<CloneDisk>),
@@ -283,9 +283,7 @@ pub(super) async fn before(
 ) -> Result<Before, Failure> {
     let clones = server.cache.clones();
     let Some(clone) = clones.get(name) else { return Ok(Before::Nothing) };
-    // What is not known now was known when it was made.
-    let exported = exports::disk(server, record, declaration).await.ok();
-    if let Some(exported) = exported.filter(|exported| *exported != clone.file()) {
+    if let Some(exported) = other_disk(server, declaration, record, &clone).await {
         if clone.is_kept() {
             let message = format!(
                 "{name} is of {}, and kept; {exported} is what is exported now: export the other one again, or end it with `icbd clone \
@@ -304,6 +302,17 @@ pub(super) async fn before(
         clone if clones.is_untouched(&clone).await.map_err(Failure::from)? => Before::Untouched,
         clone => Before::Written(clone),
     })
+}
+
+/// What is exported, if a clone is of another file of its version. What is not known now was known when it was made.
+pub(super) async fn other_disk(
+    server: &CacheServer,
+    declaration: &Declaration,
+    record: &VersionRecord,
+    clone: &CloneDisk,
+) -> Option<String> {
+    let exported = exports::disk(server, record, declaration).await.ok();
+    exported.filter(|exported| *exported != clone.file())
 }
 
 /// Has the client's clone be there, offered, and as the version is unless somebody may be using it.

@@ -12,7 +12,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, Stream};
-use icbd_export::{BootNetwork, Dnsmasq, Loaders, NetbootEnabled, check_signed, interfaces, put_signed};
+use icbd_export::{
+    BootNetwork, Dnsmasq, Loaders, NetbootEnabled, NetworkError, WantedNetwork, check_signed, interfaces, put_signed,
+};
 use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -126,18 +128,29 @@ impl Netboot {
 
     /// The networks as they are named, each with its address now.
     fn networks(&self, listen: &[SocketAddr]) -> Result<Vec<BootNetwork>, Failure> {
-        networks(&self.settings(), listen)
+        let refused = |error: String| Failure::new(Exit::Refused, error);
+        let interfaces = interfaces().map_err(|error| refused(format!("cannot list network interfaces: {error}")))?;
+        BootNetwork::all(&self.settings().networks, &interfaces, listen).map_err(|error| refused(error.to_string()))
     }
 
     /// Fails if other networks were named that cannot be served: what is served goes on.
     pub(super) fn check_other(&self, new: &NetbootSettings, listen: &[SocketAddr]) -> Result<(), Failure> {
-        let is_on = self.enabled.get().unwrap_or_default();
-        if !is_on || new.networks == self.settings().networks || new.networks.is_empty() {
+        let known = self.settings().networks;
+        let others: Vec<&WantedNetwork> = new.networks.iter().filter(|network| !known.contains(network)).collect();
+        if others.is_empty() || !self.enabled.get().unwrap_or_default() {
             return Ok(());
         }
-        networks(new, listen).map(drop).map_err(|failure| {
-            let message = format!("[[network]] {}; nothing of the configuration was taken over", failure.message);
-            Failure::new(failure.exit, message)
+        // What was named before may have lost its address since: that is told, and keeps nobody from the others.
+        let interfaces = interfaces().unwrap_or_default();
+        let alone = |network: &WantedNetwork| BootNetwork::all(std::slice::from_ref(network), &interfaces, listen);
+        let wrong = others.into_iter().find_map(|network| alone(network).err());
+        let wrong = wrong.or_else(|| match BootNetwork::some(&new.networks, &interfaces, listen).1 {
+            Some(error @ NetworkError::Twice { .. }) => Some(error),
+            _ => None,
+        });
+        wrong.map_or(Ok(()), |error| {
+            let message = format!("[[network]] {error}; nothing of the configuration was taken over");
+            Err(Failure::new(Exit::Refused, message))
         })
     }
 
@@ -208,13 +221,6 @@ impl Netboot {
     }
 }
 
-/// The networks as they are named, each with its address now.
-fn networks(settings: &NetbootSettings, listen: &[SocketAddr]) -> Result<Vec<BootNetwork>, Failure> {
-    let refused = |error: String| Failure::new(Exit::Refused, error);
-    let interfaces = interfaces().map_err(|error| refused(format!("cannot list network interfaces: {error}")))?;
-    BootNetwork::all(&settings.networks, &interfaces, listen).map_err(|error| refused(error.to_string()))
-}
-
 /// Has it be served as it should be, until `stop`.
 pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
     let netboot = &server.netboot;
@@ -229,6 +235,8 @@ pub(super) async fn watch(server: Arc<CacheServer>, stop: CancellationToken) {
             if failed.is_none() {
                 running = None;
             }
+        } else if running.as_ref().is_some_and(|running| running.is_serving) {
+            failed = None;
         }
         if running.is_none()
             && Instant::now() >= not_before
@@ -287,8 +295,8 @@ fn see(server: &CacheServer, asked: u64, wanted: Wanted, is_serving: bool, faile
     let state = match (&wanted.text, is_serving, &failed) {
         (None, _, _) if wanted.trouble.is_some() || failed.is_some() => NetbootState::Failed,
         (None, _, _) => NetbootState::Off,
-        (Some(_), true, _) => NetbootState::Serving,
-        (Some(_), false, Some(_)) => NetbootState::Failed,
+        (Some(_), _, Some(_)) => NetbootState::Failed,
+        (Some(_), true, None) => NetbootState::Serving,
         (Some(_), false, None) => NetbootState::Starting,
     };
     let seen = Seen { asked, state, networks: wanted.networks, trouble: failed.or(wanted.trouble) };

@@ -116,6 +116,7 @@ fn text(items: &[Item], title: &str, default: &str, timeout_ms: u128, script: &s
     // Whatever fails comes back here, and nothing of it is left to be loaded as an initrd.
     line(format_args!("chain --autofree {script} || goto failed"));
     line(format_args!(":failed"));
+    line(format_args!("imgfree ||"));
     line(format_args!("echo `icbd client boots` and `icbd client explain` on the cache server say more"));
     line(format_args!("prompt --timeout 30000 Press any key for the menu ||"));
     line(format_args!("goto menu"));

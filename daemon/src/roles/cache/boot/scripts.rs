@@ -101,8 +101,16 @@ pub(super) fn http(server: &CacheServer, from: IpAddr) -> Result<String, Failure
 /// What a version's boot package adds to the command line.
 async fn cmdline(server: &CacheServer, record: &VersionRecord) -> Result<String, Failure> {
     let version = server.cache.version(record.serial()).await.map_err(Failure::from)?;
-    let file = |index: FileIndex| version.file(index).ok().filter(|file| file.size() <= CMDLINE_BYTES_MAX);
+    let file = |index: FileIndex| version.file(index).ok();
     let Some(file) = version.head().follow(CMDLINE.as_bytes()).and_then(file) else { return Ok(String::new()) };
+    if file.size() > CMDLINE_BYTES_MAX {
+        let message = format!(
+            "{CMDLINE} of {} has {} bytes, and a kernel takes {CMDLINE_BYTES_MAX} beside what icbd tells it",
+            version.id(),
+            file.size()
+        );
+        return Err(Failure::new(Exit::Refused, message));
+    }
     let bytes = file.read(0, CMDLINE_BYTES_MAX as usize).await.map_err(Failure::from)?;
     let text = String::from_utf8_lossy(&bytes);
     let words = plain_words(&text);

@@ -104,14 +104,17 @@ fn somebody_in(clients: &IpNet, network: Ipv4Net) -> Option<IpAddr> {
     common.hosts().next().map(IpAddr::V4)
 }
 
-/// Whether who boots a version, if it is exported as a folder, has that as its root.
+/// Whether somebody to whom a version is exported as a folder has that as its root.
 pub(in super::super) async fn is_booted_as_folder(
     server: &CacheServer,
     record: &VersionRecord,
+    folder: &Declaration,
 ) -> Result<bool, Failure> {
     let version = server.cache.version_once(record.serial()).await.map_err(Failure::from)?;
-    let declarations = declarations(server, &version.id().image)?;
-    let declarations: Vec<&Declaration> = declarations.iter().collect();
+    let somebody = folder.clients.first().and_then(|clients| clients.hosts().next());
+    let declarations = declarations(server, &folder.image)?;
+    let is_for = |declaration: &&Declaration| somebody.is_some_and(|somebody| declaration.is_for(somebody));
+    let declarations: Vec<&Declaration> = declarations.iter().filter(is_for).collect();
     Ok(way(&declarations, has_package(version.head())).is_some_and(|(_, way)| way == Way::KernelAndFolder))
 }
 

@@ -79,7 +79,8 @@ async fn of_image(
         let offer = export.offers.into_iter().find(|offer| offer.version == name.version && offer.url != "-");
         let why = || export.troubles.first().map_or("its server has not answered yet", String::as_str).to_owned();
         report.refused = offer.is_none().then(|| format!("{} is not offered yet: {}", name.version, why()));
-        report.root = *protocol == Protocol::Nfs && boot::is_booted_as_folder(server, &record).await.unwrap_or(false);
+        report.root = *protocol == Protocol::Nfs
+            && boot::is_booted_as_folder(server, &record, declaration).await.unwrap_or(false);
         (report.url, report.version) = (offer.map(|offer| offer.url), Some(name.version));
         return Ok(report);
     }

@@ -50,7 +50,17 @@ async fn begin(server: &Arc<CacheServer>, spec: &EditCloneSpec) -> Result<EditCl
     let record = boot::booted(server, image, Some(client))?;
     let name = CloneName { version: record.statement.statement().version(), client: client.clone() };
     let is_new = match clones.get(&name) {
-        Some(clone) => clone.check_is_impersonal().map(|()| false).map_err(Failure::from)?,
+        Some(clone) => {
+            if let Some(exported) = boot::other_disk(server, &declaration, &record, &clone).await {
+                let message = format!(
+                    "{name} is of {}, and {exported} is what is exported now; boot {client} once, or `icbd clone remove {client} {}`",
+                    clone.file(),
+                    name.version
+                );
+                return Err(Failure::new(Exit::Refused, message));
+            }
+            clone.check_is_impersonal().map(|()| false).map_err(Failure::from)?
+        }
         None => boot::make(server, &declaration, &record, &name).await.map(|()| true)?,
     };
     clones.set_fate(&name, Fate::Edited).await.map_err(Failure::from)?;

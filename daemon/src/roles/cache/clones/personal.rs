@@ -2,7 +2,8 @@
 //! this workstation.
 //!
 //! The program writes to a clone that is noted to be unfinished, which nobody is offered, and what it wrote is put below all that
-//! the workstation writes. What a failure or a kill leaves half-made is reset before anybody gets it, or nobody does.
+//! the workstation writes. What a failure leaves half-made is removed, and what a kill leaves is reset before anybody gets it, or nobody
+//! does.
 
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, PoisonError};
