@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -40,9 +40,11 @@ pub struct Daemon {
 
 /// icbd with what its unit lets it do, and no more: a scenario is one of a packaged server.
 fn as_under_its_unit(args: &[String]) -> Result<Command> {
-    let role = args.first().context("the role")?;
-    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../mount-helpers/icbd-{role}.service"));
-    let unit = std::fs::read_to_string(&unit).with_context(|| format!("reading {}", unit.display()))?;
+    // Scenarios that go to another machine take it along.
+    let unit = match args.first().context("the role")?.as_str() {
+        "master" => include_str!("../../mount-helpers/icbd-master.service"),
+        _ => include_str!("../../mount-helpers/icbd-cache.service"),
+    };
     let lines = unit.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
     let capabilities: Vec<String> = lines
         .flat_map(str::split_whitespace)
