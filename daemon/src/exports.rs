@@ -142,7 +142,11 @@ impl OfferReport {
     pub(crate) fn portal(portals: &[SocketAddr], clients: &[IpNet]) -> Option<SocketAddr> {
         // Nobody is told of an address from where no way leads to them.
         let shown = |portal: &SocketAddr| match portal.ip().is_unspecified() {
-            true => clients.iter().find_map(towards).map(|address| SocketAddr::new(address, portal.port())),
+            true => {
+                // No way leads to everybody where none leads out of the lab.
+                let any = || clients.iter().any(|clients| clients.prefix_len() == 0).then_some(portal.ip());
+                clients.iter().find_map(towards).or_else(any).map(|address| SocketAddr::new(address, portal.port()))
+            }
             false => Some(*portal),
         };
         // One that workstations reach, if there is any.
